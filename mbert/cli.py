@@ -1,0 +1,475 @@
+"""The command line: parse, one library call, one summary. Heavy imports stay inside the command bodies.
+
+Results go to stdout (with --json as one JSON object), progress and errors to stderr.
+Exit code 0: done; 1: our error; 2: wrong usage; 130: interrupted.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from mbert import ConfigError, MbertError, __version__
+from mbert.console import Progress, counted, print_some
+
+if TYPE_CHECKING:
+    from mbert.manifests.workspace import Workspace
+
+
+class _Group(TyperGroup):
+    """The single place that turns our errors and Ctrl-C into a line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MbertError as exc:
+            typer.secho(f"error: {exc}", fg="red", err=True)
+            raise typer.Exit(2 if isinstance(exc, ConfigError) else 1) from exc
+        except KeyboardInterrupt:
+            typer.secho("interrupted: run the same command again to go on", fg="yellow", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Micron-BERT (μ-BERT) for micro-expressions: face video to aligned frame-pair shards to honest scores.",
+)
+train = typer.Typer(no_args_is_help=True, help="Train μ-BERT on pair shards.")
+app.add_typer(train, name="train")
+
+WorkspaceOption = Annotated[
+    Path, typer.Option("--workspace", "-w", envvar="MBERT_WORKSPACE", help="Folder that the commands share.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+DEFAULT_WORKSPACE = Path("workspace")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mbert {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def ingest(
+    folder: Annotated[Path, typer.Argument(exists=True, help="Videos and frame folders, nested; labels.csv optional.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    align: Annotated[
+        Literal["auto", "clip", "smooth", "frame"],
+        typer.Option(help="One transform per still clip and a smooth track else (auto); `frame` is for comparison."),
+    ] = "auto",
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Width and height of a crop, in pixels.")] = 224,
+    landmark_hz: Annotated[float, typer.Option(help="Landmark measurements per second of video.")] = 5.0,
+    fps: Annotated[float, typer.Option(help="Frame rate of frame folders; video files carry their own.")] = 30.0,
+    labels: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Label file.", show_default="FOLDER/labels.csv")
+    ] = None,
+    workers: WorkersOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ingest at most so many new inputs this time.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Delete the corpus of this workspace and make it anew.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn raw face video into aligned face crops with manifests."""
+    from mbert.pipeline.engine import default_workers
+    from mbert.pipeline.ingest import IngestOptions, IngestPlan, Outcome, run_ingest
+
+    options = IngestOptions(size=size, align=align, landmark_hz=landmark_hz, folder_fps=fps)
+    with Progress("ingest") as progress:
+        counts = {"done": 0, "failed": 0, "frames": 0}
+
+        def begin(plan: IngestPlan) -> None:
+            counts["total"] = plan.num_to_do
+            progress.begin(plan.num_bytes + plan.num_to_do)
+
+        def tell(outcome: Outcome) -> None:
+            counts["done"] += 1
+            counts["failed"] += outcome.video.status != "ok"
+            counts["frames"] += outcome.video.num_frames or 0
+            rate = counts["frames"] / progress.seconds
+            status = f"{counts['done']}/{counts['total']} inputs, {counts['failed']} failed, {rate:.0f} frames/s"
+            progress.advance(outcome.video.num_bytes + 1, status)
+
+        summary = run_ingest(
+            folder,
+            _workspace(workspace),
+            options,
+            workers=workers or default_workers(),
+            limit=limit,
+            overwrite=overwrite,
+            labels_path=labels,
+            on_plan=begin,
+            on_outcome=tell,
+        )
+    if as_json:
+        return _print_json(summary)
+    done = summary.statuses.get("ok", 0)
+    rate = summary.num_frames_decoded / max(summary.seconds, 1e-9)
+    typer.echo(
+        f"{done} of {counted(sum(summary.statuses.values()), 'input')} have faces: "
+        f"{counted(summary.num_clips, 'clip')}, {counted(summary.num_crops, 'crop')}"
+    )
+    if summary.num_new:
+        typer.echo(
+            f"this run: {counted(summary.num_new, 'input')}, {summary.num_frames_decoded} frames, {rate:.0f} frames/s"
+        )
+    else:
+        typer.echo("nothing new to ingest")
+    if summary.failures:
+        by_status = ", ".join(f"{count} {name}" for name, count in sorted(summary.statuses.items()) if name != "ok")
+        typer.echo(f"without crops ({by_status}):")
+        print_some([f"{path}: {reason}" for path, reason in summary.failures.items()])
+    if summary.labels_path:
+        typer.echo(f"labels: {counted(summary.num_labelled_clips, 'clip')} labelled by {summary.labels_path}")
+    if summary.label_remarks:
+        typer.echo(f"{summary.label_remarks} inputs have labels that do not fit: see reason in videos.parquet")
+    if summary.changed:
+        typer.echo("changed since they were ingested (--overwrite makes the corpus anew):")
+        print_some(list(summary.changed))
+    if summary.ignored:
+        typer.echo(f"{len(summary.ignored)} files are neither video nor image, the first is {summary.ignored[0]}")
+    _print_next(summary.corpus, "mbert shard --pairs")
+
+
+@app.command()
+def shard(
+    pairs: Annotated[bool, typer.Option("--pairs", help="Make frame-pair shards, the one kind there is.")] = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    min_delta_ms: Annotated[float, typer.Option(help="Smallest distance of a pair's frames, in ms.")] = 167.0,
+    max_delta_ms: Annotated[float, typer.Option(help="Largest distance, in ms.")] = 367.0,
+    pairs_per_second: Annotated[float, typer.Option(help="Pairs drawn per second of video.")] = 10.0,
+    pairs_per_shard: Annotated[int, typer.Option(min=1, help="Pairs in a tar.")] = 2048,
+    seed: SeedOption = 0,
+    workers: WorkersOption = None,
+    overwrite: Annotated[bool, typer.Option(help="Make the shards anew with other options.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Pair the crops by time and deal the pairs to WebDataset shards."""
+    from mbert.pipeline.engine import default_workers
+    from mbert.pipeline.shard import PairOptions, run_shard
+
+    if not pairs:
+        raise ConfigError("say what to make: `mbert shard --pairs`")
+    options = PairOptions(
+        min_delta_ms=min_delta_ms,
+        max_delta_ms=max_delta_ms,
+        pairs_per_second=pairs_per_second,
+        pairs_per_shard=pairs_per_shard,
+        seed=seed,
+    )
+    with Progress("shard") as progress:
+        done = 0
+
+        def tell(num_pairs: int) -> None:
+            nonlocal done
+            done += num_pairs
+            progress.advance(num_pairs, f"{done} pairs, {done / progress.seconds:.0f} pairs/s")
+
+        summary = run_shard(
+            _workspace(workspace),
+            options,
+            workers=workers or default_workers(),
+            overwrite=overwrite,
+            on_plan=lambda num_pairs, num_shards: progress.begin(num_pairs),
+            on_shard=tell,
+        )
+    if as_json:
+        return _print_json(summary)
+    kinds = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in sorted(summary.kinds.items()))
+    typer.echo(
+        f"{counted(summary.num_pairs, 'pair')} ({kinds}) in {counted(summary.num_shards, 'shard')}, "
+        f"{summary.num_bytes / 1e6:.0f} MB"
+    )
+    typer.echo(f"this run wrote {counted(summary.num_new_shards, 'shard')} in {summary.seconds:.1f} s")
+    if summary.clips_without_pairs:
+        typer.echo(f"{summary.clips_without_pairs} clips are too short for a pair")
+    if summary.labels_without_apex:
+        typer.echo(f"{summary.labels_without_apex} labelled clips lack onset or apex: no onset-apex pair from them")
+    _print_next(summary.folder, "mbert train pretrain")
+
+
+@train.command()
+def pretrain(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    preset: Annotated[
+        Literal["tiny", "small", "base"] | None,
+        typer.Option(help="Size of the model; `small` is the paper's.", show_default="small with a GPU, else tiny"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="by the hardware")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the pairs, instead of --steps.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pairs per step.", show_default="by the hardware")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="by the preset")] = None,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="WORKSPACE/runs/pretrain")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Begin anew although the folder holds a run.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Pretrain without labels; an interrupted run goes on where it was."""
+    from mbert.model.pretrain import PretrainConfig, PretrainPlan, StepReport, run_pretrain
+
+    space = _workspace(workspace)
+    config = PretrainConfig(preset=preset, steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+    with Progress("pretrain") as progress:
+
+        def begin(plan: PretrainPlan) -> None:
+            if plan.note:
+                progress.say(plan.note)
+            if plan.done_before:
+                progress.say(f"going on after step {plan.done_before} of {plan.steps}")
+            progress.say(
+                f"{plan.preset} on {plan.device} in {plan.precision}, {plan.steps} steps of {plan.batch_size} pairs"
+            )
+            progress.begin(plan.steps - plan.done_before)
+
+        def tell(report: StepReport) -> None:
+            progress.advance(1, f"step {report.step}, loss {report.loss:.4f}, {report.pairs_per_second:.0f} pairs/s")
+
+        summary = run_pretrain(
+            space.pairs, out or space.runs / "pretrain", config, overwrite=overwrite, on_plan=begin, on_step=tell
+        )
+    if as_json:
+        return _print_json(summary)
+    if summary.steps_done_now:
+        typer.echo(f"{summary.steps_done_now} steps in {summary.seconds:.0f} s")
+    else:
+        typer.echo("this run was already finished; another one: --out FOLDER, or --overwrite")
+    typer.echo(f"loss {summary.first.loss:.4f} -> {summary.last.loss:.4f} after {summary.steps} steps")
+    _print_next(summary.run, "mbert eval --protocol loso")
+
+
+@app.command("eval")
+def evaluate(
+    protocol: Annotated[Literal["loso"], typer.Option(help="Leave one subject out.")] = "loso",
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    checkpoint: Annotated[
+        Path | None, typer.Option(exists=True, help="Checkpoint or run.", show_default="WORKSPACE/runs/pretrain")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the result.", show_default="WORKSPACE/runs/loso")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a pretrained model on labelled expressions, each subject by a head that never saw it."""
+    from mbert.manifests.labels import LABELS_NAME
+    from mbert.manifests.store import read_json
+    from mbert.model.evaluate import run_loso
+
+    space = _workspace(workspace)
+    labels_path = Path(read_json(space.corpus_config)["root"]) / LABELS_NAME if space.corpus_config.exists() else None
+    with Progress(protocol) as progress:
+
+        def tell(done: int, total: int) -> None:
+            if done == 1:
+                progress.begin(total)
+            progress.advance(1, f"{done}/{total} subjects")
+
+        result = run_loso(
+            space.pairs,
+            checkpoint or space.runs / "pretrain",
+            out or space.runs / protocol,
+            labels_path=labels_path,
+            on_fold=tell,
+        )
+    if as_json:
+        return _print_json(result)
+    typer.echo(
+        f"{result.num_samples} expressions, {result.num_subjects} subjects, pooled over all folds, 95 % intervals:"
+    )
+    typer.echo(f"{'':18}{'UF1':>7}{'':16}{'UAR':>7}{'':16}{'accuracy':>9}")
+    for name, scores in (
+        ("μ-BERT", result.mbert),
+        ("frame difference", result.frame_difference),
+        ("majority class", result.majority),
+    ):
+        uf1 = f"{scores.uf1:7.3f}  {scores.uf1_interval[0]:.3f}-{scores.uf1_interval[1]:.3f}   "
+        uar = f"{scores.uar:7.3f}  {scores.uar_interval[0]:.3f}-{scores.uar_interval[1]:.3f}   "
+        typer.echo(f"{name:18}{uf1}{uar}{scores.accuracy:9.3f}")
+    typer.echo(f"{'chance':18}{result.mbert.chance_uf1:7.3f}{'':16}{result.mbert.chance_uar:7.3f}")
+    width = max(len(name) for name in result.mbert.classes)
+    typer.echo("confusion of μ-BERT (rows true, columns predicted: " + ", ".join(result.mbert.classes) + "):")
+    for name, row in zip(result.mbert.classes, result.mbert.confusion, strict=True):
+        typer.echo(f"  {name:{width}} " + " ".join(f"{count:5d}" for count in row))
+    if result.encoder_saw_test_subjects:
+        typer.echo(
+            "note: the encoder was pretrained, without labels, on frames of "
+            f"{len(result.encoder_saw_test_subjects)} of these subjects; for a clean score pretrain on other people"
+        )
+    typer.echo(f"results: {result.folder}/results.json, {result.folder}/predictions.parquet")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("mbert-demo"),
+    photos: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Portraits to use instead of the bundled astronaut photo."),
+    ] = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a small labelled corpus of real videos and run the four commands on it; minutes, no network."""
+    from mbert.pipeline.engine import default_workers
+    from mbert.pipeline.synthesize import SynthesisOptions, synthesize
+
+    began = time.monotonic()
+    if out.exists() and any(out.iterdir()) and not (out / "videos" / "labels.csv").exists():
+        raise ConfigError(f"{out} is not empty and holds no demo; give another folder with --out")
+    if not (out / "videos" / "labels.csv").exists():
+        typer.echo(f"making videos of pseudo-subjects in {out / 'videos'} ...", err=True)
+        synthesize(out / "videos", SynthesisOptions(seed=seed), photos=photos, workers=default_workers())
+    results = {}
+    for name, words in {
+        "ingest": ["ingest", "videos/"],
+        "shard": ["shard", "--pairs"],
+        "pretrain": ["train", "pretrain"],
+        "loso": ["eval", "--protocol", "loso"],
+    }.items():
+        typer.secho(f"\n$ mbert {' '.join(words)}", bold=True, err=True)
+        results[name] = _run_command(words, out)
+    if as_json:
+        typer.echo(json.dumps(results))
+        return
+    _print_demo(results, out, time.monotonic() - began)
+
+
+def _run_command(words: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Run one of our own commands as a user would, in `folder`; returns its JSON summary."""
+    command = [sys.executable, "-m", "mbert.cli", *words, "--workspace", "workspace", "--json"]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise typer.Exit(done.returncode)  # the command has said why
+    return dict(json.loads(done.stdout))
+
+
+def _print_demo(results: dict[str, Any], out: Path, seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    ingested, sharded, trained, scored = (results[name] for name in ("ingest", "shard", "pretrain", "loso"))
+    table = Table("", "", title=f"the demo took {seconds:.0f} s", show_header=False)
+    rate = ingested["num_frames_decoded"] / max(ingested["seconds"], 1e-9)
+    table.add_row(
+        "frames ingested", f"{ingested['num_crops']}" + (f", {rate:.0f} frames/s" if ingested["num_new"] else "")
+    )
+    table.add_row("pairs", f"{sharded['num_pairs']} in {counted(sharded['num_shards'], 'shard')}")
+    table.add_row("pretraining loss", f"{trained['first']['loss']:.4f} -> {trained['last']['loss']:.4f}")
+    for score in ("uf1", "uar"):
+        mine, interval, chance = (scored["mbert"][name] for name in (score, f"{score}_interval", f"chance_{score}"))
+        difference = scored["frame_difference"][score]
+        table.add_row(
+            f"LOSO {score.upper()}",
+            f"{mine:.3f} ({interval[0]:.3f}-{interval[1]:.3f}), chance {chance:.3f}, frame difference {difference:.3f}",
+        )
+    workspace = out / "workspace"
+    for name, path in {
+        "videos and labels": out / "videos",
+        "crops": workspace / "corpus",
+        "pair shards": workspace / "shards" / "pairs",
+        "checkpoint": workspace / "runs" / "pretrain" / "checkpoints" / "last",
+        "scores": workspace / "runs" / "loso" / "results.json",
+    }.items():
+        table.add_row(name, str(path))
+    Console().print(table)
+    typer.echo("pseudo-subjects and drawn-on motion: this shows that everything runs, not how good the method is")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """List what is installed, what will be used, and what is missing with the command that mends it."""
+    import importlib.metadata
+
+    checks: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    for name in ("av", "mediapipe", "face-alignment", "webdataset", "pyarrow", "timm", "torch", "torchvision"):
+        try:
+            checks[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing[name] = f"pip install {name}"
+    with _noting(missing, "landmarker", "pip install 'mediapipe==0.10.21'"):
+        from mbert.pipeline.landmarks import MediaPipeMesh
+
+        landmarker = MediaPipeMesh()
+        checks["landmarker"] = f"{landmarker.name}, weights bundled, on CPU"
+        landmarker.close()
+    with _noting(missing, "decoder", "pip install av"):
+        import av
+
+        version = ".".join(str(part) for part in av.library_versions["libavcodec"])
+        checks["decoder"] = f"PyAV {av.__version__}, libavcodec {version}"
+    with _noting(missing, "device", "pip install torch torchvision"):
+        import torch
+
+        from mbert.model.device import pick_compute
+
+        compute = pick_compute()
+        name = (
+            torch.cuda.get_device_name() if compute.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        )
+        checks["device"] = f"{name}, {compute.precision}"
+    checks["free disk space"] = f"{shutil.disk_usage('.').free / 1e9:.0f} GB"
+    if as_json:
+        typer.echo(json.dumps({"mbert": __version__, "found": checks, "missing": missing}))
+    else:
+        typer.echo(f"mbert {__version__}")
+        for name, text in checks.items():
+            typer.echo(f"  {name:16} {text}")
+        for name, mend in missing.items():
+            typer.secho(f"  {name:16} missing: {mend}", fg="red")
+        if not missing:
+            typer.echo("everything that the four commands need is there")
+    if missing:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _noting(missing: dict[str, str], name: str, mend: str) -> Iterator[None]:
+    """Whatever keeps a part from loading is what `doctor` is there to report."""
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError, MbertError) as exc:
+        missing[name] = f"{mend} ({exc})"
+
+
+def _workspace(path: Path) -> "Workspace":
+    from mbert.manifests.workspace import Workspace
+
+    return Workspace(path)
+
+
+def _print_json(summary: Any) -> None:
+    typer.echo(json.dumps(dataclasses.asdict(summary)))
+
+
+def _print_next(where: str, command: str) -> None:
+    typer.echo(f"in {where}; next: {command}")
+
+
+def main() -> None:
+    """Entry point of the `mbert` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

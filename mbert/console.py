@@ -1,0 +1,73 @@
+"""What the terminal shows while a command works, and how summaries are worded. Used by `cli.py` only."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+
+class Progress:
+    """One line on stderr: what is done, how fast, how long it will take. Plain lines where there is no terminal."""
+
+    _PLAIN_EVERY_SECONDS = 5.0
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._total = self._done = 0
+        self._began = self._told = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    @property
+    def seconds(self) -> float:
+        """Since the work began."""
+        return max(time.monotonic() - self._began, 1e-9)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        typer.echo(text, err=True)
+
+    def begin(self, total: int) -> None:
+        """Start the clock; `total` is in the units of `advance`."""
+        self._total, self._began, self._told = total, time.monotonic(), time.monotonic()
+        if total and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn(self._name), BarColumn(), TextColumn("{task.fields[status]}"), TimeRemainingColumn())
+            self._bar = Bar(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task(self._name, total=total, status="")
+            self._bar.start()
+
+    def advance(self, amount: int, status: str) -> None:
+        """Some of the work is done."""
+        self._done += amount
+        if self._bar is not None:
+            self._bar.update(self._task, advance=amount, status=status)
+        elif time.monotonic() - self._told >= self._PLAIN_EVERY_SECONDS or self._done >= self._total:
+            self._told = time.monotonic()
+            left = self.seconds * (self._total - self._done) / max(self._done, 1)
+            typer.echo(f"{self._name}: {status}, {left:.0f} s left", err=True)
+
+
+def print_some(lines: Sequence[str], most: int = 10) -> None:
+    """Print lines, indented, and say how many were left out."""
+    for line in lines[:most]:
+        typer.echo(f"  {line}")
+    if len(lines) > most:
+        typer.echo(f"  ... and {len(lines) - most} more: see videos.parquet")
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 shard`, `2 shards`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

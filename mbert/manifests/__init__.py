@@ -1,0 +1,1 @@
+"""What exists: typed rows, Parquet in and out, labels, folds."""

@@ -1,0 +1,176 @@
+"""The rows of every manifest, their Arrow schemas, and the functions that make keys.
+
+A manifest's Arrow schema is derived from its row class, so the class is the one place that says what a column is.
+Frame indices count decoded frames in presentation order from 0; in a frame folder they are the number in the file name.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import re
+import types
+import typing
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+Status = Literal[
+    "pending",  # planned, not done yet
+    "ok",  # at least one clip was written
+    "missing",  # named by a label or an earlier run, but not there
+    "empty",  # zero bytes, or a folder without a file
+    "unreadable",  # cannot be opened or decoded
+    "no_video",  # opens, but holds no video stream
+    "too_short",  # fewer than two frames: no pair can come from it
+    "no_face",  # decodes, but no face track was found
+    "error",  # an unexpected error, named in the reason
+]
+STATUSES: tuple[str, ...] = typing.get_args(Status)
+PairKind = Literal["sampled", "onset_apex"]
+AlignMode = Literal["auto", "clip", "smooth", "frame"]
+
+Float32 = Annotated[float, pa.float32()]
+Affine = Annotated[tuple[float, ...], pa.list_(pa.float64(), 6)]  # row-major 2x3
+FivePoints = Annotated[tuple[float, ...], pa.list_(pa.float32(), 10)]  # x, y of eyes, nose tip, mouth corners
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class VideoRow:
+    """One input, also a failed one. `reason` may also carry a remark on an input that is ok."""
+
+    video_id: str
+    dataset: str
+    path: str  # relative to the ingested folder, with forward slashes
+    kind: Literal["video", "frames"]
+    status: Status
+    reason: str | None = None
+    shard: str | None = None  # the tar in corpus/frames that holds its crops
+    codec: str | None = None
+    width: int | None = None  # upright, after rotation
+    height: int | None = None
+    fps: float | None = None  # mean rate, from the timestamps of the decoded frames
+    num_frames: int | None = None  # decoded
+    num_frames_from_header: int | None = None  # what the file claims
+    rotation: int | None = None  # degrees, as the file asks a player to turn it
+    seconds: float | None = None  # presentation time from first to last frame
+    num_clips: int = 0
+    num_crops: int = 0  # aligned frames written
+    num_bytes: int = 0
+    mtime_ns: int = 0
+    sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ClipRow:
+    """One face track under one alignment; at most one labelled expression lies in it."""
+
+    clip_id: str
+    video_id: str
+    dataset: str
+    shard: str
+    track: int  # 0, 1, ... in order of appearance in the video
+    first_frame: int
+    last_frame: int  # inclusive
+    num_frames: int
+    fps: float
+    align: AlignMode  # what was done: "clip", "smooth" or "frame"
+    face_px: Float32  # median over the clip, in source pixels
+    jitter_px: Float32 | None  # RMS motion of rigid regions between consecutive crops, in crop pixels
+    subject: str | None = None  # prefixed by the dataset, so that ids of two datasets never meet
+    onset: int | None = None
+    apex: int | None = None
+    offset: int | None = None
+    emotion: str | None = None  # as annotated
+    action_units: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FrameRow:
+    """One aligned crop: where its bytes lie, how it was cut, what its quality is."""
+
+    clip_id: str
+    video_id: str
+    frame_index: int
+    pts_seconds: float
+    shard: str
+    offset: int  # of the JPEG bytes in the tar
+    size: int
+    transform: Affine  # upright source pixels -> crop pixels
+    landmarks: FivePoints  # crop pixels
+    landmarks_measured: bool  # False: interpolated between measured frames
+    face_px: Float32  # longer side of the landmarks' box, in source pixels
+    yaw: Float32  # degrees, positive: turned to the image's right
+    pitch: Float32  # degrees, positive: looking up
+    roll: Float32  # degrees, positive: clockwise in the image
+    sharpness: Float32  # variance of the Laplacian of the crop's luma
+    brightness: Float32  # mean luma of the crop, 0-255
+    score: Float32  # share of landmark attempts in the clip that found this face, 0-1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PairRow:
+    """One frame pair: t0 is the earlier frame (the paper's I_t), t1 the later one (I_{t+δ})."""
+
+    key: str
+    shard: str
+    clip_id: str
+    subject: str | None
+    t0: int  # frame_index
+    t1: int
+    delta_seconds: float
+    kind: PairKind
+    emotion: str | None  # only on onset-apex pairs
+    t0_offset: int  # byte range of each JPEG in the tar: any frame is one ranged read
+    t0_size: int
+    t1_offset: int
+    t1_size: int
+
+
+@functools.cache
+def arrow_schema(row_type: type[Any]) -> pa.Schema:
+    """The Arrow schema of a row class, with its name and version in the metadata."""
+    hints = typing.get_type_hints(row_type, include_extras=True)
+    fields = [pa.field(field.name, *_arrow_type(hints[field.name])) for field in dataclasses.fields(row_type)]
+    return pa.schema(fields, metadata={"mbert_schema": f"{row_type.__name__}/{SCHEMA_VERSION}"})
+
+
+def _arrow_type(hint: Any) -> tuple[pa.DataType, bool]:
+    nullable = False
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = [part for part in typing.get_args(hint) if part is not types.NoneType]
+        nullable = True
+    if typing.get_origin(hint) is Annotated:
+        return hint.__metadata__[0], nullable
+    if typing.get_origin(hint) is Literal:
+        hint = str
+    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    return plain[hint], nullable
+
+
+# A tar header holds 100 characters: dataset (10) + slug + hash, clip and frame numbers, `.t0.jpg` must fit.
+_SLUG_LENGTH = 40
+
+
+def video_key(dataset: str, path: str) -> str:
+    """The id of an input: dataset, readable part of its relative path, 8 hex digits of the path's hash.
+
+    The hash keeps apart what the readable part may merge (`a b.mp4`, `a_b.mp4`, names in other scripts), and does
+    not depend on which other files there are.
+    """
+    stem = str(PurePosixPath(path).with_suffix(""))
+    slug = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[-_SLUG_LENGTH:].strip("-")
+    digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return "-".join(part for part in (dataset, slug, digest) if part)
+
+
+def clip_key(video_id: str, track: int, clip_index: int) -> str:
+    """The id of a clip: face track, then running number within the track."""
+    return f"{video_id}_f{track:02d}_c{clip_index:05d}"
+
+
+def pair_key(clip_id: str, t0: int, t1: int) -> str:
+    """The id of a pair; sorts by time within a clip."""
+    return f"{clip_id}_{t0:07d}_{t1:07d}"

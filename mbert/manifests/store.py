@@ -1,0 +1,129 @@
+"""Parquet and JSON in and out: atomically written, schema checked on reading."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mbert import ManifestError
+from mbert.manifests.schema import arrow_schema
+
+Row = TypeVar("Row")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed, on an exception it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with sorted keys, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; raises ManifestError when the file is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ManifestError(f"{path} does not exist") from exc
+    except ValueError as exc:
+        raise ManifestError(f"{path} is not valid JSON: {exc}") from exc
+
+
+def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row], *, extra: dict[str, str] | None = None) -> None:
+    """Write rows of one class as Parquet, atomically. `extra` goes into the file's metadata."""
+    write_table(path, to_table(row_type, rows), row_type=row_type, extra=extra)
+
+
+def to_table(row_type: type[Row], rows: Iterable[Row]) -> pa.Table:
+    """Rows as an Arrow table with the schema of their class."""
+    schema: pa.Schema = arrow_schema(row_type)  # type: ignore[arg-type]
+    rows = list(rows)
+    return pa.table(
+        {name: pa.array([getattr(row, name) for row in rows], schema.field(name).type) for name in schema.names},
+        schema=schema,
+    )
+
+
+def write_table(path: Path, table: pa.Table, *, row_type: type, extra: dict[str, str] | None = None) -> None:
+    """Write a table that has the columns of `row_type`, atomically."""
+    schema = arrow_schema(row_type)
+    table = table.select(schema.names).cast(schema)
+    table = table.replace_schema_metadata({**(schema.metadata or {}), **(extra or {})})
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(
+    path: Path, row_type: type, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None
+) -> pa.Table:
+    """Read some columns of a manifest; raises ManifestError when it is missing, damaged or of another schema."""
+    _check_schema(path, row_type)
+    return pq.read_table(path, columns=None if columns is None else list(columns), filters=where)
+
+
+def read_rows(path: Path, row_type: type[Row], *, where: pc.Expression | None = None) -> list[Row]:
+    """Read a whole manifest as rows of its class. For manifests of videos and clips; frames and pairs stay tables."""
+    table = read_table(path, row_type, where=where)
+    names = [field.name for field in dataclasses.fields(row_type)]  # type: ignore[arg-type]
+    return [row_type(**{name: _plain(value[name]) for name in names}) for value in table.to_pylist()]
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def read_extra(path: Path, row_type: type, key: str) -> str:
+    """Read one entry of a manifest's own metadata; raises ManifestError when it is absent."""
+    metadata = _check_schema(path, row_type).metadata or {}
+    try:
+        return str(metadata[key.encode()].decode())
+    except KeyError:
+        raise ManifestError(f"{path} has no metadata entry {key!r}; it was not written by this tool") from None
+
+
+def _check_schema(path: Path, row_type: type) -> pa.Schema:
+    expected = arrow_schema(row_type)
+    try:
+        found = pq.read_schema(path)
+    except FileNotFoundError as exc:
+        raise ManifestError(f"{path} does not exist") from exc
+    except (pa.ArrowInvalid, OSError) as exc:
+        raise ManifestError(f"{path} cannot be read as Parquet: {exc}") from exc
+    want = expected.metadata[b"mbert_schema"].decode()
+    have = (found.metadata or {}).get(b"mbert_schema", b"none").decode()
+    if have != want or not found.equals(expected):
+        raise ManifestError(
+            f"{path} has schema {have!r}, this version of mbert reads {want!r}: "
+            "make it anew with --overwrite, or use the version of mbert that wrote it"
+        )
+    return found

@@ -1,0 +1,51 @@
+"""Where everything lies in a workspace: the one place that spells its paths."""
+
+import dataclasses
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """The folder that the four commands share."""
+
+    root: Path
+
+    @property
+    def corpus(self) -> Path:
+        """Written by `mbert ingest`."""
+        return self.root / "corpus"
+
+    @property
+    def corpus_config(self) -> Path:
+        """Resolved options and versions of the ingest."""
+        return self.corpus / "config.json"
+
+    @property
+    def videos(self) -> Path:
+        """One row per input."""
+        return self.corpus / "videos.parquet"
+
+    @property
+    def clips(self) -> Path:
+        """One row per clip."""
+        return self.corpus / "clips.parquet"
+
+    @property
+    def frames(self) -> Path:
+        """Tars of aligned crops and their twins."""
+        return self.corpus / "frames"
+
+    @property
+    def pairs(self) -> Path:
+        """Pair shards, their twins and `pairs.json`; written by `mbert shard --pairs`."""
+        return self.root / "shards" / "pairs"
+
+    @property
+    def runs(self) -> Path:
+        """One folder per training or evaluation run."""
+        return self.root / "runs"
+
+
+def twin_paths(folder: Path, shard: str) -> tuple[Path, Path]:
+    """The tar and the Parquet twin of a shard. The twin is written last: it is the commit mark."""
+    return folder / f"{shard}.tar", folder / f"{shard}.parquet"

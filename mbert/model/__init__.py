@@ -1,0 +1,1 @@
+"""Shards -> μ-BERT -> scores."""

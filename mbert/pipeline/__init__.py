@@ -1,0 +1,1 @@
+"""Raw corpora -> aligned frames -> pair shards."""

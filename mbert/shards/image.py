@@ -1,0 +1,30 @@
+"""The image codec of all shards: JPEG, quality 95, no chroma subsampling."""
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from mbert import ShardError
+
+JPEG_QUALITY = 95
+JPEG_SUBSAMPLING = "444"
+
+Image = npt.NDArray[np.uint8]
+
+
+def encode_jpeg(image: Image) -> bytes:
+    """Encode (H, W, 3) uint8 RGB."""
+    return bytes(
+        simplejpeg.encode_jpeg(
+            np.ascontiguousarray(image), quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling=JPEG_SUBSAMPLING
+        )
+    )
+
+
+def decode_jpeg(data: bytes) -> Image:
+    """Decode to (H, W, 3) uint8 RGB; raises ShardError when the bytes are not a JPEG."""
+    try:
+        image: Image = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError as exc:
+        raise ShardError(f"not a JPEG: {exc}") from exc
+    return image

@@ -1,0 +1,53 @@
+"""One frame pair as it lies in a tar: `<key>.t0.jpg`, `<key>.t1.jpg`, `<key>.json`, adjacent."""
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+from mbert import ShardError
+from mbert.shards.image import Image, decode_jpeg
+
+_KEY = re.compile(r"[a-z0-9_-]+")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FramePair:
+    """A pair with undecoded frames; `info` is the JSON member."""
+
+    key: str
+    t0_jpeg: bytes
+    t1_jpeg: bytes
+    info: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not _KEY.fullmatch(self.key):
+            raise ShardError(f"pair key {self.key!r} has characters outside a-z 0-9 _ -")
+
+    def members(self) -> list[tuple[str, bytes]]:
+        """Names and bytes of the members, in the order in which they stand in the tar."""
+        info = json.dumps(self.info, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return [
+            (f"{self.key}.t0.jpg", self.t0_jpeg),
+            (f"{self.key}.t1.jpg", self.t1_jpeg),
+            (f"{self.key}.json", info.encode()),
+        ]
+
+    @classmethod
+    def from_sample(cls, sample: dict[str, Any]) -> "FramePair":
+        """Build from a webdataset sample of raw bytes; raises ShardError naming the pair and the missing member."""
+        key = sample["__key__"]
+        missing = [name for name in ("t0.jpg", "t1.jpg", "json") if name not in sample]
+        if missing:
+            raise ShardError(f"pair {key} in {sample.get('__url__')} lacks {', '.join(missing)}")
+        return cls(key=key, t0_jpeg=sample["t0.jpg"], t1_jpeg=sample["t1.jpg"], info=json.loads(sample["json"]))
+
+    def images(self) -> tuple[Image, Image]:
+        """Decode both frames: two (H, W, 3) uint8 RGB arrays; raises ShardError naming the pair."""
+        try:
+            t0, t1 = decode_jpeg(self.t0_jpeg), decode_jpeg(self.t1_jpeg)
+        except ShardError as exc:
+            raise ShardError(f"pair {self.key}: {exc}") from exc
+        if t0.shape != t1.shape:
+            raise ShardError(f"pair {self.key}: frames differ in size, {t0.shape} and {t1.shape}")
+        return t0, t1
