@@ -238,7 +238,7 @@ def pretrain(
         def begin(plan: PretrainPlan) -> None:
             if plan.note:
                 progress.say(plan.note)
-            if plan.done_before:
+            if 0 < plan.done_before < plan.steps:
                 progress.say(f"going on after step {plan.done_before} of {plan.steps}")
             progress.say(
                 f"{plan.preset} on {plan.device} in {plan.precision}, {plan.steps} steps of {plan.batch_size} pairs"
@@ -326,6 +326,7 @@ def demo(
         Path | None,
         typer.Option(exists=True, file_okay=False, help="Portraits to use instead of the bundled astronaut photo."),
     ] = None,
+    quick: Annotated[bool, typer.Option(help="A smaller corpus and fewer steps: does everything run?")] = False,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -338,12 +339,13 @@ def demo(
         raise ConfigError(f"{out} is not empty and holds no demo; give another folder with --out")
     if not (out / "videos" / "labels.csv").exists():
         typer.echo(f"making videos of pseudo-subjects in {out / 'videos'} ...", err=True)
-        synthesize(out / "videos", SynthesisOptions(seed=seed), photos=photos, workers=default_workers())
+        size = {"num_subjects": 4, "clips_per_emotion": 1} if quick else {}
+        synthesize(out / "videos", SynthesisOptions(seed=seed, **size), photos=photos, workers=default_workers())
     results = {}
     for name, words in {
         "ingest": ["ingest", "videos/"],
         "shard": ["shard", "--pairs"],
-        "pretrain": ["train", "pretrain"],
+        "pretrain": ["train", "pretrain", *(["--steps", "30"] if quick else [])],
         "loso": ["eval", "--protocol", "loso"],
     }.items():
         typer.secho(f"\n$ mbert {' '.join(words)}", bold=True, err=True)

@@ -10,7 +10,6 @@ import hashlib
 import re
 import types
 import typing
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -160,7 +159,7 @@ def video_key(dataset: str, path: str) -> str:
     The hash keeps apart what the readable part may merge (`a b.mp4`, `a_b.mp4`, names in other scripts), and does
     not depend on which other files there are.
     """
-    stem = str(PurePosixPath(path).with_suffix(""))
+    stem = re.sub(r"\.[^./]*$", "", path)
     slug = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[-_SLUG_LENGTH:].strip("-")
     digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:8]
     return "-".join(part for part in (dataset, slug, digest) if part)

@@ -11,6 +11,7 @@ decoder's first linear layer: a LayerNorm there would divide the gate away again
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import torch
@@ -91,6 +92,9 @@ class PretrainOutput:
     pair: PairEncoding
 
 
+_layer_norm = functools.partial(nn.LayerNorm, eps=1e-6)  # the released checkpoint's epsilon
+
+
 class MicronBert(nn.Module):
     """Encoder, Diagonal Micro-Attention with Patch of Interest, decoder."""
 
@@ -105,14 +109,14 @@ class MicronBert(nn.Module):
         self.contextual_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.register_buffer("pos_embed", _positions(config.grid, config.dim))  # (1, N, D)
         self.blocks = _blocks(config.depth, config.dim, config.heads, config.mlp_ratio)
-        self.norm = _LayerNorm(config.dim)
+        self.norm = _layer_norm(config.dim)
 
         self.micro_attention = DiagonalMicroAttention(config.dim)
 
         self.decoder_embed = nn.Linear(config.dim, config.decoder_dim)
         self.register_buffer("decoder_pos_embed", _positions(config.grid, config.decoder_dim))
         self.decoder_blocks = _blocks(config.decoder_depth, config.decoder_dim, config.decoder_heads, config.mlp_ratio)
-        self.decoder_norm = _LayerNorm(config.decoder_dim)
+        self.decoder_norm = _layer_norm(config.decoder_dim)
         self.decoder_pred = nn.Linear(config.decoder_dim, size**2 * config.in_chans)
         self._init_weights()
 
@@ -204,15 +208,9 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     return rearrange(images, "b c (h p) (w q) -> b (h w) (p q c)", p=patch_size, q=patch_size)
 
 
-class _LayerNorm(nn.LayerNorm):
-    """The released checkpoint's epsilon."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, eps=1e-6)
-
-
 def _blocks(depth: int, dim: int, heads: int, mlp_ratio: float) -> nn.ModuleList:
-    return nn.ModuleList([Block(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=_LayerNorm) for _ in range(depth)])
+    block = functools.partial(Block, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=_layer_norm)  # type: ignore[arg-type]
+    return nn.ModuleList([block(dim, heads) for _ in range(depth)])
 
 
 def _positions(grid: int, dim: int) -> Tensor:

@@ -27,7 +27,7 @@ def sample_pairs(
     """Pick pairs of one clip: (P, 2) positions into `pts_seconds` (ascending), t0 before t1, sorted, no duplicates.
 
     One first frame is drawn in each slot of 1 / `pairs_per_second`, its partner uniformly in time between the two
-    distances; a slot whose partner would lie outside of the clip, or in a gap, gives no pair.
+    distances; a slot without a frame between them (the end of the clip, a gap) gives no pair.
     """
     num_slots = int(np.ceil((pts_seconds[-1] - pts_seconds[0]) * pairs_per_second))
     if num_slots <= 0:
@@ -35,9 +35,10 @@ def sample_pairs(
     starts = pts_seconds[0] + (np.arange(num_slots) + rng.random(num_slots)) / pairs_per_second
     deltas = rng.uniform(min_delta_seconds, max_delta_seconds, num_slots)
     t0 = _nearest(pts_seconds, starts)
-    t1 = _nearest(pts_seconds, pts_seconds[t0] + deltas)
-    distance = pts_seconds[t1] - pts_seconds[t0]
-    fits = (distance >= min_delta_seconds - _TOLERANCE_SECONDS) & (distance <= max_delta_seconds + _TOLERANCE_SECONDS)
+    earliest = np.searchsorted(pts_seconds, pts_seconds[t0] + min_delta_seconds - _TOLERANCE_SECONDS)
+    latest = np.searchsorted(pts_seconds, pts_seconds[t0] + max_delta_seconds + _TOLERANCE_SECONDS, side="right") - 1
+    t1 = np.clip(_nearest(pts_seconds, pts_seconds[t0] + deltas), earliest, latest)
+    fits = earliest <= latest
     pairs: Indices = np.unique(np.stack([t0, t1], axis=1)[fits], axis=0)
     return pairs
 

@@ -118,7 +118,7 @@ class CutRules:
             return True
         if any(start <= index < stop for start, stop in self.whole):
             return False
-        return clip.seconds >= self.max_seconds or clip.num_bytes >= self.max_bytes
+        return clip.seconds >= self.max_seconds - 1e-6 or clip.num_bytes >= self.max_bytes
 
 
 @dataclasses.dataclass(slots=True)

@@ -1,10 +1,12 @@
 """Stream frame pairs out of shards, in an order that a seed decides."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import webdataset
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from mbert import ShardError
 from mbert.manifests.schema import PairRow
@@ -30,17 +32,30 @@ def stream_pairs(folder: Path, shards: Sequence[str], *, seed: int, epoch: int) 
     """
     rng = random.Random(f"{seed}/{epoch}")
     tars = [twin_paths(folder, shard)[0] for shard in shards]
-    for tar in tars:
-        if not tar.exists():
-            raise ShardError(f"{tar} does not exist although pairs.json names it: run `mbert shard --pairs` again")
     rng.shuffle(tars)
     pipeline = webdataset.DataPipeline(
         webdataset.SimpleShardList([str(tar) for tar in tars]),
-        webdataset.tarfile_to_samples(),
+        _open_tars,
+        tar_file_expander,
+        group_by_keys,
         webdataset.shuffle(_SHUFFLE_BUFFER, initial=_SHUFFLE_BUFFER, rng=rng),
     )
     for sample in pipeline:
         yield FramePair.from_sample(sample)
+
+
+def _open_tars(sources: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """In place of webdataset's opener, which leaves every tar open to the garbage collector."""
+    for source in sources:
+        try:
+            stream = Path(source["url"]).open("rb")  # noqa: SIM115 - closed below, when the next one is asked for
+        except OSError as exc:
+            raise ShardError(
+                f"{source['url']} cannot be opened ({exc.strerror}) although pairs.json names it: "
+                "run `mbert shard --pairs` again"
+            ) from exc
+        with stream:
+            yield {**source, "stream": stream}
 
 
 def read_expressions(folder: Path, shards: Sequence[str]) -> list[tuple[PairRow, FramePair]]:

@@ -94,7 +94,7 @@ def _walk(root: Path, folder: Path, sources: list[Source], ignored: list[str], v
         sources.append(_frames(root, folder))  # opening it will give the reason
         return
     images = [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
-    if images or not entries:
+    if images or (not entries and folder != root):
         sources.append(_frames(root, folder))
     for entry in entries:
         if entry.is_dir():

@@ -1,0 +1,191 @@
+import itertools
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import mbert
+from mbert.cli import app
+
+ROOT = Path(__file__).parents[1]
+FOUR_COMMANDS = ["mbert ingest videos/", "mbert shard --pairs", "mbert train pretrain", "mbert eval --protocol loso"]
+
+
+@pytest.fixture(scope="module")
+def four_commands(synthetic_videos, tmp_path_factory, run_mbert):
+    """The four commands, run one after another in a folder that holds `videos/`; training is kept short."""
+    folder = tmp_path_factory.mktemp("user")
+    shutil.copytree(synthetic_videos, folder / "videos")
+    results = {}
+    for line in FOUR_COMMANDS:
+        words = line.split()[1:]
+        results[line] = run_mbert(*words, *(["--steps", "20"] if "pretrain" in words else []), cwd=folder)
+    return folder, results
+
+
+def test_the_four_commands_run_one_after_another(four_commands):
+    folder, results = four_commands
+    assert {line: done.returncode for line, done in results.items()} == dict.fromkeys(FOUR_COMMANDS, 0), results
+    assert sorted(path.name for path in (folder / "workspace").iterdir()) == ["corpus", "runs", "shards"]
+    out = {line: done.stdout for line, done in results.items()}
+    assert "18 of 18 inputs have faces: 18 clips" in out[FOUR_COMMANDS[0]]
+    assert re.search(r"\d+ pairs \(18 onset-apex, \d+ sampled\) in 1 shard", out[FOUR_COMMANDS[1]])
+    assert re.search(r"loss \d\.\d+ -> \d\.\d+ after 20 steps", out[FOUR_COMMANDS[2]])
+    assert "18 expressions, 3 subjects" in out[FOUR_COMMANDS[3]]
+    assert "chance" in out[FOUR_COMMANDS[3]]
+    assert "frame difference" in out[FOUR_COMMANDS[3]]
+
+
+def test_each_summary_names_the_next_command(four_commands):
+    _, results = four_commands
+    for line, following in itertools.pairwise(FOUR_COMMANDS):
+        assert f"next: {following}" in results[line].stdout
+
+
+def test_progress_tells_rate_and_time_left_on_stderr(four_commands):
+    _, results = four_commands
+    errors = [results[line].stderr for line in FOUR_COMMANDS]
+    assert re.search(r"ingest: 18/18 inputs, 0 failed, \d+ frames/s, 0 s left", errors[0])
+    assert re.search(r"shard: \d+ pairs, \d+ pairs/s, 0 s left", errors[1])
+    assert re.search(r"pretrain: step 20, loss \d\.\d+, \d+ pairs/s, 0 s left", errors[2])
+    assert "loso: 3/3 subjects" in errors[3]
+    assert not re.search(r"W0000|TensorFlow|Traceback", "".join(errors))
+
+
+def test_running_them_again_does_nothing_twice(four_commands, run_mbert):
+    folder, _ = four_commands
+    assert "nothing new to ingest" in run_mbert("ingest", "videos/", cwd=folder).stdout
+    assert "this run wrote 0 shards" in run_mbert("shard", "--pairs", cwd=folder).stdout
+    assert "already finished" in run_mbert("train", "pretrain", "--steps", "20", cwd=folder).stdout
+
+
+def test_json_goes_to_stdout_alone(four_commands, run_mbert):
+    folder, _ = four_commands
+    ingested = json.loads(run_mbert("ingest", "videos/", "--json", cwd=folder).stdout)
+    scored = json.loads(run_mbert("eval", "--json", cwd=folder).stdout)
+    assert (ingested["statuses"], ingested["num_new"]) == ({"ok": 18}, 0)
+    assert set(scored) >= {"mbert", "frame_difference", "majority", "num_samples", "encoder_saw_test_subjects"}
+    assert scored["mbert"].keys() >= {"uf1", "uar", "accuracy", "confusion", "uf1_interval", "chance_uf1"}
+
+
+def test_without_labels_eval_names_the_file_and_its_columns(synthetic_videos, tmp_path, run_mbert):
+    shutil.copytree(synthetic_videos / "s01", tmp_path / "videos")
+    assert run_mbert("ingest", "videos/", cwd=tmp_path).returncode == 0
+    assert run_mbert("shard", "--pairs", cwd=tmp_path).returncode == 0
+    done = run_mbert("eval", "--protocol", "loso", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"{tmp_path}/videos/labels.csv is missing" in done.stderr
+    assert "path, subject, onset, apex, offset, emotion" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["ingest", "nowhere"], 2, "does not exist"),
+        (["ingest", "empty"], 2, "holds no video file"),
+        (["ingest", "empty", "--size", "7"], 2, "32"),
+        (["ingest", "empty", "--align", "best"], 2, "auto"),
+        (["ingest", "empty", "--workers", "0"], 2, "1"),
+        (["shard"], 2, "mbert shard --pairs"),
+        (["shard", "--pairs"], 1, "run `mbert ingest FOLDER` first"),
+        (["shard", "--pairs", "--min-delta-ms", "500"], 2, "0 < min <= max"),
+        (["train", "pretrain"], 1, "run `mbert shard --pairs` first"),
+        (["train", "pretrain", "--steps", "3", "--epochs", "2"], 2, "not both"),
+        (["train", "pretrain", "--preset", "huge"], 2, "tiny"),
+        (["eval", "--protocol", "none"], 2, "loso"),
+        (["eval"], 1, "run `mbert shard --pairs` first"),
+        (["no-such-command"], 2, "No such command"),
+    ],
+)
+def test_wrong_use_stops_at_once_with_what_is_allowed(tmp_path, run_mbert, words, code, message):
+    (tmp_path / "empty").mkdir()
+    done = run_mbert(*words, cwd=tmp_path)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+def test_the_workspace_can_be_set_by_the_environment(tmp_path, run_mbert):
+    done = run_mbert("shard", "--pairs", cwd=tmp_path, MBERT_WORKSPACE="elsewhere")
+    assert "elsewhere/corpus" in done.stderr
+
+
+def test_version_and_help(tmp_path, run_mbert):
+    assert run_mbert("--version", cwd=tmp_path).stdout == f"mbert {mbert.__version__}\n"
+    done = run_mbert("-h", cwd=tmp_path)
+    assert [name for name in ("ingest", "shard", "train", "eval", "demo", "doctor") if name not in done.stdout] == []
+
+
+def test_every_option_has_a_help_text():
+    def commands(group):
+        for command in group.commands.values():
+            yield from commands(command) if hasattr(command, "commands") else [command]
+
+    options = [(command.name, option) for command in commands(typer.main.get_command(app)) for option in command.params]
+    assert len(options) > 40
+    assert [(name, option.name) for name, option in options if not getattr(option, "help", None)] == []
+
+
+def test_doctor_names_what_will_be_used(tmp_path, run_mbert):
+    done = run_mbert("doctor", "--json", cwd=tmp_path)
+    report = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert report["missing"] == {}
+    assert set(report["found"]) >= {"torch", "mediapipe", "landmarker", "decoder", "device"}
+    assert "face mesh" in report["found"]["landmarker"]
+
+
+def test_the_demo_runs_the_four_commands_and_ends_with_a_table(tmp_path, run_mbert):
+    done = run_mbert("demo", "--quick", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = re.findall(r"^\$ (.*)$", done.stderr, flags=re.MULTILINE)
+    assert [line.replace(" --steps 30", "") for line in shown] == FOUR_COMMANDS
+    for word in ("frames/s", "pairs", "pretraining loss", "LOSO UF1", "LOSO UAR", "chance", "checkpoint"):
+        assert word in done.stdout
+    assert (tmp_path / "mbert-demo" / "workspace" / "runs" / "loso" / "results.json").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").touch()
+    assert "is not empty" in run_mbert("demo", "--out", "other", cwd=tmp_path).stderr
+
+
+def test_a_terminal_sees_one_progress_line(synthetic_videos, tmp_path):
+    command = [sys.executable, "-m", "mbert.cli", "ingest", str(synthetic_videos / "s01"), "--workspace", str(tmp_path)]
+    ours, theirs = pty.openpty()
+    chunks = []
+
+    def drain():
+        try:
+            while chunk := os.read(ours, 4096):
+                chunks.append(chunk)
+        except OSError:  # the other end is closed
+            pass
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    done = subprocess.run(
+        command, stderr=theirs, stdout=subprocess.PIPE, env={**os.environ, "TERM": "xterm"}, check=True
+    )
+    os.close(theirs)
+    reader.join()
+    os.close(ours)
+    shown = b"".join(chunks).decode()
+    assert "6/6 inputs, 0 failed" in shown
+    assert "━" in shown
+    assert b"6 clips" in done.stdout
+
+
+def test_readme_and_changelog_match_the_program():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert [line for line in ["make demo", "make test", *FOUR_COMMANDS] if line not in readme] == []
+    assert f"## [{mbert.__version__}]" in changelog
