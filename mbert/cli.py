@@ -94,7 +94,8 @@ def ingest(
 ) -> None:
     """Turn raw face video into aligned face crops with manifests."""
     from mbert.pipeline.engine import default_workers
-    from mbert.pipeline.ingest import IngestOptions, IngestPlan, Outcome, run_ingest
+    from mbert.pipeline.ingest import IngestPlan, run_ingest
+    from mbert.pipeline.ingest_input import IngestOptions, Outcome
 
     options = IngestOptions(size=size, align=align, landmark_hz=landmark_hz, folder_fps=fps)
     with Progress("ingest") as progress:
@@ -337,7 +338,9 @@ def demo(
     began = time.monotonic()
     if out.exists() and any(out.iterdir()) and not (out / "videos" / "labels.csv").exists():
         raise ConfigError(f"{out} is not empty and holds no demo; give another folder with --out")
-    if not (out / "videos" / "labels.csv").exists():
+    if (out / "videos" / "labels.csv").exists():
+        typer.echo(f"using the videos that are already in {out / 'videos'}", err=True)
+    else:
         typer.echo(f"making videos of pseudo-subjects in {out / 'videos'} ...", err=True)
         size = {"num_subjects": 4, "clips_per_emotion": 1} if quick else {}
         synthesize(out / "videos", SynthesisOptions(seed=seed, **size), photos=photos, workers=default_workers())

@@ -13,7 +13,8 @@ import pytest
 import skimage.data
 
 from mbert.manifests.workspace import Workspace
-from mbert.pipeline.ingest import IngestOptions, run_ingest
+from mbert.pipeline.ingest import run_ingest
+from mbert.pipeline.ingest_input import IngestOptions
 from mbert.pipeline.shard import PairOptions, run_shard
 from mbert.pipeline.synthesize import SynthesisOptions, synthesize
 

@@ -17,7 +17,8 @@ from mbert import ConfigError, ManifestError
 from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
 from mbert.manifests.store import read_json, read_rows, read_table
 from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.pipeline.ingest import IngestOptions, run_ingest
+from mbert.pipeline.ingest import run_ingest
+from mbert.pipeline.ingest_input import IngestOptions
 from mbert.shards.image import decode_jpeg
 from mbert.shards.verify import verify_frames
 

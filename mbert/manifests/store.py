@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +41,32 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def tell_differences(found: Mapping[str, Any], asked: Mapping[str, Any], owner: str) -> str:
+    """Where saved options differ from those asked for: `size: corpus 224, asked 112; ...`, or an empty string."""
+    return "; ".join(
+        f"{name}: {owner} {found.get(name)}, asked {value}" for name, value in asked.items() if found.get(name) != value
+    )
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; raises ManifestError when another process is at work in it.
+
+    The lock is the operating system's: it ends with the process, however that ends.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise ManifestError(
+                f"another mbert command is at work in {folder}: wait for it, or use another --workspace"
+            ) from exc
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import shutil
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 
 from mbert import ConfigError, ModelError, __version__
-from mbert.manifests.store import read_json, write_json
+from mbert.manifests.store import exclusive, read_json, tell_differences, write_json
 from mbert.model.checkpoint import TrainingState, load_model, load_optimizer, load_state, save_checkpoint
 from mbert.model.data import Batch, batches, normalize
 from mbert.model.device import Compute, pick_compute
@@ -124,10 +125,33 @@ def run_pretrain(
     index = read_json(shards_folder / "pairs.json")
     compute = pick_compute()
     plan = _decide(config, compute, index["num_pairs"], index["corpus"])
-    checkpoints = out / "checkpoints"
-    plan = dataclasses.replace(plan, done_before=_settle_run(out, plan, overwrite))
-    on_plan(plan)
+    with exclusive(out):
+        plan = dataclasses.replace(plan, done_before=_settle_run(out, plan, overwrite))
+        on_plan(plan)
+        _train(shards_folder, shards, out, plan, compute, index["subjects"], on_step)
+    reports = _read_metrics(out)
+    return PretrainSummary(
+        steps=plan.steps,
+        steps_done_now=plan.steps - plan.done_before,
+        first=reports[0],
+        last=reports[-1],
+        seconds=time.monotonic() - began,
+        checkpoint=str(out / "checkpoints" / "last"),
+        run=str(out),
+    )
 
+
+def _train(
+    shards_folder: Path,
+    shards: Sequence[str],
+    out: Path,
+    plan: PretrainPlan,
+    compute: Compute,
+    subjects: Sequence[str],
+    on_step: Callable[[StepReport], None],
+) -> None:
+    """The loop, from where the run stands to its last step."""
+    config = plan.config
     torch.manual_seed(config.seed)
     model = load_model(out) if plan.done_before else MicronBert(PRESETS[plan.preset])
     model.to(compute.device).train()
@@ -149,19 +173,9 @@ def run_pretrain(
             on_step(report)
             if report.step % config.save_every == 0 or report.step == plan.steps or is_interrupted():
                 metrics.flush()
-                save_checkpoint(checkpoints, model, optimizer, _state(report, plan, index["subjects"]))
+                save_checkpoint(out / "checkpoints", model, optimizer, _state(report, plan, subjects))
             if is_interrupted():
                 raise KeyboardInterrupt
-    reports = _read_metrics(out)
-    return PretrainSummary(
-        steps=plan.steps,
-        steps_done_now=plan.steps - plan.done_before,
-        first=reports[0],
-        last=reports[-1],
-        seconds=time.monotonic() - began,
-        checkpoint=str(checkpoints / "last"),
-        run=str(out),
-    )
 
 
 def _train_step(
@@ -272,21 +286,17 @@ def _decide(config: PretrainConfig, compute: Compute, num_pairs: int, corpus: st
 def _settle_run(out: Path, plan: PretrainPlan, overwrite: bool) -> int:
     """Begin a run folder, or check that it can be continued. Returns the steps already done."""
     path = out / "config.json"
-    has_checkpoint = (out / "checkpoints" / "last").exists()
-    if path.exists() and has_checkpoint and not overwrite:
-        found, asked = read_json(path)["identity"], json.loads(json.dumps(plan.identity()))
-        differences = [
-            f"{name}: run {found.get(name)}, asked {asked[name]}" for name in asked if found.get(name) != asked[name]
-        ]
-        if differences:
+    if overwrite:
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    done, kept = 0, []
+    if path.exists() and (out / "checkpoints" / "last").exists():
+        if differences := tell_differences(read_json(path)["identity"], plan.identity(), "run"):
             raise ConfigError(
-                f"{out} holds a run of another configuration ({'; '.join(differences)}): "
+                f"{out} holds a run of another configuration ({differences}): "
                 "use the same options, another --out, or --overwrite"
             )
         done = load_state(out).step
         kept = [report for report in _read_metrics(out) if report.step <= done]
-    else:
-        done, kept = 0, []
     write_json(
         path,
         {

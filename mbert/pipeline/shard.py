@@ -19,7 +19,16 @@ import pyarrow as pa
 
 from mbert import ConfigError, ManifestError, ShardError, __version__
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, FrameRow, PairRow, VideoRow, pair_key
-from mbert.manifests.store import read_extra, read_json, read_rows, read_table, write_json, write_rows
+from mbert.manifests.store import (
+    exclusive,
+    read_extra,
+    read_json,
+    read_rows,
+    read_table,
+    tell_differences,
+    write_json,
+    write_rows,
+)
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.engine import run_tasks
 from mbert.pipeline.pairs import clip_rng, nearest_frame, sample_pairs
@@ -90,53 +99,66 @@ def run_shard(
     """
     began = time.monotonic()
     videos, clips = _read_corpus(workspace)
-    fingerprint = _fingerprint(workspace, videos)
-    _check_options(workspace, options, overwrite)
+    if not overwrite:
+        _check_options(workspace, options)
     pairs, without_pairs, without_apex = plan_pairs(workspace, clips, options)
     if not len(pairs):
         raise ConfigError(
             f"no pair fits: {len(clips)} clips hold no two frames {options.min_delta_ms:g}-{options.max_delta_ms:g} ms "
             "apart; look at num_frames and fps in clips.parquet, or change --min-delta-ms and --max-delta-ms"
         )
-    plan = hashlib.sha256(f"{fingerprint} {json.dumps(dataclasses.asdict(options))}".encode()).hexdigest()
-    order = np.random.default_rng(options.seed).permutation(len(pairs))
-    slices = [order[start : start + options.pairs_per_shard] for start in range(0, len(order), options.pairs_per_shard)]
-    names = [f"{number:06d}" for number in range(len(slices))]
-    _remove_leftovers(workspace.pairs, set(names))
-    todo = [name for name in names if not _is_committed(workspace.pairs, name, plan)]
-    on_plan(sum(len(slices[int(name)]) for name in todo), len(todo))
-    tasks = [ShardTask(name, pairs.take(slices[int(name)]), workspace.frames, workspace.pairs, plan) for name in todo]
-    for num_pairs in run_tasks(write_shard, tasks, workers=workers):
-        on_shard(num_pairs)
-    kinds = collections.Counter(pairs["kind"].to_pylist())
-    num_bytes = sum(twin_paths(workspace.pairs, name)[0].stat().st_size for name in names)
-    write_json(
-        workspace.pairs / "pairs.json",
-        {
-            "schema": SCHEMA_VERSION,
-            "mbert": __version__,
-            "options": dataclasses.asdict(options),
-            "seed": options.seed,
-            "corpus": fingerprint,
+    fingerprint = _fingerprint(workspace, videos, clips)
+    with exclusive(workspace.pairs.parent):
+        names, tasks = _tasks(workspace, pairs, options, fingerprint)
+        on_plan(sum(len(task.pairs) for task in tasks), len(tasks))
+        for num_pairs in run_tasks(write_shard, tasks, workers=workers):
+            on_shard(num_pairs)
+        totals: dict[str, Any] = {
             "num_pairs": len(pairs),
-            "kinds": dict(kinds),
-            "num_bytes": num_bytes,
             "num_shards": len(names),
-            "subjects": sorted({clip.subject for clip in clips if clip.subject}),
-            "shards": names,
-        },
-    )
+            "kinds": dict(collections.Counter(pairs["kind"].to_pylist())),
+            "num_bytes": sum(twin_paths(workspace.pairs, name)[0].stat().st_size for name in names),
+        }
+        write_json(
+            workspace.pairs / "pairs.json",
+            {
+                **totals,
+                "schema": SCHEMA_VERSION,
+                "mbert": __version__,
+                "options": dataclasses.asdict(options),
+                "seed": options.seed,
+                "corpus": fingerprint,
+                "subjects": sorted({clip.subject for clip in clips if clip.subject}),
+                "shards": names,
+            },
+        )
     return ShardSummary(
-        num_pairs=len(pairs),
-        num_shards=len(names),
-        kinds=dict(kinds),
-        num_bytes=num_bytes,
-        num_new_shards=len(todo),
+        **totals,
+        num_new_shards=len(tasks),
         clips_without_pairs=without_pairs,
         labels_without_apex=without_apex,
         seconds=time.monotonic() - began,
         folder=str(workspace.pairs),
     )
+
+
+def _tasks(
+    workspace: Workspace, pairs: pa.Table, options: PairOptions, fingerprint: str
+) -> tuple[list[str], list[ShardTask]]:
+    """Deal the shuffled pairs to shards: the names of all shards, and tasks for those that are not there yet."""
+    plan = hashlib.sha256(f"{fingerprint} {json.dumps(dataclasses.asdict(options))}".encode()).hexdigest()
+    order = np.random.default_rng(options.seed).permutation(len(pairs))
+    deals = {
+        f"{number:06d}": order[start : start + options.pairs_per_shard]
+        for number, start in enumerate(range(0, len(order), options.pairs_per_shard))
+    }
+    _remove_leftovers(workspace.pairs, set(deals))
+    tasks = [
+        ShardTask(name, pairs.take(deal), workspace.frames, workspace.pairs, plan)
+        for name, deal in deals.items()
+        if not _is_committed(workspace.pairs, name, plan)
+    ]
+    return list(deals), tasks
 
 
 def _read_corpus(workspace: Workspace) -> tuple[list[VideoRow], list[ClipRow]]:
@@ -152,27 +174,23 @@ def _read_corpus(workspace: Workspace) -> tuple[list[VideoRow], list[ClipRow]]:
     return videos, clips
 
 
-def _fingerprint(workspace: Workspace, videos: list[VideoRow]) -> str:
+def _fingerprint(workspace: Workspace, videos: list[VideoRow], clips: list[ClipRow]) -> str:
     """A hash of what the corpus was made from and how; labels count, because pairs depend on them."""
     digest = hashlib.sha256(json.dumps(read_json(workspace.corpus_config)["options"], sort_keys=True).encode())
     for row in videos:
         digest.update(f"{row.video_id} {row.sha256} {row.num_crops}\n".encode())
-    for clip in read_rows(workspace.clips, ClipRow):
+    for clip in clips:
         digest.update(f"{clip.clip_id} {clip.subject} {clip.onset} {clip.apex} {clip.emotion}\n".encode())
     return digest.hexdigest()
 
 
-def _check_options(workspace: Workspace, options: PairOptions, overwrite: bool) -> None:
+def _check_options(workspace: Workspace, options: PairOptions) -> None:
     path = workspace.pairs / "pairs.json"
-    if path.exists() and not overwrite:
-        found = read_json(path)["options"]
-        asked = dataclasses.asdict(options)
-        differences = [
-            f"{name}: shards {found.get(name)}, asked {asked[name]}" for name in asked if found.get(name) != asked[name]
-        ]
+    if path.exists():
+        differences = tell_differences(read_json(path)["options"], dataclasses.asdict(options), "shards")
         if differences:
             raise ConfigError(
-                f"the shards in {workspace.pairs} were made otherwise ({'; '.join(differences)}): "
+                f"the shards in {workspace.pairs} were made otherwise ({differences}): "
                 "use the same options or --overwrite"
             )
 

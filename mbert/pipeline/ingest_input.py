@@ -1,0 +1,248 @@
+"""One input -> one tar of aligned crops and its Parquet twin: the task that `ingest.py` runs many of.
+
+Frames are decoded, faces followed, clips aligned, warped and encoded as they come; the tar gets its name when it is
+complete, the twin last. The twin's metadata carries the rows of the input and of its clips.
+"""
+
+import dataclasses
+import errno
+import functools
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbert import ConfigError, InputError, MbertError
+from mbert.manifests.labels import Label
+from mbert.manifests.schema import AlignMode, ClipRow, FrameRow, VideoRow, clip_key
+from mbert.manifests.store import read_extra, write_rows
+from mbert.manifests.workspace import twin_paths
+from mbert.pipeline.align import fit_pose, pose_matrices, stable_poses, warp
+from mbert.pipeline.corpora.videos import Source
+from mbert.pipeline.decode import Decoder, StreamInfo, content_hash, open_source
+from mbert.pipeline.landmarks import Landmarker, MediaPipeMesh, Points
+from mbert.pipeline.quality import jitter_px, luma, rigid_region, sharpness
+from mbert.pipeline.track import Clip, CutRules, follow_faces, spans
+from mbert.shards.image import encode_jpeg
+from mbert.shards.writer import TarWriter, writing_tar
+
+_MAX_CLIP_BYTES = 256 << 20  # of regions held until a clip ends: the memory bound of a worker
+_TICKS_PER_INPUT = 8  # short inputs are measured more often than `landmark_hz`, or they would have two or three ticks
+_OUTCOME_ENTRY = "mbert_outcome"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class IngestOptions:
+    """What decides the bytes of a corpus; another choice needs another corpus."""
+
+    size: int = 224  # width and height of a crop in pixels
+    align: AlignMode = "auto"  # see `align.stable_poses`
+    landmark_hz: float = 5.0  # landmark measurements per second of video
+    folder_fps: float = 30.0  # frame rate of frame folders; video files carry their own times
+    max_clip_seconds: float = 10.0  # longer tracks are cut, but never inside a labelled expression
+
+    def __post_init__(self) -> None:
+        if not 32 <= self.size <= 1024:
+            raise ConfigError(f"crop size is {self.size}; allowed are 32 to 1024 pixels")
+        for name in ("landmark_hz", "folder_fps", "max_clip_seconds"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class IngestTask:
+    """One input and where its crops go."""
+
+    source: Source
+    shard: str
+    frames_folder: Path
+    options: IngestOptions
+    labels: tuple[Label, ...]
+    num_threads: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one input."""
+
+    video: VideoRow
+    clips: tuple[ClipRow, ...] = ()
+
+    def to_json(self) -> str:
+        """For the metadata of the twin."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Outcome":
+        """Inverse of `to_json`."""
+        value = json.loads(text)
+        return cls(VideoRow(**value["video"]), tuple(ClipRow(**clip) for clip in value["clips"]))
+
+
+def ingest_input(task: IngestTask) -> Outcome:
+    """Ingest one input; whatever is wrong with it becomes its row. Raises MbertError when writing fails."""
+    info = StreamInfo(codec="", width=0, height=0)
+    try:
+        decoder = open_source(task.source, folder_fps=task.options.folder_fps, num_threads=task.num_threads)
+        info = decoder.info
+        return _write_input(task, decoder)
+    except InputError as exc:
+        return Outcome(_video_row(task, info, status=exc.status, remarks=[exc.reason, *info.remarks]))
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise MbertError(
+                f"cannot write to {task.frames_folder}: {exc.strerror}; make room, then run the same command to go on"
+            ) from exc
+        return Outcome(_video_row(task, info, status="unreadable", remarks=[f"cannot be read: {exc.strerror}"]))
+    except MemoryError:
+        raise
+    except Exception as exc:  # the one boundary: an unforeseen fault costs one input, not the run
+        return Outcome(_video_row(task, info, status="error", remarks=[f"{type(exc).__name__}: {exc}"]))
+
+
+def _write_input(task: IngestTask, decoder: Decoder) -> Outcome:
+    options, info = task.options, decoder.info
+    tick_seconds = 1 / options.landmark_hz
+    if info.seconds_from_header:
+        tick_seconds = min(tick_seconds, info.seconds_from_header / _TICKS_PER_INPUT)
+    if options.align == "frame":
+        tick_seconds = 0.0
+    rules = CutRules.for_labels(task.labels, max_seconds=options.max_clip_seconds, max_bytes=_MAX_CLIP_BYTES)
+    measured = spans(decoder, _landmarker(), tick_seconds=tick_seconds)
+    tar, twin = twin_paths(task.frames_folder, task.shard)
+    clips: list[ClipRow] = []
+    frames: list[FrameRow] = []
+    num_clips_of_track: Counter[int] = Counter()
+    with writing_tar(tar) as writer:
+        for clip in follow_faces(measured, crop_size=options.size, rules=rules):
+            key = clip_key(task.source.video_id, clip.track, num_clips_of_track[clip.track])
+            num_clips_of_track[clip.track] += 1
+            row, frame_rows = _write_clip(clip, key, task, writer)
+            clips.append(row)
+            frames.extend(frame_rows)
+    if not clips:
+        raise _without_clip(info)
+    video = _video_row(
+        task, info, status="ok", remarks=info.remarks, num_clips=len(clips), num_crops=len(frames), shard=task.shard
+    )
+    outcome = Outcome(video, tuple(clips))
+    write_rows(twin, FrameRow, frames, extra={_OUTCOME_ENTRY: outcome.to_json()})
+    return outcome
+
+
+def _without_clip(info: StreamInfo) -> InputError:
+    if info.num_frames == 0:
+        return InputError("unreadable", "opens, but no frame decodes")
+    if info.num_frames == 1:
+        return InputError("too_short", "has one frame; a pair needs two")
+    return InputError("no_face", f"no face track in {info.num_frames} frames")
+
+
+@functools.cache
+def _landmarker() -> Landmarker:
+    """One per process: its graph takes longer to open than a frame to measure."""
+    return MediaPipeMesh()
+
+
+def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tuple[ClipRow, list[FrameRow]]:
+    """Align, warp, encode and append the frames of one clip."""
+    size = task.options.size
+    tick_seconds = np.array([seconds for seconds, _ in clip.ticks.values()])
+    faces = [face for _, face in clip.ticks.values()]
+    frame_seconds = np.array([region.pts_seconds for region in clip.frames])
+    tick_poses = np.stack([fit_pose(face.mesh) for face in faces])
+    poses, done = stable_poses(tick_seconds, tick_poses, frame_seconds, task.options.align)
+    matrices = pose_matrices(poses, size)
+    measured = np.array(
+        [[*face.five_points.ravel(), face.size_px, *face.pose_degrees, face.score] for face in faces]
+    )  # (T, 15)
+    between = np.stack([np.interp(frame_seconds, tick_seconds, column) for column in measured.T], axis=-1)
+    rows = []
+    rigid = []
+    for region, matrix, values in zip(clip.frames, matrices, between, strict=True):
+        crop = warp(region.image, _onto_region(matrix, region.origin, region.shrink), size)
+        gray = luma(crop)
+        rigid.append(rigid_region(gray))
+        offset, num_bytes = writer.add(f"{key}.{region.frame_index:07d}.jpg", encode_jpeg(crop))
+        points = values[:10].reshape(5, 2) @ matrix[:, :2].T + matrix[:, 2]
+        face_px, yaw, pitch, roll, score = (float(value) for value in values[10:])
+        rows.append(
+            FrameRow(
+                clip_id=key,
+                video_id=task.source.video_id,
+                frame_index=region.frame_index,
+                pts_seconds=region.pts_seconds,
+                shard=task.shard,
+                offset=offset,
+                size=num_bytes,
+                transform=tuple(float(value) for value in matrix.ravel()),
+                landmarks=tuple(float(value) for value in points.ravel()),
+                landmarks_measured=region.frame_index in clip.ticks,
+                face_px=face_px,
+                yaw=yaw,
+                pitch=pitch,
+                roll=roll,
+                sharpness=sharpness(gray),
+                brightness=float(gray.mean()),
+                score=score,
+            )
+        )
+    duration = float(frame_seconds[-1] - frame_seconds[0])
+    row = ClipRow(
+        clip_id=key,
+        video_id=task.source.video_id,
+        dataset=task.source.dataset,
+        shard=task.shard,
+        track=clip.track,
+        first_frame=rows[0].frame_index,
+        last_frame=rows[-1].frame_index,
+        num_frames=len(rows),
+        fps=(len(rows) - 1) / duration if duration > 0 else 0.0,
+        align=done,
+        face_px=float(np.median(between[:, 10])),
+        jitter_px=jitter_px(rigid),
+    )
+    return row, rows
+
+
+def _onto_region(matrix: Points, origin: tuple[int, int], shrink: int) -> Points:
+    """The matrix for a part of the image that was cut out at `origin` and shrunk."""
+    corner = np.array(origin) + (shrink - 1) / 2  # a shrunk pixel's centre lies in the middle of those it averages
+    linear = matrix[:, :2]
+    return np.concatenate([linear * shrink, (linear @ corner + matrix[:, 2])[:, None]], axis=1)
+
+
+def _video_row(task: IngestTask, info: StreamInfo, *, status: str, remarks: Iterable[str], **more: Any) -> VideoRow:
+    source = task.source
+    return VideoRow(
+        video_id=source.video_id,
+        dataset=source.dataset,
+        path=source.path,
+        kind=source.kind,
+        status=status,  # type: ignore[arg-type]
+        reason="; ".join(remarks) or None,
+        codec=info.codec or None,
+        width=info.width or None,
+        height=info.height or None,
+        fps=info.fps,
+        num_frames=info.num_frames,
+        num_frames_from_header=info.num_frames_from_header,
+        rotation=info.rotation if info.codec else None,
+        seconds=info.seconds if info.num_frames else None,
+        num_bytes=source.num_bytes,
+        mtime_ns=source.mtime_ns,
+        sha256=content_hash(source),
+        **more,
+    )
+
+
+def committed_outcome(frames_folder: Path, row: VideoRow) -> Outcome | None:
+    """The outcome of a planned input whose twin is already there; None when it is still to do."""
+    _, twin = twin_paths(frames_folder, row.shard or "")
+    if not twin.exists():
+        return None
+    outcome = Outcome.from_json(read_extra(twin, FrameRow, _OUTCOME_ENTRY))
+    return outcome if outcome.video.video_id == row.video_id else None
