@@ -1,0 +1,164 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import safetensors.torch
+import torch
+
+from mbert import ConfigError, ModelError
+from mbert.manifests.store import read_json
+from mbert.model.checkpoint import load_model, load_optimizer, load_state, save_checkpoint
+from mbert.model.micron_bert import MicronBert, MicronBertConfig
+from mbert.model.optim import adamw
+from mbert.model.pretrain import PretrainConfig, run_pretrain
+
+SHORT = PretrainConfig(preset="tiny", steps=6, batch_size=4, save_every=2)
+SMALLEST = MicronBertConfig(
+    image_size=32, patch_size=8, dim=16, depth=1, heads=2, decoder_dim=12, decoder_depth=1, decoder_heads=2
+)
+
+
+def weights(run):
+    return safetensors.torch.load_file(run / "checkpoints" / "last" / "model.safetensors")
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def short_run(corpus, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "pretrain"
+    return run, run_pretrain(corpus.pairs, run, SHORT)
+
+
+def test_a_run_leaves_config_metrics_and_a_checkpoint(short_run, corpus):
+    run, summary = short_run
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "loss_reconstruction", "loss_agent", "token_std", "lr", "pairs_per_second"} <= lines[0].keys()
+    assert (summary.steps, summary.steps_done_now) == (6, 6)
+    assert read_json(run / "config.json")["identity"]["preset"] == "tiny"
+    state = load_state(run)
+    assert (state.step, state.subjects) == (6, ("videos/s01", "videos/s02", "videos/s03"))
+    assert state.corpus == read_json(corpus.pairs / "pairs.json")["corpus"]
+    checkpoint = run / "checkpoints" / "last"
+    assert sorted(file.name for file in checkpoint.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last", "step-0000006"]
+
+
+def test_running_again_does_nothing(short_run, corpus):
+    run, _ = short_run
+    before = weights(run)
+    assert run_pretrain(corpus.pairs, run, SHORT).steps_done_now == 0
+    assert equal(weights(run), before)
+
+
+def test_another_configuration_is_refused_with_the_difference(short_run, corpus):
+    run, _ = short_run
+    with pytest.raises(ConfigError, match=r"seed: run 0, asked 5.*another --out, or --overwrite"):
+        run_pretrain(corpus.pairs, run, PretrainConfig(preset="tiny", steps=6, batch_size=4, seed=5))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(short_run, corpus, tmp_path):
+    run, _ = short_run
+    run_pretrain(corpus.pairs, tmp_path / "again", SHORT)
+    run_pretrain(corpus.pairs, tmp_path / "other", PretrainConfig(preset="tiny", steps=6, batch_size=4, seed=1))
+    assert equal(weights(run), weights(tmp_path / "again"))
+    assert not equal(weights(run), weights(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_goes_on_to_the_same_weights_bitwise(corpus, tmp_path, stop):
+    options = ["--preset", "tiny", "--batch-size", "2", "--steps", "230", "--workspace", str(corpus.root)]
+    runs = {name: tmp_path / name for name in ("stopped", "undisturbed")}
+    commands = {
+        name: [sys.executable, "-m", "mbert.cli", "train", "pretrain", *options, "--out", str(run)]
+        for name, run in runs.items()
+    }
+    process = subprocess.Popen(commands["stopped"], stderr=subprocess.PIPE, text=True)
+    mark = runs["stopped"] / ("metrics.jsonl" if stop == signal.SIGINT else "checkpoints/last")
+    while not (mark.exists() and mark.stat().st_size) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(stop)
+    _, errors = process.communicate()
+    assert process.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL), errors
+    assert 0 < load_state(runs["stopped"]).step < 230
+    for command in commands.values():
+        subprocess.run(command, check=True, capture_output=True)
+    assert load_state(runs["stopped"]).step == 230
+    assert equal(weights(runs["stopped"]), weights(runs["undisturbed"]))
+    steps = [json.loads(line)["step"] for line in (runs["stopped"] / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 231))
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_keys(corpus, tmp_path):
+    config = PretrainConfig(preset="tiny", steps=50, batch_size=2, lr=1e30)
+    with pytest.raises(
+        ModelError, match=r"the loss is (nan|inf) at step \d+, pairs videos-s0\S+, videos-s0\S+: lower --lr"
+    ):
+        run_pretrain(corpus.pairs, tmp_path / "run", config)
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(ConfigError, match="not both"):
+        PretrainConfig(steps=3, epochs=1)
+    with pytest.raises(ConfigError, match="preset is 'huge'; allowed are tiny, small, base"):
+        PretrainConfig(preset="huge")
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        PretrainConfig(batch_size=0)
+
+
+@pytest.fixture
+def trained():
+    """A smallest model and an optimiser that has made a step."""
+    torch.manual_seed(0)
+    model = MicronBert(SMALLEST)
+    optimizer = adamw(model, weight_decay=0.1)
+    model(*torch.randn(3, 2, 3, 32, 32)).reconstruction.mean().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_checkpoints_hold_weights_and_moments_exactly_and_the_last_one_only(short_run, trained, tmp_path):
+    model, optimizer = trained
+    state = load_state(short_run[0])
+    for _ in range(2):
+        save_checkpoint(tmp_path, model, optimizer, state)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "step-0000006"]
+    again = load_model(tmp_path / "last")
+    assert equal(again.state_dict(), model.state_dict())
+    other = adamw(again, weight_decay=0.1)
+    load_optimizer(tmp_path / "last", again, other)
+    mine, theirs = (
+        [moments for group in o.param_groups for p in group["params"] for moments in (o.state.get(p),) if moments]
+        for o in (optimizer, other)
+    )
+    assert len(mine) == len(theirs) > 20
+    assert all(equal(one, two) for one, two in zip(mine, theirs, strict=True))
+
+
+def test_what_is_no_checkpoint_is_refused_with_the_reason(short_run, trained, tmp_path):
+    with pytest.raises(ModelError, match=r"there is no checkpoint in .*mbert train pretrain"):
+        load_model(tmp_path)
+    folder = save_checkpoint(tmp_path, *trained, load_state(short_run[0]))
+    config = read_json(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps({**config, "surprise": 1}))
+    with pytest.raises(ModelError, match=r"not a μ-BERT checkpoint of this version.*surprise"):
+        load_model(folder)
+    (folder / "config.json").write_text(json.dumps({**config, "depth": 2}))
+    with pytest.raises(ModelError, match="Missing key"):
+        load_model(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    weights_file = folder / "model.safetensors"
+    weights_file.write_bytes(weights_file.read_bytes()[:5000])
+    with pytest.raises(ModelError, match="not a μ-BERT checkpoint"):
+        load_model(folder)
