@@ -8,6 +8,7 @@ from mbert.pipeline.align import (
     crop_box,
     crop_motion,
     fit_pose,
+    is_still,
     pose_matrices,
     stable_poses,
     warp,
@@ -59,45 +60,49 @@ def poses(num, *, noise, drift_px=0.0, seed=0):
     return seconds, track, track + rng.normal(0, 1, track.shape) * [noise, noise, noise / 300, noise / 300]
 
 
-def test_a_still_head_gets_one_transform_and_no_motion():
-    seconds, _, measured = poses(25, noise=0.8)
-    frames = np.linspace(0, 4.8, 150)
-    result, done = stable_poses(seconds, measured, frames, "auto")
-    assert done == "clip"
+def test_one_transform_per_clip_has_no_motion_and_little_error():
+    seconds, truth, measured = poses(25, noise=0.8)
+    result = stable_poses(seconds, measured, np.linspace(0, 4.8, 150), "clip")
     assert np.ptp(result, axis=0).max() == 0
+    assert np.abs(result[0] - truth[0])[:2].max() < 0.8
+
+
+def test_a_head_is_still_up_to_a_third_of_a_pixel():
+    pose = np.array([320.0, 240.0, np.log(1 / 224), 0.0])
+    path = np.linspace(-0.5, 0.5, 31)[:, None] * [1.0, 0.0, 0.0, 0.0]
+    assert is_still(pose + 0.5 * path)
+    assert not is_still(pose + 0.8 * path)
 
 
 def test_a_drifting_head_gets_a_smooth_track_without_lag():
     seconds, truth, measured = poses(25, noise=0.5, drift_px=40)
     frames = np.linspace(0, 4.8, 150)
-    result, done = stable_poses(seconds, measured, frames, "auto")
+    result = stable_poses(seconds, measured, frames, "smooth")
     expected = np.stack([np.interp(frames, seconds, column) for column in truth.T], axis=-1)
     error = (result - expected)[:, 0]
-    assert done == "smooth"
     assert np.sqrt((error**2).mean()) < 0.4  # below the noise of one measurement
     assert np.abs(np.diff(error)).max() < 0.05  # and hardly any of it from frame to frame
-    exact, _ = stable_poses(seconds, truth, frames, "smooth")
+    exact = stable_poses(seconds, truth, frames, "smooth")
     assert np.abs(exact - expected).max() < 1e-6  # steady motion is followed without bias, also at the ends
 
 
 def test_one_wrong_measurement_is_rejected():
     seconds, _, measured = poses(25, noise=0.3)
-    clean, _ = stable_poses(seconds, measured, seconds, "smooth")
+    clean = stable_poses(seconds, measured, seconds, "smooth")
     measured[12, :2] += 60
-    result, _ = stable_poses(seconds, measured, seconds, "smooth")
+    result = stable_poses(seconds, measured, seconds, "smooth")
     assert np.abs(result - clean)[:, 0].max() < 0.5
 
 
 def test_frame_mode_keeps_the_measurements():
     seconds, _, measured = poses(10, noise=1.0)
-    result, done = stable_poses(seconds, measured, seconds, "frame")
-    assert done == "frame"
+    result = stable_poses(seconds, measured, seconds, "frame")
     assert np.allclose(result, measured)
 
 
 def test_two_ticks_are_enough():
-    for mode in ("auto", "clip", "smooth"):
-        result, _ = stable_poses(np.array([0.0, 0.1]), np.ones((2, 4)), np.linspace(0, 0.1, 4), mode)
+    for mode in ("frame", "clip", "smooth"):
+        result = stable_poses(np.array([0.0, 0.1]), np.ones((2, 4)), np.linspace(0, 0.1, 4), mode)
         assert np.allclose(result, 1)
 
 

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mbert.manifests.schema import AlignMode
 from mbert.pipeline.landmarks import Points
 from mbert.shards.image import Image
 
@@ -41,7 +40,7 @@ _EYE_MIDDLE = (0.50, 0.40)
 TEMPLATE = _FRONTAL_FACE * _EYE_DISTANCE + _EYE_MIDDLE
 
 _SMOOTHING_SECONDS = 0.4  # standard deviation of the low-pass; expressions are faster, heads slower
-_STILL_RATIO = 1.5 / 224  # of the crop's width: below this, the head counts as still
+_STILL_RATIO = 0.3 / 224  # crop widths: a head that moves less is still
 _FACE_CORNERS = np.array([(-0.25, -0.25), (0.25, -0.25), (-0.25, 0.35), (0.25, 0.35)])  # from the crop's centre
 
 
@@ -72,27 +71,28 @@ def pose_matrices(poses: Points, size: int) -> Points:
 
 
 def stable_poses(
-    tick_seconds: Points, tick_poses: Points, frame_seconds: Points, mode: AlignMode
-) -> tuple[Points, Literal["clip", "smooth", "frame"]]:
-    """Poses measured at ticks -> one pose per frame, (N, 4), and what was done.
+    tick_seconds: Points, tick_poses: Points, frame_seconds: Points, mode: Literal["clip", "smooth", "frame"]
+) -> Points:
+    """Poses measured at ticks -> one pose per frame, (N, 4).
 
     `clip`: one pose for all frames, the median. `smooth`: a zero-phase low-pass track. `frame`: the measured poses as
-    they are (for comparison: landmark noise becomes motion). `auto`: `clip` where the head is nearly still, else
-    `smooth`.
+    they are (for comparison: landmark noise becomes motion).
     """
     tick_poses = tick_poses.copy()
     tick_poses[:, 3] = np.unwrap(tick_poses[:, 3])
     if mode == "frame":
         columns = [np.interp(frame_seconds, tick_seconds, column) for column in tick_poses.T]
-        return np.stack(columns, axis=-1), "frame"
+        return np.stack(columns, axis=-1)
     keep = _inliers(tick_seconds, tick_poses)
     tick_seconds, tick_poses = tick_seconds[keep], tick_poses[keep]
-    middle = np.median(tick_poses, axis=0)
-    if mode != "clip":
-        track = _smooth(tick_seconds, tick_poses, frame_seconds)
-        if mode == "smooth" or crop_motion(track, middle).max() > _STILL_RATIO:
-            return track, "smooth"
-    return np.tile(middle, (len(frame_seconds), 1)), "clip"
+    if mode == "smooth":
+        return _smooth(tick_seconds, tick_poses, frame_seconds)
+    return np.tile(np.median(tick_poses, axis=0), (len(frame_seconds), 1))
+
+
+def is_still(poses: Points) -> bool:
+    """Whether one transform does for all frames: the face hardly moves between these poses (N, 4)."""
+    return bool(crop_motion(poses, np.median(poses, axis=0)).max() <= _STILL_RATIO)
 
 
 def crop_motion(poses: Points, reference: Points) -> Points:

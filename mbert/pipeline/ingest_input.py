@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,12 +20,13 @@ from mbert.manifests.labels import Label
 from mbert.manifests.schema import AlignMode, ClipRow, FrameRow, VideoRow, clip_key
 from mbert.manifests.store import read_extra, write_rows
 from mbert.manifests.workspace import twin_paths
-from mbert.pipeline.align import fit_pose, pose_matrices, stable_poses, warp
+from mbert.pipeline.align import fit_pose, is_still, pose_matrices, stable_poses, warp
 from mbert.pipeline.corpora.videos import Source
 from mbert.pipeline.decode import Decoder, StreamInfo, content_hash, open_source
 from mbert.pipeline.landmarks import Landmarker, MediaPipeMesh, Points
 from mbert.pipeline.quality import jitter_px, luma, rigid_region, sharpness
-from mbert.pipeline.track import Clip, CutRules, follow_faces, spans
+from mbert.pipeline.register import register_poses
+from mbert.pipeline.track import Clip, CutRules, follow_faces, onto_region, spans
 from mbert.shards.image import encode_jpeg
 from mbert.shards.writer import TarWriter, writing_tar
 
@@ -39,7 +40,9 @@ class IngestOptions:
     """What decides the bytes of a corpus; another choice needs another corpus."""
 
     size: int = 224  # width and height of a crop in pixels
-    align: AlignMode = "auto"  # see `align.stable_poses`
+    # clip: one transform per clip, the median of the landmarks. smooth: landmarks low-passed, then registered.
+    # auto: `clip` where the head is still, else `smooth`. frame: each measurement as it is, for comparison.
+    align: AlignMode = "auto"
     landmark_hz: float = 5.0  # landmark measurements per second of video
     folder_fps: float = 30.0  # frame rate of frame folders; video files carry their own times
     max_clip_seconds: float = 10.0  # longer tracks are cut, but never inside a labelled expression
@@ -153,8 +156,7 @@ def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tu
     tick_seconds = np.array([seconds for seconds, _ in clip.ticks.values()])
     faces = [face for _, face in clip.ticks.values()]
     frame_seconds = np.array([region.pts_seconds for region in clip.frames])
-    tick_poses = np.stack([fit_pose(face.mesh) for face in faces])
-    poses, done = stable_poses(tick_seconds, tick_poses, frame_seconds, task.options.align)
+    poses, done = _place_crops(clip, task.options.align)
     matrices = pose_matrices(poses, size)
     measured = np.array(
         [[*face.five_points.ravel(), face.size_px, *face.pose_degrees, face.score] for face in faces]
@@ -163,7 +165,7 @@ def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tu
     rows = []
     rigid = []
     for region, matrix, values in zip(clip.frames, matrices, between, strict=True):
-        crop = warp(region.image, _onto_region(matrix, region.origin, region.shrink), size)
+        crop = warp(region.image, onto_region(matrix, region), size)
         gray = luma(crop)
         rigid.append(rigid_region(gray))
         offset, num_bytes = writer.add(f"{key}.{region.frame_index:07d}.jpg", encode_jpeg(crop))
@@ -208,11 +210,17 @@ def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tu
     return row, rows
 
 
-def _onto_region(matrix: Points, origin: tuple[int, int], shrink: int) -> Points:
-    """The matrix for a part of the image that was cut out at `origin` and shrunk."""
-    corner = np.array(origin) + (shrink - 1) / 2  # a shrunk pixel's centre lies in the middle of those it averages
-    linear = matrix[:, :2]
-    return np.concatenate([linear * shrink, (linear @ corner + matrix[:, 2])[:, None]], axis=1)
+def _place_crops(clip: Clip, mode: AlignMode) -> tuple[Points, Literal["clip", "smooth", "frame"]]:
+    """One pose per frame, (N, 4), and how they were made; see `IngestOptions.align`."""
+    tick_seconds = np.array([seconds for seconds, _ in clip.ticks.values()])
+    tick_poses = np.stack([fit_pose(face.mesh) for _, face in clip.ticks.values()])
+    frame_seconds = np.array([region.pts_seconds for region in clip.frames])
+    if mode in ("clip", "frame"):
+        return stable_poses(tick_seconds, tick_poses, frame_seconds, mode), mode
+    track = register_poses(clip.frames, stable_poses(tick_seconds, tick_poses, frame_seconds, "smooth"))
+    if mode == "auto" and is_still(track):
+        return stable_poses(tick_seconds, tick_poses, frame_seconds, "clip"), "clip"
+    return track, "smooth"
 
 
 def _video_row(task: IngestTask, info: StreamInfo, *, status: str, remarks: Iterable[str], **more: Any) -> VideoRow:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mbert.manifests.labels import Label
 from mbert.pipeline.align import crop_box, fit_pose
 from mbert.pipeline.decode import Frame
-from mbert.pipeline.landmarks import Face, Landmarker
+from mbert.pipeline.landmarks import Face, Landmarker, Points
 from mbert.shards.image import Image
 
 _CUT_LEVEL = 30.0  # mean change of coarse luma samples, 0-255, between two frames of different scenes
@@ -93,6 +93,12 @@ class Region:
     image: Image
     origin: tuple[int, int]
     shrink: int
+
+    @property
+    def luma(self) -> npt.NDArray[np.uint8]:
+        """(H, W) uint8."""
+        gray: npt.NDArray[np.uint8] = cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY)
+        return gray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,6 +216,13 @@ def _extend(track: _Track, span: Span, images: list[Image], face: Face, crop_siz
             track.clip = Clip(track.clip.track, dict(ticks))
     track.face = face
     track.num_ticks += 1
+
+
+def onto_region(matrix: Points, region: Region) -> Points:
+    """A matrix (2, 3) from source pixels, changed to start from the pixels of a region."""
+    corner = np.array(region.origin) + (region.shrink - 1) / 2  # a shrunk pixel lies amid those it averages
+    linear = matrix[:, :2]
+    return np.concatenate([linear * region.shrink, (linear @ corner + matrix[:, 2])[:, None]], axis=1)
 
 
 def _cut_region(frame: Frame, image: Image, box: tuple[float, float, float, float], shrink: int) -> Region:
