@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from mbert.pipeline.align import crop_motion, fit_pose, pose_matrices
+from mbert.pipeline.decode import Frame
 from mbert.pipeline.landmarks import MediaPipeMesh
 from mbert.pipeline.register import register_poses
 from mbert.pipeline.track import Region, onto_region
@@ -30,7 +31,7 @@ def moved_frames(portrait, motions, *, noise=2.0, change=lambda index, frame: fr
         part = frame[6:, 9:][: 474 // shrink * shrink, : 471 // shrink * shrink]
         size = (part.shape[1] // shrink, part.shape[0] // shrink)
         part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
-        regions.append(Region(index, index / 30, part, (9, 6), shrink))
+        regions.append(Region(Frame(index, index / 30, part), (9, 6), shrink))
         place = turn * complex(*pose[:2]) + offset
         truth.append([place.real, place.imag, pose[2] - np.log(scale), pose[3] + np.radians(degrees)])
     return regions, np.array(truth)

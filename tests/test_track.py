@@ -49,11 +49,11 @@ def clips_of(script, num_frames=60, rules=NO_RULES, tick_seconds=0.2, level=lamb
 
 
 def ranges(clips):
-    return [(clip.track, clip.frames[0].frame_index, clip.frames[-1].frame_index) for clip in clips]
+    return [(clip.track, clip.frames[0].frame.index, clip.frames[-1].frame.index) for clip in clips]
 
 
 def indices(clip):
-    return [region.frame_index for region in clip.frames]
+    return [region.frame.index for region in clip.frames]
 
 
 def test_landmarks_are_sparse_and_measured_on_both_ends():
@@ -131,7 +131,7 @@ def test_memory_of_an_open_clip_is_bounded():
     rules = CutRules(max_seconds=1000.0, max_bytes=1_000_000)
     clips, _ = clips_of(lambda index: [make_face(160, 120)], rules=rules)
     assert len(clips) > 1
-    assert max(clip.num_bytes for clip in clips) < 1_000_000 + clips[0].frames[0].image.nbytes
+    assert max(clip.num_bytes for clip in clips) < 1_000_000 + clips[0].frames[0].frame.num_bytes
     assert sorted(index for clip in clips for index in indices(clip)) == list(range(60))
 
 
@@ -139,4 +139,4 @@ def test_regions_of_large_faces_are_shrunk_and_know_where_they_lie():
     clips, _ = clips_of(lambda index: [make_face(160, 120, size=130)])
     region = clips[0].frames[5]
     assert region.shrink == 3
-    assert region.image.shape[0] * region.shrink <= HEIGHT
+    assert region.frame.size[1] * region.shrink <= HEIGHT

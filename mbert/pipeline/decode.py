@@ -12,34 +12,107 @@ import av.error
 import cv2
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import ColorRange, VideoReformatter
 
 from mbert import InputError
 from mbert.pipeline.corpora.videos import Source, frame_files
 from mbert.shards.image import Image
 
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are not in it
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Orientation:
+    """How a stored picture has to be turned to stand upright: transposed first, then mirrored."""
+
+    transposed: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+    @classmethod
+    def of(cls, picture: av.VideoFrame) -> "Orientation":
+        """From the display matrix of a frame; only quarter turns and mirrors are known to players."""
+        matrix = picture.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return cls()
+        xx, xy, _, yx, yy, *_ = np.frombuffer(matrix, np.int32)  # x' = xx x + yx y, y' = xy x + yy y
+        if abs(xy) > abs(xx):
+            return cls(True, bool(yx < 0), bool(xy < 0))
+        return cls(False, bool(xx < 0), bool(yy < 0))
+
+    def upright(self, image: Image) -> Image:
+        """Turn a picture, (H, W) or (H, W, 3); contiguous."""
+        image = image.swapaxes(0, 1) if self.transposed else image
+        image = image[:, ::-1] if self.flip_x else image
+        return np.ascontiguousarray(image[::-1] if self.flip_y else image)
+
+    def stored(self, box: Box, width: int, height: int) -> Box:
+        """The box of the stored picture that shows a box of the upright one, which is `width` x `height`."""
+        left, top, right, bottom = box
+        if self.flip_y:
+            top, bottom = height - bottom, height - top
+        if self.flip_x:
+            left, right = width - right, width - left
+        return (top, left, bottom, right) if self.transposed else (left, top, right, bottom)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded frame; converted to RGB only when asked."""
+    """One decoded frame; converted to RGB only when asked, and only as much of it."""
 
     index: int
     pts_seconds: float
-    picture: Any  # av.VideoFrame, or an RGB array
+    picture: Any  # av.VideoFrame, or an upright RGB array
+    orientation: Orientation = Orientation()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, upright."""
+        if isinstance(self.picture, np.ndarray):
+            return self.picture.shape[1], self.picture.shape[0]
+        width, height = self.picture.width, self.picture.height
+        return (height, width) if self.orientation.transposed else (width, height)
+
+    @property
+    def num_bytes(self) -> int:
+        """What it holds in memory."""
+        if isinstance(self.picture, np.ndarray):
+            return self.picture.nbytes
+        return sum(plane.buffer_size for plane in self.picture.planes)
 
     def rgb(self) -> Image:
-        """(H, W, 3) uint8 RGB, upright (the file's rotation flag applied), contiguous."""
+        """(H, W, 3) uint8 RGB, upright (the file's rotation and mirror flags applied), contiguous."""
         if isinstance(self.picture, np.ndarray):
             return self.picture
-        image = self.picture.to_ndarray(format="rgb24")
-        return np.ascontiguousarray(np.rot90(image, (self.picture.rotation // 90) % 4))
+        picture = _CONVERTER.reformat(self.picture, format="rgb24", threads=1)
+        return self.orientation.upright(picture.to_ndarray())
+
+    def luma(self) -> npt.NDArray[np.uint8]:
+        """(H, W) uint8, upright: the first plane as it is where there is one, so its range is the video's."""
+        if isinstance(self.picture, np.ndarray):
+            gray: npt.NDArray[np.uint8] = cv2.cvtColor(self.picture, cv2.COLOR_RGB2GRAY)
+            return gray
+        return self.orientation.upright(_pixels(self.picture.planes[0]))
+
+    def part(self, box: Box, shrink: int = 1) -> "Frame":
+        """The frame inside of a box whose edges are even, each `shrink` x `shrink` pixels averaged; converts nothing.
+
+        With `shrink` 1, its `rgb()` is exactly the part of the whole frame's.
+        """
+        left, top, right, bottom = box
+        size = ((right - left) // shrink, (bottom - top) // shrink)
+        if isinstance(self.picture, np.ndarray) or not _can_cut(self.picture):
+            image = self.rgb()[top:bottom, left:right]
+            image = image.copy() if shrink == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            return Frame(self.index, self.pts_seconds, image)
+        if self.orientation.transposed:
+            size = size[::-1]
+        picture = _cut(self.picture, self.orientation.stored(box, *self.size), size)
+        return dataclasses.replace(self, picture=picture)
 
     def signature(self) -> npt.NDArray[np.int16]:
         """(16, 16) coarse samples of the first plane: enough to see a scene cut, next to nothing to compute."""
-        if isinstance(self.picture, np.ndarray):
-            plane = self.picture[:, :, 1]
-        else:
-            first = self.picture.planes[0]
-            plane = np.frombuffer(first, np.uint8).reshape(first.height, first.line_size)
+        plane = self.picture[:, :, 1] if isinstance(self.picture, np.ndarray) else _pixels(self.picture.planes[0])
         rows = np.linspace(0, plane.shape[0] - 1, 16).astype(int)
         columns = np.linspace(0, plane.shape[1] - 1, 16).astype(int)
         samples: npt.NDArray[np.int16] = plane[np.ix_(rows, columns)].astype(np.int16)
@@ -89,6 +162,35 @@ class Decoder(Protocol):
     def __iter__(self) -> Iterator[Frame]: ...
 
 
+_CONVERTER = VideoReformatter()  # one, because it keeps its tables from frame to frame
+_PLANAR = frozenset(["yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"])
+
+
+def _pixels(plane: Any) -> npt.NDArray[np.uint8]:
+    """The first bytes of a plane's rows, without the padding, (height, width): a view."""
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+
+
+def _can_cut(picture: av.VideoFrame) -> bool:
+    """Whether the planes can be cut at even places, so that a part gives the pixels of the whole."""
+    return picture.format.name in _PLANAR and picture.width % 2 == picture.height % 2 == 0
+
+
+def _cut(picture: av.VideoFrame, box: Box, size: tuple[int, int]) -> av.VideoFrame:
+    """Cut and average the planes: a face is a small part of most frames."""
+    left, top, right, bottom = box
+    is_whole = size == (right - left, bottom - top)
+    part = av.VideoFrame(*size, picture.format.name if is_whole else "yuv444p")
+    part.colorspace, part.color_range = picture.colorspace, picture.color_range
+    if picture.format.name.startswith("yuvj"):  # these say by their name that they use all of 0-255
+        part.color_range = int(ColorRange.JPEG)
+    for source, target in zip(picture.planes, part.planes, strict=True):
+        step_x, step_y = picture.width // source.width, picture.height // source.height
+        pixels = _pixels(source)[top // step_y : bottom // step_y, left // step_x : right // step_x]
+        _pixels(target)[:] = pixels if is_whole else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return part
+
+
 def open_source(source: Source, *, folder_fps: float, num_threads: int = 0) -> Decoder:
     """Open an input. Raises InputError with the status and the reason when it cannot be read.
 
@@ -130,10 +232,14 @@ class VideoFile:
 
     def __iter__(self) -> Iterator[Frame]:
         try:
+            orientation = Orientation()
             for index, picture in enumerate(self._pictures()):
                 if index == 0:
-                    self._note_geometry(picture)
-                frame = Frame(index, self._time(index, picture), picture)
+                    orientation = Orientation.of(picture)
+                frame = Frame(index, self._time(index, picture), picture, orientation)
+                if index == 0:
+                    self.info.rotation = int(picture.rotation)
+                    self.info.width, self.info.height = frame.size
                 self.info.saw(frame)
                 yield frame
         finally:
@@ -162,13 +268,6 @@ class VideoFile:
             yield from pictures
         if num_errors:
             self.info.remarks.append(f"{num_errors} packets could not be decoded: {message}")
-
-    def _note_geometry(self, picture: av.VideoFrame) -> None:
-        self.info.rotation = int(picture.rotation)
-        turned = picture.rotation % 180 != 0
-        self.info.width, self.info.height = (
-            (picture.height, picture.width) if turned else (picture.width, picture.height)
-        )
 
     def _time(self, index: int, picture: av.VideoFrame) -> float:
         if picture.time is not None:

@@ -88,7 +88,7 @@ def run_ingest(
         corpus = _Corpus(workspace, listing, labels)
         corpus.plan(limit)
         corpus.write()
-        tasks = corpus.tasks(options, num_threads=1 if workers > 1 else 0)
+        tasks = corpus.tasks(options, workers=workers)
         on_plan(
             IngestPlan(
                 num_inputs=len(listing.sources),
@@ -194,7 +194,7 @@ class _Corpus:
                     video_id=key, dataset=DATASET, path=path, kind="video", status="missing", reason=reason
                 )
 
-    def tasks(self, options: IngestOptions, *, num_threads: int) -> list[IngestTask]:
+    def tasks(self, options: IngestOptions, *, workers: int) -> list[IngestTask]:
         """The planned inputs that no earlier run has finished, in the order of their tars."""
         pending = [row for row in self.videos.values() if row.status == "pending" and row.video_id in self._sources]
         tasks = []
@@ -210,10 +210,11 @@ class _Corpus:
                     frames_folder=self._workspace.frames,
                     options=options,
                     labels=tuple(self._labels.get(row.path, ())),
-                    num_threads=num_threads,
                 )
             )
-        return tasks
+        # One input alone may have all cores for decoding; else each process keeps to its own.
+        num_threads = max(1, workers // max(1, len(tasks)))
+        return [dataclasses.replace(task, num_threads=num_threads) for task in tasks]
 
     def accept(self, outcome: Outcome) -> None:
         """Take in what became of an input."""

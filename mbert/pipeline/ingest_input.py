@@ -30,7 +30,7 @@ from mbert.pipeline.track import Clip, CutRules, follow_faces, onto_region, span
 from mbert.shards.image import encode_jpeg
 from mbert.shards.writer import TarWriter, writing_tar
 
-_MAX_CLIP_BYTES = 256 << 20  # of regions held until a clip ends: the memory bound of a worker
+_MAX_CLIP_BYTES = 128 << 20  # of regions held until a clip ends: the memory bound of a worker
 _TICKS_PER_INPUT = 8  # short inputs are measured more often than `landmark_hz`, or they would have two or three ticks
 _OUTCOME_ENTRY = "mbert_outcome"
 
@@ -64,7 +64,7 @@ class IngestTask:
     frames_folder: Path
     options: IngestOptions
     labels: tuple[Label, ...]
-    num_threads: int
+    num_threads: int = 1  # for decoding
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tu
     size = task.options.size
     tick_seconds = np.array([seconds for seconds, _ in clip.ticks.values()])
     faces = [face for _, face in clip.ticks.values()]
-    frame_seconds = np.array([region.pts_seconds for region in clip.frames])
+    frame_seconds = np.array([region.frame.pts_seconds for region in clip.frames])
     poses, done = _place_crops(clip, task.options.align)
     matrices = pose_matrices(poses, size)
     measured = np.array(
@@ -165,24 +165,24 @@ def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tu
     rows = []
     rigid = []
     for region, matrix, values in zip(clip.frames, matrices, between, strict=True):
-        crop = warp(region.image, onto_region(matrix, region), size)
+        crop = warp(region.frame.rgb(), onto_region(matrix, region), size)
         gray = luma(crop)
         rigid.append(rigid_region(gray))
-        offset, num_bytes = writer.add(f"{key}.{region.frame_index:07d}.jpg", encode_jpeg(crop))
+        offset, num_bytes = writer.add(f"{key}.{region.frame.index:07d}.jpg", encode_jpeg(crop))
         points = values[:10].reshape(5, 2) @ matrix[:, :2].T + matrix[:, 2]
         face_px, yaw, pitch, roll, score = (float(value) for value in values[10:])
         rows.append(
             FrameRow(
                 clip_id=key,
                 video_id=task.source.video_id,
-                frame_index=region.frame_index,
-                pts_seconds=region.pts_seconds,
+                frame_index=region.frame.index,
+                pts_seconds=region.frame.pts_seconds,
                 shard=task.shard,
                 offset=offset,
                 size=num_bytes,
                 transform=tuple(float(value) for value in matrix.ravel()),
                 landmarks=tuple(float(value) for value in points.ravel()),
-                landmarks_measured=region.frame_index in clip.ticks,
+                landmarks_measured=region.frame.index in clip.ticks,
                 face_px=face_px,
                 yaw=yaw,
                 pitch=pitch,
@@ -214,7 +214,7 @@ def _place_crops(clip: Clip, mode: AlignMode) -> tuple[Points, Literal["clip", "
     """One pose per frame, (N, 4), and how they were made; see `IngestOptions.align`."""
     tick_seconds = np.array([seconds for seconds, _ in clip.ticks.values()])
     tick_poses = np.stack([fit_pose(face.mesh) for _, face in clip.ticks.values()])
-    frame_seconds = np.array([region.pts_seconds for region in clip.frames])
+    frame_seconds = np.array([region.frame.pts_seconds for region in clip.frames])
     if mode in ("clip", "frame"):
         return stable_poses(tick_seconds, tick_poses, frame_seconds, mode), mode
     track = register_poses(clip.frames, stable_poses(tick_seconds, tick_poses, frame_seconds, "smooth"))

@@ -31,6 +31,11 @@ class Face:
     mesh: Points  # (468, 3): x, y in upright source pixels, z in the same scale, smaller is nearer
     score: float = 1.0  # the detector's confidence, 0-1
 
+    def enlarged(self, factor: int) -> "Face":
+        """The same face in a picture that has `factor` x `factor` pixels for each."""
+        middle = (factor - 1) / 2  # a pixel's centre lies amid those it stands for
+        return dataclasses.replace(self, mesh=self.mesh * factor + [middle, middle, 0.0])
+
     @property
     def center(self) -> Points:
         """Middle of the landmarks' box, (2,)."""

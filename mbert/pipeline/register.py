@@ -16,16 +16,17 @@ import numpy.typing as npt
 from mbert.pipeline.landmarks import Points
 from mbert.pipeline.track import Region
 
-_PATCH_PER_CROP = 96  # resolution of the patch, in pixels per crop width
+_PATCH_PER_CROP = 64  # resolution of the patch, in pixels per crop width
 _PATCH = (0.19, 0.05, 0.81, 0.89)  # left, top, right, bottom in crop widths: the oval of the face inside it counts
-_BLUR_PX = 0.8
+_BLUR_PX = 0.6
 _OUTLIER = 1.5  # robust standard deviations at which a pixel's weight has fallen to a quarter
 _MAX_STEPS = 25
-_DONE_PX = 0.02  # a step smaller than this, at the patch's sides, ends the iteration
-_REACH_PX = 30.0  # from the patch's centre to its sides
+_OVER_RELAXATION = 1.4  # the weights change with the pose, so that plain steps fall short
+_DONE_PX = 0.03  # a step smaller than this, at the patch's sides, ends the iteration
+_REACH_PX = 20.0  # from the patch's centre to its sides
 _FADING_CORRELATION = 0.95  # with the reference; below it, a nearer frame becomes the reference
 _LOST_CORRELATION = 0.8  # with the nearer one; below it, the frame cannot be registered
-_SEARCH_PX = 18  # how far a face may have jumped from one frame to the next, in pixels of the patch
+_SEARCH_PX = 12  # how far a face may have jumped from one frame to the next, in pixels of the patch
 _LOST_FRAMES = 5
 
 Patch = npt.NDArray[np.float32]
@@ -60,9 +61,9 @@ def _register(regions: Sequence[Region], poses: Points) -> tuple[Points, npt.NDA
     found = np.ones(len(regions), dtype=bool)
     for order in (range(middle + 1, len(regions)), range(middle - 1, -1, -1)):
         reference = _reference(regions[middle], poses[middle])
-        last = middle
+        last, drift = middle, np.zeros(4)
         for index in order:
-            guess = poses[index] + moved[last]  # the neighbour nearer to the reference was moved as much
+            guess = poses[index] + moved[last] + drift  # the neighbour nearer to the reference was moved as much
             pose, correlation = _align(reference, regions[index], guess)
             if correlation < _FADING_CORRELATION:  # the head turns away from the reference: hand over to the neighbour
                 reference = _reference(regions[last], poses[last] + moved[last])
@@ -72,9 +73,11 @@ def _register(regions: Sequence[Region], poses: Points) -> tuple[Points, npt.NDA
                 pose, correlation = (again, better) if better > correlation else (pose, correlation)
             found[index] = correlation >= _LOST_CORRELATION
             if found[index]:
-                moved[index], last = pose - poses[index], index
+                moved[index] = pose - poses[index]
+                drift = (moved[index] - moved[last]) / abs(index - last)
+                last = index
             elif abs(index - last) >= _LOST_FRAMES:  # hidden for a while: take what is there now
-                moved[index], last = moved[last], index
+                moved[index], last, drift = moved[last], index, np.zeros(4)
                 reference = _reference(regions[index], poses[index] + moved[index])
     return moved, found
 
@@ -115,7 +118,7 @@ def _sample(luma: npt.NDArray[np.uint8], region: Region, pose: Points, *, margin
 
 
 def _reference(region: Region, pose: Points) -> _Reference:
-    standard = _standard(_sample(region.luma, region, pose))
+    standard = _standard(_sample(region.frame.luma(), region, pose))
     gradient_y, gradient_x = np.gradient(standard)
     x, y = _GRID.real * _PATCH_PER_CROP, _GRID.imag * _PATCH_PER_CROP
     steepest = np.stack([gradient_x * x + gradient_y * y, gradient_y * x - gradient_x * y, gradient_x, gradient_y])
@@ -124,17 +127,18 @@ def _reference(region: Region, pose: Points) -> _Reference:
 
 def _align(reference: _Reference, region: Region, pose: Points) -> tuple[Points, float]:
     """Gauss-Newton from a first guess. Returns the pose and the correlation with the reference, -1 to 1."""
-    luma = region.luma
+    luma = region.frame.luma()
     for _ in range(_MAX_STEPS):
         patch = _sample(luma, region, pose)
         standard = _standard(patch)
         error = standard - reference.patch
-        scale = 1.4826 * float(np.median(np.abs(error[::2, ::2]))) + 1e-6
+        sample = np.abs(error[::2, ::2]).ravel()
+        scale = 1.4826 * float(np.partition(sample, len(sample) // 2)[len(sample) // 2]) + 1e-6
         # Geman-McClure: what moves by itself counts for next to nothing, or it would drag the head along.
         weight = (_OVAL / (1 + (error / (_OUTLIER * scale)) ** 2) ** 2).ravel()
         weighted = reference.steepest * weight
         step = np.linalg.solve(weighted @ reference.steepest.T + 1e-6 * np.eye(4), weighted @ error.ravel())
-        pose = _undo(pose, step)
+        pose = _undo(pose, _OVER_RELAXATION * step)
         if np.abs(step[2:]).max() + _REACH_PX * np.abs(step[:2]).max() < _DONE_PX:
             break
     return pose, float((standard * reference.patch).mean())
@@ -142,7 +146,7 @@ def _align(reference: _Reference, region: Region, pose: Points) -> tuple[Points,
 
 def _search(reference: _Reference, region: Region, pose: Points) -> Points:
     """The pose shifted to where the reference correlates best with the frame, in whole pixels of the patch."""
-    around = _sample(region.luma, region, pose, margin=_SEARCH_PX)
+    around = _sample(region.frame.luma(), region, pose, margin=_SEARCH_PX)
     scores = cv2.matchTemplate(around, reference.patch, cv2.TM_CCOEFF_NORMED)
     row, column = np.unravel_index(int(scores.argmax()), scores.shape)
     shift = np.array([0.0, 0.0, _SEARCH_PX - column, _SEARCH_PX - row])
@@ -160,5 +164,6 @@ def _undo(pose: Points, step: Points) -> Points:
 
 def _standard(patch: Patch) -> Patch:
     """Zero mean, unit variance: light may change."""
-    standard: Patch = (patch - patch.mean()) / max(float(patch.std()), 1e-3)
+    mean, deviation = cv2.meanStdDev(patch)
+    standard: Patch = (patch - np.float32(mean[0, 0])) / np.float32(max(deviation[0, 0], 1e-3))
     return standard

@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -15,12 +14,14 @@ from mbert.manifests.labels import Label
 from mbert.pipeline.align import crop_box, fit_pose
 from mbert.pipeline.decode import Frame
 from mbert.pipeline.landmarks import Face, Landmarker, Points
-from mbert.shards.image import Image
 
 _CUT_LEVEL = 30.0  # mean change of coarse luma samples, 0-255, between two frames of different scenes
 _MAX_STEP = 0.35  # face sizes that a face may move between two ticks
 _MAX_GROWTH = 1.35  # ratio of its sizes
 _MIN_TICKS = 3  # a detector that fires once or twice has seen no face
+_LOOK_SIDE_PX = 480  # landmarks are looked for in a picture whose shorter side is at least this
+_LOOK_FACE_PX = 128
+_MAX_SPAN_BYTES = 128 << 20  # frames that wait for the next tick; very large ones get their ticks sooner
 _REGION_MARGIN = 0.15  # crop widths kept around the crop: room for the low-pass track to differ from the measured one
 
 
@@ -45,6 +46,7 @@ class Span:
 def spans(frames: Iterable[Frame], landmarker: Landmarker, *, tick_seconds: float) -> Iterator[Span]:
     """Measure landmarks every `tick_seconds` (0: on every frame), and on the first and the last frame."""
     waiting: list[Frame] = []
+    num_bytes = 0
     start: Tick | None = None
     has_cut = False
     signature: npt.NDArray[np.int16] | None = None
@@ -52,11 +54,29 @@ def spans(frames: Iterable[Frame], landmarker: Landmarker, *, tick_seconds: floa
         previous, signature = signature, frame.signature()
         has_cut = has_cut or (previous is not None and float(np.abs(signature - previous).mean()) > _CUT_LEVEL)
         waiting.append(frame)
-        if start is None or is_last or frame.pts_seconds - start.frame.pts_seconds >= tick_seconds - 1e-6:
-            stop = Tick(frame, landmarker.detect(frame.rgb()))
+        num_bytes += frame.num_bytes
+        is_due = start is None or frame.pts_seconds - start.frame.pts_seconds >= tick_seconds - 1e-6
+        if is_due or is_last or num_bytes > _MAX_SPAN_BYTES:
+            stop = Tick(frame, find_faces(frame, landmarker))
             if start is not None or is_last:
                 yield Span(waiting, start or stop, stop, has_cut)
-            waiting, start, has_cut = [frame], stop, False
+            waiting, num_bytes, start, has_cut = [frame], 0, stop, False
+
+
+def find_faces(frame: Frame, landmarker: Landmarker) -> list[Face]:
+    """The faces of a frame, measured on a smaller picture where that loses nothing: on large frames it is faster.
+
+    Landmark networks look at a face of about 128 pixels. One that is smaller than that in the smaller picture is
+    measured in the full one.
+    """
+    width, height = frame.size
+    shrink = max(1, min(width, height) // _LOOK_SIDE_PX)
+    if shrink > 1:
+        box = (0, 0, width // (2 * shrink) * 2 * shrink, height // (2 * shrink) * 2 * shrink)
+        faces = landmarker.detect(frame.part(box, shrink).rgb())
+        if all(face.size_px >= _LOOK_FACE_PX for face in faces):
+            return [face.enlarged(shrink) for face in faces]
+    return landmarker.detect(frame.rgb())
 
 
 def _with_last(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
@@ -81,24 +101,16 @@ class Clip:
     @property
     def seconds(self) -> float:
         """From the first to the last frame."""
-        return self.frames[-1].pts_seconds - self.frames[0].pts_seconds if self.frames else 0.0
+        return self.frames[-1].frame.pts_seconds - self.frames[0].frame.pts_seconds if self.frames else 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Region:
     """The part of one frame around the face, maybe shrunk: pixel (x, y) shows source pixel (x, y) * shrink + origin."""
 
-    frame_index: int
-    pts_seconds: float
-    image: Image
+    frame: Frame
     origin: tuple[int, int]
     shrink: int
-
-    @property
-    def luma(self) -> npt.NDArray[np.uint8]:
-        """(H, W) uint8."""
-        gray: npt.NDArray[np.uint8] = cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY)
-        return gray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +131,7 @@ class CutRules:
 
     def ends(self, clip: Clip) -> bool:
         """Whether the clip ends after its last frame."""
-        index = clip.frames[-1].frame_index
+        index = clip.frames[-1].frame.index
         if index in self.after:
             return True
         if any(start <= index < stop for start, stop in self.whole):
@@ -148,14 +160,13 @@ def follow_faces(spans: Iterable[Span], *, crop_size: int, rules: CutRules) -> I
         num_ticks += 1
         links = [] if span.has_cut or len(span.frames) < 2 else _link(span.start.faces, span.stop.faces)
         known = {id(track.face): track for track in tracks}
-        images = [frame.rgb() for frame in span.frames] if links else []
         going_on = []
         for start, stop in links:
             track = known.pop(id(start), None)
             if track is None:
                 track = _Track(start, Clip(num_tracks))
                 num_tracks += 1
-            _extend(track, span, images, stop, crop_size, rules)
+            _extend(track, span, stop, crop_size, rules)
             going_on.append(track)
         for track in known.values():
             yield from _ended(track, min(_MIN_TICKS, num_ticks))
@@ -193,7 +204,7 @@ def _is_near(one: Face, other: Face) -> bool:
     return step <= _MAX_STEP * size and max(one.size_px, other.size_px) <= _MAX_GROWTH * size
 
 
-def _extend(track: _Track, span: Span, images: list[Image], face: Face, crop_size: int, rules: CutRules) -> None:
+def _extend(track: _Track, span: Span, face: Face, crop_size: int, rules: CutRules) -> None:
     """Add the frames of a span to a track, whose face is `face` at the end of it."""
     ticks = {
         span.start.frame.index: (span.start.frame.pts_seconds, track.face),
@@ -204,13 +215,13 @@ def _extend(track: _Track, span: Span, images: list[Image], face: Face, crop_siz
     # Where a crop pixel covers two source pixels or more, the warp alone would alias: average whole pixels first.
     shrink = max(1, int(1 / (crop_size * np.exp(poses[:, 2].max()))))
     track.clip.ticks.update(ticks)
-    for frame, image in zip(span.frames, images, strict=True):
+    for frame in span.frames:
         if frame.index <= track.last_frame:
             continue  # a tick ends one span and starts the next
-        region = _cut_region(frame, image, box, shrink)
+        region = _cut_region(frame, box, shrink)
         track.last_frame = frame.index
         track.clip.frames.append(region)
-        track.clip.num_bytes += region.image.nbytes
+        track.clip.num_bytes += region.frame.num_bytes
         if rules.ends(track.clip):
             track.finished.append(track.clip)
             track.clip = Clip(track.clip.track, dict(ticks))
@@ -225,11 +236,11 @@ def onto_region(matrix: Points, region: Region) -> Points:
     return np.concatenate([linear * region.shrink, (linear @ corner + matrix[:, 2])[:, None]], axis=1)
 
 
-def _cut_region(frame: Frame, image: Image, box: tuple[float, float, float, float], shrink: int) -> Region:
-    height, width = image.shape[:2]
-    left, top = max(0, int(box[0])), max(0, int(box[1]))
-    columns = max(1, (min(width, int(box[2]) + 1) - left) // shrink)
-    rows = max(1, (min(height, int(box[3]) + 1) - top) // shrink)
-    part = image[top : top + rows * shrink, left : left + columns * shrink]
-    part = part.copy() if shrink == 1 else cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
-    return Region(frame.index, frame.pts_seconds, part, (left, top), shrink)
+def _cut_region(frame: Frame, box: tuple[float, float, float, float], shrink: int) -> Region:
+    """The edges of the region are even: there, video can be cut without converting the whole frame."""
+    width, height = frame.size
+    left, top = max(0, int(box[0])) // 2 * 2, max(0, int(box[1])) // 2 * 2
+    columns = max(1, (min(width, int(box[2]) + 1) - left) // shrink // 2) * 2
+    rows = max(1, (min(height, int(box[3]) + 1) - top) // shrink // 2) * 2
+    part = frame.part((left, top, left + columns * shrink, top + rows * shrink), shrink)
+    return Region(part, (left, top), shrink)
