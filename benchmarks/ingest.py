@@ -130,7 +130,7 @@ def main():
             shutil.copy(clip, videos / f"{number:02d}{clip.suffix}")
         speedups = []
         for _ in range(arguments.rounds):
-            (one, _), (two, _) = run_run_command(videos, 1), run_command(videos, 2)
+            (one, _), (two, _) = run_command(videos, 1), run_command(videos, 2)
             speedups.append(one / two)
             print(f"{arguments.files} files: 1 worker {one:.1f} s, 2 workers {two:.1f} s", flush=True)
         _, peak = run_command(clip, 1)

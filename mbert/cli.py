@@ -19,10 +19,11 @@ import typer
 from typer.core import TyperGroup
 
 from mbert import ConfigError, MbertError, __version__
-from mbert.console import Progress, counted, print_some
+from mbert.console import Progress, counted, print_some, told_time
 
 if TYPE_CHECKING:
     from mbert.manifests.workspace import Workspace
+    from mbert.pipeline.engine import Engine
 
 
 class _Group(TyperGroup):
@@ -53,7 +54,13 @@ WorkspaceOption = Annotated[
     Path, typer.Option("--workspace", "-w", envvar="MBERT_WORKSPACE", help="Folder that the commands share.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")]
-WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Processes of this machine.", show_default="one per core")
+]
+EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster (the ray extra).")]
+AddressOption = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster.", show_default="RAY_ADDRESS, else a cluster of this machine")
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 DEFAULT_WORKSPACE = Path("workspace")
 
@@ -82,22 +89,78 @@ def ingest(
         typer.Option(help="One transform per still clip and a smooth track else (auto); `frame` is for comparison."),
     ] = "auto",
     size: Annotated[int, typer.Option(min=32, max=1024, help="Width and height of a crop, in pixels.")] = 224,
+    faces: Annotated[str, typer.Option(help="How many faces to follow at a time: all, largest, or a number.")] = "all",
+    landmarker: Annotated[
+        Literal["mediapipe", "fan"], typer.Option(help="MediaPipe's face mesh, or face-alignment's 68 points.")
+    ] = "mediapipe",
+    landmarker_model: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A face_landmarker.task.", show_default="bundled weights"),
+    ] = None,
     landmark_hz: Annotated[float, typer.Option(help="Landmark measurements per second of video.")] = 5.0,
+    decoder: Annotated[
+        Literal["pyav", "ffmpeg"], typer.Option(help="FFmpeg's libraries, or the ffmpeg program.")
+    ] = "pyav",
+    hwaccel: Annotated[
+        str | None, typer.Option(help="Decode on hardware: a name from `ffmpeg -hwaccels`; with --decoder ffmpeg.")
+    ] = None,
+    filters: Annotated[
+        str | None, typer.Option("--filter", help="A filter graph as for `ffmpeg -vf`; with --decoder ffmpeg.")
+    ] = None,
     fps: Annotated[float, typer.Option(help="Frame rate of frame folders; video files carry their own.")] = 30.0,
     labels: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Label file.", show_default="FOLDER/labels.csv")
     ] = None,
     workers: WorkersOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which one input is given up.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ingest at most so many new inputs this time.")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Try the inputs that failed again, and no others.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Delete the corpus of this workspace and make it anew.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done and how long it may take, then stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn raw face video into aligned face crops with manifests."""
-    from mbert.pipeline.engine import default_workers
-    from mbert.pipeline.ingest import IngestPlan, run_ingest
+    from mbert.pipeline.ingest import IngestPlan, estimate_ingest, run_ingest
     from mbert.pipeline.ingest_input import IngestOptions, Outcome
 
-    options = IngestOptions(size=size, align=align, landmark_hz=landmark_hz, folder_fps=fps)
+    options = IngestOptions(
+        size=size,
+        align=align,
+        landmarker=landmarker,
+        landmarker_model=None if landmarker_model is None else str(landmarker_model.absolute()),
+        landmark_hz=landmark_hz,
+        max_faces=_max_faces(faces),
+        decoder=decoder,
+        hwaccel=hwaccel,
+        filters=filters,
+        folder_fps=fps,
+    )
+    where = _engine(engine, workers, address, timeout)
+    if dry_run:
+        estimate = estimate_ingest(
+            folder,
+            _workspace(workspace),
+            options,
+            engine=where,
+            limit=limit,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            labels_path=labels,
+        )
+        if as_json:
+            return _print_json(estimate)
+        typer.echo(
+            f"{estimate.num_to_do} of {counted(estimate.num_inputs, 'input')} to do, {estimate.num_bytes / 1e6:.0f} MB"
+        )
+        if estimate.tried:
+            typer.echo("tried on the first frames of:")
+            print_some([f"{path}: {result}" for path, result in estimate.tried.items()])
+        if estimate.seconds is not None:
+            typer.echo(f"about {told_time(estimate.seconds)} with {counted(max(where.workers, 1), 'worker')}")
+        typer.echo(f"nothing was written to {estimate.corpus}; next: the same command without --dry-run")
+        return None
     with Progress("ingest") as progress:
         counts = {"done": 0, "failed": 0, "frames": 0}
 
@@ -117,9 +180,10 @@ def ingest(
             folder,
             _workspace(workspace),
             options,
-            workers=workers or default_workers(),
+            engine=where,
             limit=limit,
             overwrite=overwrite,
+            retry_failed=retry_failed,
             labels_path=labels,
             on_plan=begin,
             on_outcome=tell,
@@ -146,6 +210,9 @@ def ingest(
         typer.echo(f"labels: {counted(summary.num_labelled_clips, 'clip')} labelled by {summary.labels_path}")
     if summary.label_remarks:
         typer.echo(f"{summary.label_remarks} inputs have labels that do not fit: see reason in videos.parquet")
+    if summary.vanished:
+        typer.echo("no longer there, their crops are kept:")
+        print_some(list(summary.vanished))
     if summary.changed:
         typer.echo("changed since they were ingested (--overwrite makes the corpus anew):")
         print_some(list(summary.changed))
@@ -163,13 +230,22 @@ def shard(
     pairs_per_second: Annotated[float, typer.Option(help="Pairs drawn per second of video.")] = 10.0,
     pairs_per_shard: Annotated[int, typer.Option(min=1, help="Pairs in a tar.")] = 2048,
     seed: SeedOption = 0,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep a pair only if both frames fulfil this, e.g. 'jitter_px < 0.2 and face_px > 120': SQL over the "
+            "columns of the frame, clip and video manifests."
+        ),
+    ] = None,
     workers: WorkersOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     overwrite: Annotated[bool, typer.Option(help="Make the shards anew with other options.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Pair the crops by time and deal the pairs to WebDataset shards."""
-    from mbert.pipeline.engine import default_workers
-    from mbert.pipeline.shard import PairOptions, run_shard
+    from mbert.pipeline.pair_plan import PairOptions
+    from mbert.pipeline.shard import run_shard
 
     if not pairs:
         raise ConfigError("say what to make: `mbert shard --pairs`")
@@ -178,6 +254,7 @@ def shard(
         max_delta_ms=max_delta_ms,
         pairs_per_second=pairs_per_second,
         pairs_per_shard=pairs_per_shard,
+        where=where,
         seed=seed,
     )
     with Progress("shard") as progress:
@@ -191,7 +268,7 @@ def shard(
         summary = run_shard(
             _workspace(workspace),
             options,
-            workers=workers or default_workers(),
+            engine=_engine(engine, workers, address),
             overwrite=overwrite,
             on_plan=lambda num_pairs, num_shards: progress.begin(num_pairs),
             on_shard=tell,
@@ -204,11 +281,39 @@ def shard(
         f"{summary.num_bytes / 1e6:.0f} MB"
     )
     typer.echo(f"this run wrote {counted(summary.num_new_shards, 'shard')} in {summary.seconds:.1f} s")
+    if summary.pairs_left_out:
+        typer.echo(f"{counted(summary.pairs_left_out, 'pair')} left out by --where")
     if summary.clips_without_pairs:
-        typer.echo(f"{summary.clips_without_pairs} clips are too short for a pair")
+        typer.echo(f"{summary.clips_without_pairs} clips give no pair")
     if summary.labels_without_apex:
         typer.echo(f"{summary.labels_without_apex} labelled clips lack onset or apex: no onset-apex pair from them")
     _print_next(summary.folder, "mbert train pretrain")
+
+
+@app.command()
+def verify(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE, workers: WorkersOption = None, as_json: JsonOption = False
+) -> None:
+    """Check every tar against its manifest: bytes, names, neighbours, images. Ends with 1 at the first fault."""
+    from mbert.pipeline.verify import run_verify
+
+    with Progress("verify") as progress:
+        done = 0
+
+        def tell(num_members: int) -> None:
+            nonlocal done
+            done += num_members
+            progress.advance(1, f"{done} members")
+
+        summary = run_verify(
+            _workspace(workspace), engine=_engine("local", workers, None), on_plan=progress.begin, on_tar=tell
+        )
+    if as_json:
+        return _print_json(summary)
+    typer.echo(
+        f"{counted(summary.num_frame_tars, 'tar')} of crops and {counted(summary.num_pair_shards, 'pair shard')} "
+        f"are as their manifests say: {summary.num_members} members"
+    )
 
 
 @train.command()
@@ -332,7 +437,6 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Make a small labelled corpus of real videos and run the four commands on it; minutes, no network."""
-    from mbert.pipeline.engine import default_workers
     from mbert.pipeline.synthesize import SynthesisOptions, synthesize
 
     began = time.monotonic()
@@ -343,7 +447,9 @@ def demo(
     else:
         typer.echo(f"making videos of pseudo-subjects in {out / 'videos'} ...", err=True)
         size = {"num_subjects": 4, "clips_per_emotion": 1} if quick else {}
-        synthesize(out / "videos", SynthesisOptions(seed=seed, **size), photos=photos, workers=default_workers())
+        synthesize(
+            out / "videos", SynthesisOptions(seed=seed, **size), photos=photos, engine=_engine("local", None, None)
+        )
     results = {}
     for name, words in {
         "ingest": ["ingest", "videos/"],
@@ -413,10 +519,10 @@ def doctor(as_json: JsonOption = False) -> None:
         except importlib.metadata.PackageNotFoundError:
             missing[name] = f"pip install {name}"
     with _noting(missing, "landmarker", "pip install 'mediapipe==0.10.21'"):
-        from mbert.pipeline.landmarks import MediaPipeMesh
+        from mbert.pipeline.landmarkers import open_landmarker
 
-        landmarker = MediaPipeMesh()
-        checks["landmarker"] = f"{landmarker.name}, weights bundled, on CPU"
+        landmarker = open_landmarker("mediapipe")
+        checks["landmarker"] = f"{landmarker.name}, on CPU"
         landmarker.close()
     with _noting(missing, "decoder", "pip install av"):
         import av
@@ -455,6 +561,21 @@ def _noting(missing: dict[str, str], name: str, mend: str) -> Iterator[None]:
         yield
     except (ImportError, OSError, RuntimeError, MbertError) as exc:
         missing[name] = f"{mend} ({exc})"
+
+
+def _max_faces(text: str) -> int | None:
+    named = {"all": None, "largest": 1}
+    if text not in named and not text.isdecimal():
+        raise ConfigError(f"--faces is {text!r}; allowed are all, largest, or a number")
+    return named[text] if text in named else int(text)
+
+
+def _engine(
+    kind: Literal["local", "ray"], workers: int | None, address: str | None, timeout: float | None = None
+) -> "Engine":
+    from mbert.pipeline.engine import Engine, default_workers
+
+    return Engine(kind=kind, workers=workers or default_workers(), address=address, timeout_seconds=timeout)
 
 
 def _workspace(path: Path) -> "Workspace":

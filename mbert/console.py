@@ -57,7 +57,7 @@ class Progress:
         elif time.monotonic() - self._told >= self._PLAIN_EVERY_SECONDS or self._done >= self._total:
             self._told = time.monotonic()
             left = self.seconds * (self._total - self._done) / max(self._done, 1)
-            typer.echo(f"{self._name}: {status}, {left:.0f} s left", err=True)
+            typer.echo(f"{self._name}: {status}, {told_time(left)} left", err=True)
 
 
 def print_some(lines: Sequence[str], most: int = 10) -> None:
@@ -66,6 +66,14 @@ def print_some(lines: Sequence[str], most: int = 10) -> None:
         typer.echo(f"  {line}")
     if len(lines) > most:
         typer.echo(f"  ... and {len(lines) - most} more: see videos.parquet")
+
+
+def told_time(seconds: float) -> str:
+    """`40 s`, `3 min`, `2 h 05 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def counted(count: int, noun: str) -> str:

@@ -13,9 +13,11 @@ import pytest
 import skimage.data
 
 from mbert.manifests.workspace import Workspace
+from mbert.pipeline.engine import Engine
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.shard import PairOptions, run_shard
+from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthesize import SynthesisOptions, synthesize
 
 MEDIA = Path(os.environ.get("MBERT_TEST_MEDIA", Path(__file__).parents[2] / "shared" / "media"))
@@ -34,7 +36,7 @@ def media() -> Path:
 def synthetic_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 18 labelled videos: 3 subjects, 3 emotions, 2 takes. Read only."""
     folder = tmp_path_factory.mktemp("synthetic") / "videos"
-    synthesize(folder, SYNTHETIC, workers=2)
+    synthesize(folder, SYNTHETIC, engine=Engine(workers=2))
     return folder
 
 
@@ -42,8 +44,8 @@ def synthetic_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def corpus(synthetic_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace in which the synthetic videos are ingested and sharded. Read only."""
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
-    run_ingest(synthetic_videos, workspace, IngestOptions(), workers=2)
-    run_shard(workspace, PairOptions(pairs_per_shard=100), workers=2)
+    run_ingest(synthetic_videos, workspace, IngestOptions(), engine=Engine(workers=2))
+    run_shard(workspace, PairOptions(pairs_per_shard=100), engine=Engine(workers=2))
     return workspace
 
 

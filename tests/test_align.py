@@ -3,24 +3,25 @@ import numpy as np
 import pytest
 
 from mbert.pipeline.align import (
-    RIGID_POINTS,
-    TEMPLATE,
     crop_box,
     crop_motion,
     fit_pose,
     is_still,
     pose_matrices,
     stable_poses,
+    template,
     warp,
 )
+from mbert.pipeline.landmarks import MESH
 from mbert.pipeline.quality import jitter_px, luma, region_shift, rigid_region, sharpness
 
 SIZE = 224
+TEMPLATE = template()
 
 
 def mesh_with(points):
-    mesh = np.zeros((468, 3))
-    mesh[list(RIGID_POINTS), :2] = points
+    mesh = np.zeros((468, 2))
+    mesh[list(MESH.rigid)] = points
     return mesh
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from mbert import ConfigError, InputError
 from mbert.pipeline.corpora.videos import list_sources
-from mbert.pipeline.decode import content_hash, open_source
+from mbert.pipeline.decode import content_hash
+from mbert.pipeline.ingest_input import IngestOptions
 
 
 def gray_frames(num_frames, height=64, width=96):
@@ -16,7 +17,7 @@ def gray_frames(num_frames, height=64, width=96):
 
 def decode(path, **options):
     (source,) = list_sources(path).sources
-    decoder = open_source(source, folder_fps=options.pop("folder_fps", 30), **options)
+    decoder = IngestOptions(folder_fps=options.pop("folder_fps", 30)).open_decoder(source, **options)
     return list(decoder), decoder.info
 
 

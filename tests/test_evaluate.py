@@ -12,7 +12,8 @@ from mbert.manifests.workspace import Workspace
 from mbert.model.evaluate import _cross_predict, run_loso
 from mbert.model.metrics import score
 from mbert.model.pretrain import PretrainConfig, run_pretrain
-from mbert.pipeline.shard import PairOptions, run_shard
+from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.shard import run_shard
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from mbert import ConfigError, ManifestError
 from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
 from mbert.manifests.store import read_json, read_rows, read_table
 from mbert.manifests.workspace import Workspace, twin_paths
+from mbert.pipeline.engine import Engine
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
 from mbert.shards.image import decode_jpeg
@@ -93,7 +94,7 @@ def test_the_transform_takes_the_face_to_the_template(corpus):
 
 def test_one_and_two_workers_give_the_same_bytes(few_videos, tmp_path):
     for workers in (1, 2):
-        run_ingest(few_videos, Workspace(tmp_path / str(workers)), IngestOptions(), workers=workers)
+        run_ingest(few_videos, Workspace(tmp_path / str(workers)), IngestOptions(), engine=Engine(workers=workers))
     one, two = (digests(tmp_path / str(workers)) for workers in (1, 2))
     assert len([name for name in one if name.endswith(".tar")]) == 4
     assert one == two
@@ -145,7 +146,7 @@ def test_what_cannot_be_used_is_a_row_with_a_reason_and_the_rest_goes_on(few_vid
     write_video(folder / "noface.mp4", list(noise))
     write_video(folder / "one.mp4", list(noise[:1]))
     (folder / "secret.mp4").symlink_to(tmp_path / "gone.mp4")
-    summary = run_ingest(folder, Workspace(tmp_path / "workspace"), IngestOptions(), workers=2)
+    summary = run_ingest(folder, Workspace(tmp_path / "workspace"), IngestOptions(), engine=Engine(workers=2))
     rows = videos_of(Workspace(tmp_path / "workspace"))
     assert {path: row.status for path, row in rows.items()} == {
         "good clip (1) ü.mp4": "ok",
@@ -228,8 +229,15 @@ def test_a_changed_input_is_reported(few_videos, tmp_path):
     shutil.copytree(few_videos, folder)
     workspace = Workspace(tmp_path / "workspace")
     run_ingest(folder, workspace, IngestOptions(), limit=1)
-    os.utime(folder / "s01" / "disgust_1.mp4", ns=(1, 1))
-    assert run_ingest(folder, workspace, IngestOptions()).changed == ("s01/disgust_1.mp4",)
+    first = folder / "s01" / "disgust_1.mp4"
+    os.utime(first, ns=(1, 1))
+    assert run_ingest(folder, workspace, IngestOptions(), limit=1).changed == ()
+    data = bytearray(first.read_bytes())
+    data[-1] ^= 1
+    first.write_bytes(data)
+    (folder / "s01" / "surprise_2.mp4").unlink()
+    summary = run_ingest(folder, workspace, IngestOptions(), limit=1)
+    assert (summary.changed, summary.vanished) == (("s01/disgust_1.mp4",), ("s01/surprise_2.mp4",))
 
 
 def test_auto_is_steadier_than_frame_on_a_noisy_still_face(media, tmp_path, write_video):
@@ -249,7 +257,7 @@ def test_auto_is_steadier_than_frame_on_a_noisy_still_face(media, tmp_path, writ
 
 def test_every_real_clip_gets_a_row(media, tmp_path):
     workspace = Workspace(tmp_path / "workspace")
-    summary = run_ingest(media / "videos", workspace, IngestOptions(), workers=2)
+    summary = run_ingest(media / "videos", workspace, IngestOptions(), engine=Engine(workers=2))
     files = [file for file in (media / "videos").iterdir() if file.is_file()]
     rows = videos_of(workspace)
     assert len(rows) == len(files) == 45

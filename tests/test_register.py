@@ -4,7 +4,7 @@ import pytest
 
 from mbert.pipeline.align import crop_motion, fit_pose, pose_matrices
 from mbert.pipeline.decode import Frame
-from mbert.pipeline.landmarks import MediaPipeMesh
+from mbert.pipeline.landmarkers import MediaPipeMesh
 from mbert.pipeline.register import register_poses
 from mbert.pipeline.track import Region, onto_region
 
@@ -13,7 +13,7 @@ from mbert.pipeline.track import Region, onto_region
 def portrait(face):
     """A sharp face of about 230 px, and its pose."""
     image = cv2.resize(face[20:260, 100:340], (480, 480), interpolation=cv2.INTER_CUBIC)
-    return image, fit_pose(MediaPipeMesh(max_faces=1).detect(image)[0].mesh)
+    return image, fit_pose(MediaPipeMesh(max_faces=1).detect(image)[0].points)
 
 
 def moved_frames(portrait, motions, *, noise=2.0, change=lambda index, frame: frame, shrink=1):

@@ -15,7 +15,9 @@ from mbert import ConfigError, ManifestError, ShardError
 from mbert.manifests.schema import ClipRow, FrameRow, PairRow
 from mbert.manifests.store import read_json, read_rows, read_table, write_rows
 from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.pipeline.shard import PairOptions, run_shard
+from mbert.pipeline.engine import Engine
+from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.shard import run_shard
 from mbert.shards.verify import verify_frames, verify_pairs
 
 OPTIONS = PairOptions(pairs_per_shard=100)
@@ -102,13 +104,13 @@ def test_pairs_of_one_video_are_spread_over_the_shards(corpus):
 
 
 def test_workers_and_repetition_do_not_change_a_byte(copied):
-    first = run_shard(copied, OPTIONS, workers=1)
+    first = run_shard(copied, OPTIONS, engine=Engine(workers=1))
     before = digests(copied.pairs)
-    again = run_shard(copied, OPTIONS, workers=1)
+    again = run_shard(copied, OPTIONS, engine=Engine(workers=1))
     assert (first.num_new_shards, again.num_new_shards) == (first.num_shards, 0)
     assert digests(copied.pairs) == before
     shutil.rmtree(copied.pairs)
-    run_shard(copied, OPTIONS, workers=2)
+    run_shard(copied, OPTIONS, engine=Engine(workers=2))
     assert digests(copied.pairs) == before
 
 

@@ -9,7 +9,8 @@ import pytest
 from mbert import ConfigError
 from mbert.manifests.labels import read_labels
 from mbert.pipeline.align import fit_pose
-from mbert.pipeline.landmarks import MediaPipeMesh
+from mbert.pipeline.engine import Engine
+from mbert.pipeline.landmarkers import MediaPipeMesh
 from mbert.pipeline.synthesize import (
     EXPRESSIONS,
     Portrait,
@@ -30,7 +31,7 @@ def frames_of(path):
 def portrait(face):
     landmarker = MediaPipeMesh(max_faces=1)
     image = cv2.resize(face[20:260, 100:340], (480, 480), interpolation=cv2.INTER_CUBIC)
-    return Portrait(image, landmarker.detect(image)[0].mesh)
+    return Portrait(image, landmarker.detect(image)[0].points)
 
 
 def test_clips_are_real_videos_that_their_labels_describe(synthetic_videos):
@@ -56,7 +57,7 @@ def test_the_face_moves_at_the_apex_and_rests_at_onset_and_offset(synthetic_vide
 def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(tmp_path):
     def digests(name, seed, workers):
         options = SynthesisOptions(num_subjects=2, clips_per_emotion=1, seed=seed)
-        assert synthesize(tmp_path / name, options, workers=workers) == 6
+        assert synthesize(tmp_path / name, options, engine=Engine(workers=workers)) == 6
         files = sorted(file for file in (tmp_path / name).rglob("*") if file.is_file())
         return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 

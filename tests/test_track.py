@@ -1,9 +1,9 @@
 import numpy as np
 
 from mbert.manifests.labels import Label
-from mbert.pipeline.align import RIGID_POINTS, TEMPLATE
+from mbert.pipeline.align import template
 from mbert.pipeline.decode import Frame
-from mbert.pipeline.landmarks import Face
+from mbert.pipeline.landmarks import MESH, Face
 from mbert.pipeline.track import CutRules, follow_faces, spans
 
 HEIGHT, WIDTH, CROP = 240, 320, 64
@@ -11,10 +11,9 @@ NO_RULES = CutRules(max_seconds=1000.0, max_bytes=1 << 40)
 
 
 def make_face(x, y, size=100.0):
-    mesh = np.zeros((468, 3))
-    mesh[:, :2] = np.array([x, y]) + np.random.default_rng(0).uniform(-0.5, 0.5, (468, 2)) * size * 0.9
-    mesh[list(RIGID_POINTS), :2] = (TEMPLATE - 0.5) * size * 1.5 + [x, y]
-    return Face(mesh)
+    points = np.array([x, y]) + np.random.default_rng(0).uniform(-0.5, 0.5, (468, 2)) * size * 0.9
+    points[list(MESH.rigid)] = (template() - 0.5) * size * 1.5 + [x, y]
+    return Face(points)
 
 
 class ScriptedLandmarker:

@@ -35,9 +35,3 @@ def test_an_exception_leaves_no_shard(tmp_path):
     with pytest.raises(RuntimeError, match="stop"):
         fail()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_no_member_leaves_no_shard(tmp_path):
-    with writing_tar(tmp_path / "x.tar"):
-        pass
-    assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal[
     "pending",  # planned, not done yet
@@ -25,6 +25,8 @@ Status = Literal[
     "no_video",  # opens, but holds no video stream
     "too_short",  # fewer than two frames: no pair can come from it
     "no_face",  # decodes, but no face track was found
+    "timeout",  # took longer than --timeout
+    "crashed",  # the process that worked on it died, twice
     "error",  # an unexpected error, named in the reason
 ]
 STATUSES: tuple[str, ...] = typing.get_args(Status)
@@ -106,7 +108,10 @@ class FrameRow:
     roll: Float32  # degrees, positive: clockwise in the image
     sharpness: Float32  # variance of the Laplacian of the crop's luma
     brightness: Float32  # mean luma of the crop, 0-255
-    score: Float32  # share of landmark attempts in the clip that found this face, 0-1
+    clipped: Float32  # share of the crop's pixels that are black or white: too dark, too bright, or outside the frame
+    eye_open: Float32  # eye aspect ratio: about 0.3 when open, below 0.2 in a blink; between measured frames a line
+    mouth_open: Float32  # distance of the inner lips, in mouth widths
+    score: Float32 | None  # the landmarker's confidence, 0-1: low where the face is partly hidden
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

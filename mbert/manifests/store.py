@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,26 +13,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mbert import ManifestError
+from mbert import ManifestError, MbertError
 from mbert.manifests.schema import arrow_schema
 
 Row = TypeVar("Row")
 
+_WRITE_FAULTS = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM])
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed, on an exception it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary path beside `path`; on success it is synced and renamed, on an exception it is removed.
+
+    Raises MbertError when the disk is full, or may not be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except BaseException as exc:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(exc, OSError) and exc.errno in _WRITE_FAULTS:
+            reason = os.strerror(exc.errno)
+            raise MbertError(f"cannot write {path}: {reason}; mend that, then run the same command to go on") from exc
         raise
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -90,6 +100,43 @@ def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row], *, extra: d
     write_table(path, to_table(row_type, rows), row_type=row_type, extra=extra)
 
 
+class RowWriter:
+    """Appends rows to an open manifest; memory does not grow with their number."""
+
+    _ROWS_PER_GROUP = 4096
+
+    def __init__(self, file: pq.ParquetWriter, row_type: type[Any]) -> None:
+        self._file = file
+        self._row_type = row_type
+        self._rows: list[Any] = []
+        self.num_rows = 0
+
+    def add(self, rows: Sequence[Any]) -> None:
+        """Append some rows."""
+        self._rows += rows
+        self.num_rows += len(rows)
+        if len(self._rows) >= self._ROWS_PER_GROUP:
+            self._flush()
+
+    def finish(self, extra: dict[str, str]) -> None:
+        """Write what is left; `extra` goes into the file's metadata."""
+        self._flush()
+        self._file.add_key_value_metadata(extra)
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._file.write_table(to_table(self._row_type, self._rows))
+            self._rows = []
+
+
+@contextlib.contextmanager
+def writing_rows(path: Path, row_type: type[Any]) -> Iterator[RowWriter]:
+    """Write a manifest row by row; it appears under its name on success only. End with `finish`."""
+    schema = arrow_schema(row_type)  # type: ignore[arg-type]
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
+        yield RowWriter(file, row_type)
+
+
 def to_table(row_type: type[Row], rows: Iterable[Row]) -> pa.Table:
     """Rows as an Arrow table with the schema of their class."""
     schema: pa.Schema = arrow_schema(row_type)  # type: ignore[arg-type]
@@ -113,7 +160,7 @@ def read_table(
     path: Path, row_type: type, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None
 ) -> pa.Table:
     """Read some columns of a manifest; raises ManifestError when it is missing, damaged or of another schema."""
-    _check_schema(path, row_type)
+    _checked_metadata(path, row_type)
     return pq.read_table(path, columns=None if columns is None else list(columns), filters=where)
 
 
@@ -130,26 +177,27 @@ def _plain(value: Any) -> Any:
 
 def read_extra(path: Path, row_type: type, key: str) -> str:
     """Read one entry of a manifest's own metadata; raises ManifestError when it is absent."""
-    metadata = _check_schema(path, row_type).metadata or {}
     try:
-        return str(metadata[key.encode()].decode())
+        return str(_checked_metadata(path, row_type)[key.encode()].decode())
     except KeyError:
         raise ManifestError(f"{path} has no metadata entry {key!r}; it was not written by this tool") from None
 
 
-def _check_schema(path: Path, row_type: type) -> pa.Schema:
+def _checked_metadata(path: Path, row_type: type) -> dict[bytes, bytes]:
+    """The metadata of a manifest that has the schema of its rows."""
     expected = arrow_schema(row_type)
     try:
-        found = pq.read_schema(path)
+        with pq.ParquetFile(path) as file:
+            found, metadata = file.schema_arrow, file.metadata.metadata or {}
     except FileNotFoundError as exc:
         raise ManifestError(f"{path} does not exist") from exc
     except (pa.ArrowInvalid, OSError) as exc:
         raise ManifestError(f"{path} cannot be read as Parquet: {exc}") from exc
     want = expected.metadata[b"mbert_schema"].decode()
-    have = (found.metadata or {}).get(b"mbert_schema", b"none").decode()
+    have = metadata.get(b"mbert_schema", b"none").decode()
     if have != want or not found.equals(expected):
         raise ManifestError(
             f"{path} has schema {have!r}, this version of mbert reads {want!r}: "
             "make it anew with --overwrite, or use the version of mbert that wrote it"
         )
-    return found
+    return dict(metadata)

@@ -11,44 +11,28 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mbert.pipeline.landmarks import Points
+from mbert.pipeline.landmarks import MESH, Layout, Points
 from mbert.shards.image import Image
 
-# Mesh points that expressions hardly move (eye corners, bridge of the nose, temples, cheekbones) and where they lie in
-# a frontal face: x, y from the middle between the eye centres, in distances between the eye centres. Medians over 42
-# near-frontal photos, mirrored and averaged.
-RIGID_POINTS = (33, 133, 362, 263, 168, 6, 197, 195, 127, 356, 234, 454)
-_FRONTAL_FACE = np.array(
-    [
-        (-0.722, -0.013),
-        (-0.279, 0.013),
-        (0.279, 0.013),
-        (0.722, -0.013),
-        (0.0, -0.085),
-        (0.0, 0.045),
-        (0.0, 0.159),
-        (0.0, 0.268),
-        (-1.098, 0.067),
-        (1.098, 0.067),
-        (-1.086, 0.310),
-        (1.086, 0.310),
-    ]
-)
 # The face in the crop: brows, cheeks and chin inside, little else. In crop widths.
 _EYE_DISTANCE = 0.30
 _EYE_MIDDLE = (0.50, 0.40)
-TEMPLATE = _FRONTAL_FACE * _EYE_DISTANCE + _EYE_MIDDLE
 
 _SMOOTHING_SECONDS = 0.4  # standard deviation of the low-pass; expressions are faster, heads slower
 _STILL_RATIO = 0.3 / 224  # crop widths: a head that moves less is still
 _FACE_CORNERS = np.array([(-0.25, -0.25), (0.25, -0.25), (-0.25, 0.35), (0.25, 0.35)])  # from the crop's centre
 
 
-def fit_pose(mesh: Points) -> Points:
-    """The pose, (4,), that puts the rigid points of a (468, >=2) mesh onto the template (least squares)."""
-    source = mesh[list(RIGID_POINTS), :2]
-    source_mean, template_mean = source.mean(axis=0), TEMPLATE.mean(axis=0)
-    a, b = source - source_mean, TEMPLATE - template_mean
+def template(layout: Layout = MESH) -> Points:
+    """Where the rigid points lie in the crop, (R, 2) in crop widths."""
+    return layout.frontal * _EYE_DISTANCE + _EYE_MIDDLE
+
+
+def fit_pose(points: Points, layout: Layout = MESH) -> Points:
+    """The pose, (4,), that puts the rigid ones of some landmarks (P, 2) onto the template (least squares)."""
+    source, target = points[list(layout.rigid)], template(layout)
+    source_mean, template_mean = source.mean(axis=0), target.mean(axis=0)
+    a, b = source - source_mean, target - template_mean
     # Closed form in complex numbers: the template is the source times one number.
     turn = ((a[:, 0] - 1j * a[:, 1]) * (b[:, 0] + 1j * b[:, 1])).sum() / (a**2).sum()
     shift = (0.5 - template_mean[0]) + 1j * (0.5 - template_mean[1])

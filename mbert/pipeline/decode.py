@@ -35,7 +35,7 @@ class Orientation:
         matrix = picture.side_data.get("DISPLAYMATRIX")
         if matrix is None:
             return cls()
-        xx, xy, _, yx, yy, *_ = np.frombuffer(matrix, np.int32)  # x' = xx x + yx y, y' = xy x + yy y
+        xx, xy, _, yx, yy, *_ = np.frombuffer(matrix, np.int32)  # type: ignore[call-overload]  # x' = xx x + yx y, y' = xy x + yy y
         if abs(xy) > abs(xx):
             return cls(True, bool(yx < 0), bool(xy < 0))
         return cls(False, bool(xx < 0), bool(yy < 0))
@@ -85,7 +85,7 @@ class Frame:
         if isinstance(self.picture, np.ndarray):
             return self.picture
         picture = _CONVERTER.reformat(self.picture, format="rgb24", threads=1)
-        return self.orientation.upright(picture.to_ndarray())
+        return self.orientation.upright(picture.to_ndarray().view(np.uint8))
 
     def luma(self) -> npt.NDArray[np.uint8]:
         """(H, W) uint8, upright: the first plane as it is where there is one, so its range is the video's."""
@@ -191,18 +191,11 @@ def _cut(picture: av.VideoFrame, box: Box, size: tuple[int, int]) -> av.VideoFra
     return part
 
 
-def open_source(source: Source, *, folder_fps: float, num_threads: int = 0) -> Decoder:
-    """Open an input. Raises InputError with the status and the reason when it cannot be read.
-
-    `folder_fps` is the frame rate of frame folders, which carry no time. `num_threads` 0 lets FFmpeg choose.
-    """
-    if source.kind == "frames":
-        return FrameFolder(source.location, fps=folder_fps)
-    return VideoFile(source.location, num_threads=num_threads)
-
-
 class VideoFile:
-    """A video file, decoded by PyAV; time is the presentation timestamp."""
+    """A video file, decoded by PyAV; time is the presentation timestamp. `num_threads` 0 lets FFmpeg choose.
+
+    Raises InputError with the status and the reason when it cannot be read.
+    """
 
     def __init__(self, path: Path, *, num_threads: int = 0) -> None:
         _refuse_empty(path)
@@ -233,10 +226,12 @@ class VideoFile:
     def __iter__(self) -> Iterator[Frame]:
         try:
             orientation = Orientation()
+            seconds: float | None = None
             for index, picture in enumerate(self._pictures()):
                 if index == 0:
                     orientation = Orientation.of(picture)
-                frame = Frame(index, self._time(index, picture), picture, orientation)
+                seconds = self._time(picture, seconds)
+                frame = Frame(index, seconds, picture, orientation)
                 if index == 0:
                     self.info.rotation = int(picture.rotation)
                     self.info.width, self.info.height = frame.size
@@ -269,15 +264,22 @@ class VideoFile:
         if num_errors:
             self.info.remarks.append(f"{num_errors} packets could not be decoded: {message}")
 
-    def _time(self, index: int, picture: av.VideoFrame) -> float:
-        if picture.time is not None:
-            return float(picture.time)
-        rate = self._stream.average_rate or self._stream.guessed_rate or 25
-        return index / float(rate)
+    def _time(self, picture: av.VideoFrame, last: float | None) -> float:
+        """Presentation time in seconds; it always grows, as the frames come in the order of presentation."""
+        # AVI stores no presentation times. Those that are filled in are wrong where frames are reordered.
+        ticks = picture.dts if self._container.format.name == "avi" else picture.pts
+        seconds = None if ticks is None or picture.time_base is None else float(ticks * picture.time_base)
+        if seconds is None or (last is not None and seconds <= last):  # without times, or damaged
+            return 0.0 if last is None else last + float(1 / (self._stream.guessed_rate or 25))
+        return seconds
 
 
 class FrameFolder:
-    """A folder of images; the frame index is the last integer in the file name, gaps stay gaps."""
+    """A folder of images; the frame index is the last integer in the file name, gaps stay gaps.
+
+    `fps` is the frame rate, which images do not carry. Raises InputError like `VideoFile`, also while it is iterated
+    when the images differ in size.
+    """
 
     def __init__(self, path: Path, *, fps: float) -> None:
         try:

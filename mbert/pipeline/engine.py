@@ -1,17 +1,62 @@
-"""Run independent tasks: in this process, or over the processes of this machine."""
+"""Run independent tasks: in this process, over the processes of this machine, or over a Ray cluster.
 
-import concurrent.futures
+The tasks and their bytes are the same everywhere. A task whose process dies runs once more; one that dies again, or
+takes too long, is *lost*: the caller makes a result of it, and the others go on.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import importlib
+import itertools
+import logging
 import multiprocessing
 import os
+import pickle
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from typing import Any, Literal, TypeVar
 
-from mbert import MbertError
+from mbert import ConfigError, MbertError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Loss = Literal["timeout", "crashed"]
+
+_MAX_ATTEMPTS = 2
+_RAY_RETRIES = 3  # a long run may lose several nodes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """Where tasks run."""
+
+    kind: Literal["local", "ray"] = "local"
+    workers: int = 0  # processes of this machine; 0: this process itself does the work
+    address: str | None = None  # of a Ray cluster; None: RAY_ADDRESS, else one is started on this machine
+    timeout_seconds: float | None = None  # for one task
+
+    def __post_init__(self) -> None:
+        if self.address is not None and self.kind != "ray":
+            raise ConfigError("an address belongs to --engine ray")
+        if self.timeout_seconds is not None:
+            if self.timeout_seconds <= 0:
+                raise ConfigError(f"timeout is {self.timeout_seconds:g} s; it must be above 0")
+            if self.kind == "local" and not self.workers:
+                raise ConfigError("a timeout needs at least one worker process: this one cannot end itself")
+
+
+IN_PROCESS = Engine()
+
+
+def _end_run(task: Any, loss: Loss) -> Any:
+    raise MbertError(
+        "a worker process died twice at the same task (out of memory, or killed); what was finished is kept: "
+        "run the same command again to go on, with fewer --workers if memory was short"
+    )
 
 
 def default_workers() -> int:
@@ -19,36 +64,193 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int) -> Iterator[Result]:
-    """Yield the result of each task as it is done, in any order.
+def run_tasks(
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    engine: Engine,
+    *,
+    on_lost: Callable[[Task, Loss], Result] = _end_run,
+) -> Iterator[Result]:
+    """Yield the result of each task as it is done, in any order; tasks are taken from the iterable as they are begun.
 
-    With one worker everything runs in this process. Leaving the iterator early (Ctrl-C, an error) kills the workers;
-    what they had begun has no name yet on disk. Raises MbertError when a worker dies.
+    An exception of `function` ends the run. Leaving the iterator early (Ctrl-C, an error) kills the workers; what they
+    had begun has no name yet on disk. Raises ConfigError when the engine cannot be started, and by default MbertError
+    when a task is lost.
     """
-    workers = min(workers, len(tasks))
-    if workers <= 1:
+    if engine.kind == "ray":
+        yield from _run_on_ray(function, tasks, engine, on_lost)
+    elif engine.workers:
+        yield from _Pool(function, engine).run(tasks, on_lost)
+    else:
         yield from map(function, tasks)
-        return
-    # Forked copies of a process with native threads (FFmpeg, MediaPipe) can hang: start afresh.
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_ctrl_c_to_parent)
+
+
+@dataclasses.dataclass(slots=True)
+class _Worker:
+    process: Any  # multiprocessing's Process, of the spawn context
+    pipe: Connection
+    task: Any = None
+    attempt: int = 0
+    deadline: float = float("inf")
+
+
+class _Pool:
+    """Processes with a pipe each. The standard executor breaks as a whole when one process dies, and has no timeout."""
+
+    def __init__(self, function: Callable[[Any], Any], engine: Engine) -> None:
+        self._function = function
+        self._engine = engine
+        # Forked copies of a process with native threads (FFmpeg, MediaPipe) can hang: start afresh.
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[_Worker] = []
+
+    def run(self, tasks: Iterable[Task], on_lost: Callable[[Task, Loss], Result]) -> Iterator[Result]:
+        again: collections.deque[tuple[Task, int]] = collections.deque()
+        first = ((task, 1) for task in tasks)
+        try:
+            while True:
+                self._hand_out(again, first)
+                if not self._workers:
+                    return
+                soonest = min(worker.deadline for worker in self._workers)
+                pause = None if soonest == float("inf") else max(0.0, soonest - time.monotonic())
+                ready = wait([worker.pipe for worker in self._workers], pause)
+                for worker in list(self._workers):
+                    if worker.pipe in ready:
+                        try:
+                            succeeded, value = worker.pipe.recv()
+                        except (EOFError, OSError, pickle.UnpicklingError):
+                            self._dismiss(worker)
+                            if worker.attempt < _MAX_ATTEMPTS:
+                                again.append((worker.task, worker.attempt + 1))
+                            else:
+                                yield on_lost(worker.task, "crashed")
+                            continue
+                        worker.deadline, worker.attempt = float("inf"), 0
+                        if not succeeded:
+                            raise value
+                        yield value
+                    elif worker.deadline <= time.monotonic():
+                        self._dismiss(worker)
+                        yield on_lost(worker.task, "timeout")
+        finally:
+            for worker in list(self._workers):
+                self._dismiss(worker)
+
+    def _hand_out(self, *queues: Iterable[tuple[Any, int]]) -> None:
+        """Give a task to every worker that has none; start workers while there are tasks, let go of those without."""
+        idle = [worker for worker in self._workers if not worker.attempt]
+        while idle or len(self._workers) < self._engine.workers:
+            found = next(itertools.chain.from_iterable(_drained(queue) for queue in queues), None)
+            if found is None:
+                break
+            worker = idle.pop() if idle else self._start()
+            worker.task, worker.attempt = found
+            if self._engine.timeout_seconds:
+                worker.deadline = time.monotonic() + self._engine.timeout_seconds
+            with contextlib.suppress(OSError):  # it died while it was idle: reading from it will say so
+                worker.pipe.send(worker.task)
+        for worker in idle:
+            self._dismiss(worker)
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(self._function, theirs), daemon=True)
+        process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+        worker = _Worker(process, ours)
+        self._workers.append(worker)
+        return worker
+
+    def _dismiss(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        worker.process.kill()
+        worker.process.join()
+        worker.pipe.close()
+
+
+def _drained(queue: Iterable[tuple[Any, int]]) -> Iterator[tuple[Any, int]]:
+    """The next item, if any, taken out of a deque or an iterator."""
+    if isinstance(queue, collections.deque):
+        if queue:
+            yield queue.popleft()
+    else:
+        yield from itertools.islice(queue, 1)
+
+
+def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
+    """The life of a worker process: tasks in, results out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = (True, function(task))
+        except MemoryError:
+            os._exit(1)  # as if the system had killed it for memory: once more, alone in a fresh process
+        except Exception as exc:
+            answer = (False, exc)
+        pipe.send(answer)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed must not go on writing: the next run may be at the same files."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _run_on_ray(
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    engine: Engine,
+    on_lost: Callable[[Task, Loss], Result],
+) -> Iterator[Result]:
+    """Ray does all scheduling; we only keep as many tasks submitted as the cluster can run soon."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        futures = [pool.submit(function, task) for task in tasks]
-        for future in concurrent.futures.as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as exc:
-        raise MbertError(
-            "a worker process died (out of memory, or killed); what was finished is kept: "
-            "run the same command again to go on, with fewer --workers if memory was short"
-        ) from exc
+        ray: Any = importlib.import_module("ray")
+        errors: Any = importlib.import_module("ray.exceptions")
+    except ImportError as exc:
+        raise ConfigError("--engine ray needs Ray: pip install 'mbert[ray]'") from exc
+    try:
+        ray.init(address=engine.address, include_dashboard=None, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as exc:
+        raise ConfigError(f"no Ray cluster answers at {engine.address or 'RAY_ADDRESS'}: {exc}") from exc
+    remote: Any = ray.remote(num_cpus=1, max_retries=_RAY_RETRIES)(function)
+    running: dict[Any, tuple[Task, float]] = {}  # each with its deadline
+    waiting = iter(tasks)
+    try:
+        while True:
+            cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+            # With a timeout, a task must begin when it is submitted; without, some wait so that no core does.
+            room = (cores if engine.timeout_seconds else 2 * cores) - len(running)
+            for task in itertools.islice(waiting, max(0, room)):
+                deadline = time.monotonic() + (engine.timeout_seconds or float("inf"))
+                running[remote.remote(task)] = (task, deadline)
+            if not running:
+                return
+            done, _ = ray.wait(list(running), timeout=1.0)
+            for reference in done:
+                task, _ = running.pop(reference)
+                try:
+                    value = ray.get(reference)
+                except errors.RayTaskError as exc:
+                    raise exc.cause if isinstance(exc.cause, Exception) else exc from exc
+                except errors.RayError:
+                    value = on_lost(task, "crashed")
+                yield value
+            now = time.monotonic()
+            for reference, (task, deadline) in list(running.items()):
+                if deadline <= now:
+                    del running[reference]
+                    ray.cancel(reference, force=True)
+                    yield on_lost(task, "timeout")
     finally:
-        processes = list((pool._processes or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.join()
-
-
-def _leave_ctrl_c_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for reference in running:
+            ray.cancel(reference, force=True)
+        ray.shutdown()

@@ -7,11 +7,14 @@ tars; labels are joined then, so they may change without decoding again.
 
 import dataclasses
 import importlib.metadata
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mbert import ConfigError, __version__
 from mbert.manifests.labels import LABELS_NAME, Label, join_labels, labels_by_path, read_labels
@@ -26,19 +29,42 @@ from mbert.manifests.store import (
 )
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.videos import DATASET, Listing, list_sources, natural_order
-from mbert.pipeline.engine import run_tasks
-from mbert.pipeline.ingest_input import IngestOptions, IngestTask, Outcome, committed_outcome, ingest_input
+from mbert.pipeline.decode import content_hash
+from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
+from mbert.pipeline.ingest_input import (
+    IngestOptions,
+    IngestTask,
+    Outcome,
+    committed_outcome,
+    ingest_input,
+    lost_outcome,
+    seconds_from_header,
+)
 from mbert.shards.image import JPEG_QUALITY, JPEG_SUBSAMPLING
+
+_TRIED_INPUTS = 3
+_TRIED_FRAMES = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class IngestPlan:
-    """What a run is going to do; handed to the caller before it starts."""
+    """What a run is going to do."""
+
+    num_inputs: int  # in the folder at hand
+    num_to_do: int
+    num_bytes: int  # of the inputs that are still to do
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class IngestEstimate:
+    """What a run would do, and how long it may take; from a rehearsal on a few inputs."""
 
     num_inputs: int
-    num_done_before: int
-    num_bytes: int  # of the inputs that are still to do
     num_to_do: int
+    num_bytes: int
+    seconds: float | None  # None: nothing to do, or none of the inputs that were tried can be used
+    tried: dict[str, str]  # path -> what became of the first frames
+    corpus: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +79,8 @@ class IngestSummary:
     seconds: float  # wall time of this run
     num_labelled_clips: int
     label_remarks: int
-    changed: tuple[str, ...]  # inputs whose file is not the one that was ingested
+    changed: tuple[str, ...]  # inputs whose content is not what was ingested
+    vanished: tuple[str, ...]  # ingested inputs that are no longer there; their crops are kept
     ignored: tuple[str, ...]  # files that are no inputs
     failures: dict[str, str]  # path -> reason
     labels_path: str
@@ -65,41 +92,36 @@ def run_ingest(
     workspace: Workspace,
     options: IngestOptions,
     *,
-    workers: int = 1,
+    engine: Engine = IN_PROCESS,
     limit: int | None = None,
     overwrite: bool = False,
+    retry_failed: bool = False,
     labels_path: Path | None = None,
     on_plan: Callable[[IngestPlan], None] = lambda plan: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> IngestSummary:
-    """Ingest every input under `path` that the corpus does not have yet.
+    """Ingest every input under `path` that the corpus does not have yet, or (`retry_failed`) only those that failed.
 
     Raises ConfigError, before any work, for a path without inputs or options that differ from those of the corpus, and
     ManifestError for a label file that cannot be read or a corpus that another process works on.
     """
     began = time.monotonic()
-    listing = list_sources(path)
-    labels_path = labels_path or listing.root / LABELS_NAME
-    labels = labels_by_path(read_labels(labels_path)) if labels_path.exists() else {}
+    listing, labels_path, labels = _read_inputs(path, labels_path)
+    options.check()
     with exclusive(workspace.corpus):
         if overwrite:
             _remove_corpus(workspace)
-        _settle_config(workspace, listing.root, options)
+        config = _checked_config(workspace, options)
+        same_root = config.get("root", str(listing.root)) == str(listing.root)
+        _write_config(workspace, listing.root, options, config.get("versions", []))
         corpus = _Corpus(workspace, listing, labels)
-        corpus.plan(limit)
+        corpus.plan(limit, retry_failed=retry_failed)
         corpus.write()
-        tasks = corpus.tasks(options, workers=workers)
-        on_plan(
-            IngestPlan(
-                num_inputs=len(listing.sources),
-                num_done_before=len(listing.sources) - len(tasks),
-                num_bytes=sum(task.source.num_bytes for task in tasks),
-                num_to_do=len(tasks),
-            )
-        )
+        tasks = corpus.tasks(options, engine)
+        on_plan(_plan(listing, tasks))
         num_frames = 0
         try:
-            for outcome in run_tasks(ingest_input, tasks, workers=workers):
+            for outcome in run_tasks(ingest_input, tasks, engine, on_lost=lost_outcome):
                 corpus.accept(outcome)
                 num_frames += outcome.video.num_frames or 0
                 on_outcome(outcome)
@@ -115,6 +137,7 @@ def run_ingest(
         num_labelled_clips=sum(clip.emotion is not None for group in corpus.clips.values() for clip in group),
         label_remarks=sum("label line" in (row.reason or "") for row in corpus.videos.values()),
         changed=corpus.changed(),
+        vanished=corpus.vanished() if same_root else (),
         ignored=listing.ignored,
         failures={row.path: row.reason or row.status for row in corpus.rows() if row.status not in ("ok", "pending")},
         labels_path=str(labels_path) if labels_path.exists() else "",
@@ -122,28 +145,91 @@ def run_ingest(
     )
 
 
-def _settle_config(workspace: Workspace, root: Path, options: IngestOptions) -> None:
-    """Write config.json; raises ConfigError when the corpus was begun with other options."""
-    wanted = dataclasses.asdict(options)
-    names = ("av", "mediapipe", "numpy", "opencv-contrib-python", "simplejpeg")
-    versions = [{"mbert": __version__, **{name: importlib.metadata.version(name) for name in names}}]
-    if workspace.corpus_config.exists():
-        found = read_json(workspace.corpus_config)
-        versions = [*found["versions"], *([] if versions[0] in found["versions"] else versions)]
-        if differences := tell_differences(found["options"], wanted, "corpus"):
-            raise ConfigError(
-                f"the corpus in {workspace.corpus} was made otherwise ({differences}): "
-                "use the same options, another --workspace, or --overwrite to make it anew"
-            )
+def estimate_ingest(
+    path: Path,
+    workspace: Workspace,
+    options: IngestOptions,
+    *,
+    engine: Engine = IN_PROCESS,
+    limit: int | None = None,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    labels_path: Path | None = None,
+) -> IngestEstimate:
+    """What `run_ingest` would do with the same arguments; writes nothing in the workspace. Raises what it raises."""
+    listing, _, labels = _read_inputs(path, labels_path)
+    options.check()
+    if not overwrite:
+        _checked_config(workspace, options)
+    corpus = _Corpus(Workspace(workspace.root / "nowhere") if overwrite else workspace, listing, labels)
+    corpus.plan(limit, retry_failed=retry_failed)
+    tasks = corpus.tasks(options, engine)
+    plan = _plan(listing, tasks)
+    seconds = num_bytes = 0.0
+    tried: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, index in enumerate(np.linspace(0, len(tasks) - 1, min(len(tasks), _TRIED_INPUTS)).astype(int)):
+            task = dataclasses.replace(tasks[index], frames_folder=Path(folder), max_frames=_TRIED_FRAMES)
+            if number == 0:
+                ingest_input(task)  # opens the landmarker
+            began = time.monotonic()
+            row = ingest_input(task).video
+            took = time.monotonic() - began
+            share = 1.0
+            if row.num_frames == _TRIED_FRAMES and row.seconds:
+                share = min(1.0, row.seconds / (seconds_from_header(task) or row.seconds))
+            tried[row.path] = row.reason or f"{(row.num_frames or 0) / took:.0f} frames/s"
+            seconds += took / share
+            num_bytes += row.num_bytes + 1
+    in_all = (plan.num_bytes + len(tasks)) * seconds / num_bytes if num_bytes else None
+    return IngestEstimate(
+        num_inputs=plan.num_inputs,
+        num_to_do=plan.num_to_do,
+        num_bytes=plan.num_bytes,
+        seconds=in_all and in_all / min(max(engine.workers, 1), len(tasks)),
+        tried=tried,
+        corpus=str(workspace.corpus),
+    )
+
+
+def _read_inputs(path: Path, labels_path: Path | None) -> tuple[Listing, Path, dict[str, list[Label]]]:
+    listing = list_sources(path)
+    labels_path = labels_path or listing.root / LABELS_NAME
+    return listing, labels_path, labels_by_path(read_labels(labels_path)) if labels_path.exists() else {}
+
+
+def _plan(listing: Listing, tasks: list[IngestTask]) -> IngestPlan:
+    num_bytes = sum(task.source.num_bytes for task in tasks)
+    return IngestPlan(num_inputs=len(listing.sources), num_to_do=len(tasks), num_bytes=num_bytes)
+
+
+def _checked_config(workspace: Workspace, options: IngestOptions) -> dict[str, Any]:
+    """The config.json that is there, or nothing; raises ConfigError when the corpus was begun with other options."""
+    if not workspace.corpus_config.exists():
+        return {}
+    found: dict[str, Any] = read_json(workspace.corpus_config)
+    if differences := tell_differences(found["options"], dataclasses.asdict(options), "corpus"):
+        raise ConfigError(
+            f"the corpus in {workspace.corpus} was made otherwise ({differences}): "
+            "use the same options, another --workspace, or --overwrite to make it anew"
+        )
+    return found
+
+
+def _write_config(workspace: Workspace, root: Path, options: IngestOptions, versions: list[dict[str, str]]) -> None:
+    names = ["av", "mediapipe", "numpy", "opencv-contrib-python", "simplejpeg"]
+    names += ["face-alignment"] if options.landmarker == "fan" else []
+    current = {"mbert": __version__, **{name: importlib.metadata.version(name) for name in names}}
     write_json(
         workspace.corpus_config,
         {
             "root": str(root),  # of the latest ingest
-            "options": wanted,
+            "options": dataclasses.asdict(options),
             "schema": SCHEMA_VERSION,
             "dataset": DATASET,
             "jpeg": {"quality": JPEG_QUALITY, "subsampling": JPEG_SUBSAMPLING},
-            "versions": versions,  # of every ingest that added to the corpus, where they differ
+            # Of every ingest that added to the corpus, where they differ.
+            "versions": versions if current in versions else [*versions, current],
         },
     )
 
@@ -161,18 +247,23 @@ class _Corpus:
     def __init__(self, workspace: Workspace, listing: Listing, labels: dict[str, list[Label]]) -> None:
         self._workspace = workspace
         self._labels = labels
+        self._root = listing.root
         self._sources = {source.video_id: source for source in listing.sources}
         self.videos: dict[str, VideoRow] = {row.video_id: row for row in _read_if_there(workspace.videos, VideoRow)}
         self.clips: dict[str, list[ClipRow]] = {}
         for clip in _read_if_there(workspace.clips, ClipRow):
             self.clips.setdefault(clip.video_id, []).append(clip)
 
-    def plan(self, limit: int | None) -> None:
-        """Add a pending row with its own tar for each new input, and a row for each label without an input."""
+    def plan(self, limit: int | None, *, retry_failed: bool = False) -> None:
+        """Add a pending row with its own tar for each new input, and a row for each label without an input.
+
+        With `retry_failed`, for each input that failed, and for no other.
+        """
         taken = [int(row.shard) for row in self.videos.values() if row.shard is not None]
         number = max(taken, default=-1) + 1
         known = {key for key, row in self.videos.items() if row.status != "missing"}
-        new = [source for key, source in self._sources.items() if key not in known]
+        failed = {key for key in known if self.videos[key].status not in ("ok", "pending")}
+        new = [source for key, source in self._sources.items() if (key in failed if retry_failed else key not in known)]
         for source in new[:limit]:
             self.videos[source.video_id] = VideoRow(
                 video_id=source.video_id,
@@ -194,7 +285,7 @@ class _Corpus:
                     video_id=key, dataset=DATASET, path=path, kind="video", status="missing", reason=reason
                 )
 
-    def tasks(self, options: IngestOptions, *, workers: int) -> list[IngestTask]:
+    def tasks(self, options: IngestOptions, engine: Engine) -> list[IngestTask]:
         """The planned inputs that no earlier run has finished, in the order of their tars."""
         pending = [row for row in self.videos.values() if row.status == "pending" and row.video_id in self._sources]
         tasks = []
@@ -207,13 +298,13 @@ class _Corpus:
                 IngestTask(
                     source=self._sources[row.video_id],
                     shard=row.shard or "",
-                    frames_folder=self._workspace.frames,
+                    frames_folder=self._workspace.frames.absolute(),
                     options=options,
                     labels=tuple(self._labels.get(row.path, ())),
                 )
             )
         # One input alone may have all cores for decoding; else each process keeps to its own.
-        num_threads = max(1, workers // max(1, len(tasks)))
+        num_threads = max(1, engine.workers // max(1, len(tasks)))
         return [dataclasses.replace(task, num_threads=num_threads) for task in tasks]
 
     def accept(self, outcome: Outcome) -> None:
@@ -242,12 +333,21 @@ class _Corpus:
         write_rows(self._workspace.videos, VideoRow, rows)
 
     def changed(self) -> tuple[str, ...]:
-        """Inputs of the folder at hand whose file is no longer the one that was ingested."""
+        """Inputs of the folder at hand whose content is no longer what was ingested."""
         return tuple(
             source.path
             for key, source in self._sources.items()
-            if (row := self.videos.get(key)) and (row.num_bytes, row.mtime_ns) != (source.num_bytes, source.mtime_ns)
+            if (row := self.videos.get(key))
+            and row.status != "pending"
+            and (row.num_bytes, row.mtime_ns) != (source.num_bytes, source.mtime_ns)
+            # A file that was only touched, or copied, is the same.
+            and (row.num_bytes != source.num_bytes or row.sha256 != content_hash(source))
         )
+
+    def vanished(self) -> tuple[str, ...]:
+        """Ingested inputs that are no longer in the folder at hand."""
+        gone = [row for row in self.rows() if row.video_id not in self._sources and row.status != "missing"]
+        return tuple(row.path for row in gone if not (self._root / row.path).exists())
 
 
 def _read_if_there(path: Path, row_type: type[Any]) -> list[Any]:

@@ -5,8 +5,8 @@ complete, the twin last. The twin's metadata carries the rows of the input and o
 """
 
 import dataclasses
-import errno
 import functools
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -18,17 +18,20 @@ import numpy as np
 from mbert import ConfigError, InputError, MbertError
 from mbert.manifests.labels import Label
 from mbert.manifests.schema import AlignMode, ClipRow, FrameRow, VideoRow, clip_key
-from mbert.manifests.store import read_extra, write_rows
+from mbert.manifests.store import read_extra, writing_rows
 from mbert.manifests.workspace import twin_paths
 from mbert.pipeline.align import fit_pose, is_still, pose_matrices, stable_poses, warp
 from mbert.pipeline.corpora.videos import Source
-from mbert.pipeline.decode import Decoder, StreamInfo, content_hash, open_source
-from mbert.pipeline.landmarks import Landmarker, MediaPipeMesh, Points
-from mbert.pipeline.quality import jitter_px, luma, rigid_region, sharpness
+from mbert.pipeline.decode import Decoder, FrameFolder, StreamInfo, VideoFile, content_hash
+from mbert.pipeline.decode_ffmpeg import FfmpegFile, check_ffmpeg_options
+from mbert.pipeline.engine import Loss
+from mbert.pipeline.landmarkers import LandmarkerName, open_landmarker
+from mbert.pipeline.landmarks import Face, Landmarker, Points
+from mbert.pipeline.quality import clipped, jitter_px, luma, rigid_region, sharpness
 from mbert.pipeline.register import register_poses
 from mbert.pipeline.track import Clip, CutRules, follow_faces, onto_region, spans
 from mbert.shards.image import encode_jpeg
-from mbert.shards.writer import TarWriter, writing_tar
+from mbert.shards.writer import TAR_HASH_ENTRY, TarWriter, writing_tar
 
 _MAX_CLIP_BYTES = 128 << 20  # of regions held until a clip ends: the memory bound of a worker
 _TICKS_PER_INPUT = 8  # short inputs are measured more often than `landmark_hz`, or they would have two or three ticks
@@ -43,7 +46,13 @@ class IngestOptions:
     # clip: one transform per clip, the median of the landmarks. smooth: landmarks low-passed, then registered.
     # auto: `clip` where the head is still, else `smooth`. frame: each measurement as it is, for comparison.
     align: AlignMode = "auto"
+    landmarker: LandmarkerName = "mediapipe"
+    landmarker_model: str | None = None  # a face_landmarker.task for MediaPipe's Tasks API
     landmark_hz: float = 5.0  # landmark measurements per second of video
+    max_faces: int | None = None  # followed at a time, the largest; None: all
+    decoder: Literal["pyav", "ffmpeg"] = "pyav"
+    hwaccel: str | None = None  # for ffmpeg: a name from `ffmpeg -hwaccels`
+    filters: str | None = None  # for ffmpeg: a filter graph, as for `ffmpeg -vf`
     folder_fps: float = 30.0  # frame rate of frame folders; video files carry their own times
     max_clip_seconds: float = 10.0  # longer tracks are cut, but never inside a labelled expression
 
@@ -53,6 +62,29 @@ class IngestOptions:
         for name in ("landmark_hz", "folder_fps", "max_clip_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.max_faces is not None and self.max_faces < 1:
+            raise ConfigError(f"{self.max_faces} faces are to be followed; it must be at least 1")
+        if (self.hwaccel or self.filters) and self.decoder != "ffmpeg":
+            raise ConfigError("hardware decoding and filters need --decoder ffmpeg")
+
+    def check(self) -> None:
+        """Try what only this machine can tell. Raises ConfigError when ffmpeg or weights are missing or refuse."""
+        if self.decoder == "ffmpeg":
+            check_ffmpeg_options(self.hwaccel, self.filters)
+        if self.landmarker != "mediapipe" or self.landmarker_model:
+            self.open_landmarker().close()
+
+    def open_landmarker(self) -> Landmarker:
+        """The landmarker that these options ask for."""
+        return open_landmarker(self.landmarker, model=Path(self.landmarker_model) if self.landmarker_model else None)
+
+    def open_decoder(self, source: Source, num_threads: int = 0) -> Decoder:
+        """Open an input. Raises InputError with the status and the reason when it cannot be read."""
+        if source.kind == "frames":
+            return FrameFolder(source.location, fps=self.folder_fps)
+        if self.decoder == "ffmpeg":
+            return FfmpegFile(source.location, hwaccel=self.hwaccel, filters=self.filters, num_threads=num_threads)
+        return VideoFile(source.location, num_threads=num_threads)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +97,7 @@ class IngestTask:
     options: IngestOptions
     labels: tuple[Label, ...]
     num_threads: int = 1  # for decoding
+    max_frames: int | None = None  # for a rehearsal
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,24 +119,27 @@ class Outcome:
 
 
 def ingest_input(task: IngestTask) -> Outcome:
-    """Ingest one input; whatever is wrong with it becomes its row. Raises MbertError when writing fails."""
+    """Ingest one input; whatever is wrong with it becomes its row.
+
+    Raises MbertError when writing fails or the landmarker cannot be opened.
+    """
     info = StreamInfo(codec="", width=0, height=0)
     try:
-        decoder = open_source(task.source, folder_fps=task.options.folder_fps, num_threads=task.num_threads)
+        decoder = task.options.open_decoder(task.source, task.num_threads)
         info = decoder.info
         return _write_input(task, decoder)
     except InputError as exc:
-        return Outcome(_video_row(task, info, status=exc.status, remarks=[exc.reason, *info.remarks]))
+        return _failure(task, info, exc.status, exc.reason, *info.remarks)
     except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-            raise MbertError(
-                f"cannot write to {task.frames_folder}: {exc.strerror}; make room, then run the same command to go on"
-            ) from exc
-        return Outcome(_video_row(task, info, status="unreadable", remarks=[f"cannot be read: {exc.strerror}"]))
-    except MemoryError:
+        return _failure(task, info, "unreadable", f"cannot be read: {exc.strerror}")
+    except (MbertError, MemoryError):
         raise
     except Exception as exc:  # the one boundary: an unforeseen fault costs one input, not the run
-        return Outcome(_video_row(task, info, status="error", remarks=[f"{type(exc).__name__}: {exc}"]))
+        return _failure(task, info, "error", f"{type(exc).__name__}: {exc}")
+
+
+def _failure(task: IngestTask, info: StreamInfo, status: str, *remarks: str) -> Outcome:
+    return Outcome(_video_row(task, info, status=status, remarks=remarks, sha256=content_hash(task.source)))
 
 
 def _write_input(task: IngestTask, decoder: Decoder) -> Outcome:
@@ -114,26 +150,47 @@ def _write_input(task: IngestTask, decoder: Decoder) -> Outcome:
     if options.align == "frame":
         tick_seconds = 0.0
     rules = CutRules.for_labels(task.labels, max_seconds=options.max_clip_seconds, max_bytes=_MAX_CLIP_BYTES)
-    measured = spans(decoder, _landmarker(), tick_seconds=tick_seconds)
+    frames = itertools.islice(decoder, task.max_frames)
+    measured = spans(frames, _landmarker(options), tick_seconds=tick_seconds)
     tar, twin = twin_paths(task.frames_folder, task.shard)
     clips: list[ClipRow] = []
-    frames: list[FrameRow] = []
     num_clips_of_track: Counter[int] = Counter()
-    with writing_tar(tar) as writer:
-        for clip in follow_faces(measured, crop_size=options.size, rules=rules):
-            key = clip_key(task.source.video_id, clip.track, num_clips_of_track[clip.track])
-            num_clips_of_track[clip.track] += 1
-            row, frame_rows = _write_clip(clip, key, task, writer)
-            clips.append(row)
-            frames.extend(frame_rows)
-    if not clips:
-        raise _without_clip(info)
-    video = _video_row(
-        task, info, status="ok", remarks=info.remarks, num_clips=len(clips), num_crops=len(frames), shard=task.shard
-    )
-    outcome = Outcome(video, tuple(clips))
-    write_rows(twin, FrameRow, frames, extra={_OUTCOME_ENTRY: outcome.to_json()})
+    # The tar ends, and gets its name, before the twin: that is the commit mark.
+    with writing_rows(twin, FrameRow) as rows:
+        with writing_tar(tar) as writer:
+            for clip in follow_faces(measured, crop_size=options.size, rules=rules, max_faces=options.max_faces):
+                key = clip_key(task.source.video_id, clip.track, num_clips_of_track[clip.track])
+                num_clips_of_track[clip.track] += 1
+                row, frame_rows = _write_clip(clip, key, task, writer)
+                clips.append(row)
+                rows.add(frame_rows)
+            if not clips:
+                raise _without_clip(info)
+        video = _video_row(
+            task, info, status="ok", remarks=info.remarks, num_clips=len(clips), num_crops=rows.num_rows,
+            shard=task.shard, sha256=content_hash(task.source),
+        )  # fmt: skip
+        outcome = Outcome(video, tuple(clips))
+        rows.finish({_OUTCOME_ENTRY: outcome.to_json(), TAR_HASH_ENTRY: writer.sha256})
     return outcome
+
+
+def seconds_from_header(task: IngestTask) -> float | None:
+    """How long the input says it is; None when it does not, or cannot be opened."""
+    try:
+        return task.options.open_decoder(task.source, 1).info.seconds_from_header
+    except InputError:
+        return None
+
+
+def lost_outcome(task: IngestTask, loss: Loss) -> Outcome:
+    """The row of an input whose process was ended."""
+    reasons = {
+        "timeout": "took longer than --timeout; try it alone with a larger one: --retry-failed --timeout SECONDS",
+        "crashed": "the process that worked on it died twice (out of memory, or a fault in a native library)",
+    }
+    info = StreamInfo(codec="", width=0, height=0)
+    return Outcome(_video_row(task, info, status=loss, remarks=[reasons[loss]]))
 
 
 def _without_clip(info: StreamInfo) -> InputError:
@@ -145,9 +202,9 @@ def _without_clip(info: StreamInfo) -> InputError:
 
 
 @functools.cache
-def _landmarker() -> Landmarker:
+def _landmarker(options: IngestOptions) -> Landmarker:
     """One per process: its graph takes longer to open than a frame to measure."""
-    return MediaPipeMesh()
+    return options.open_landmarker()
 
 
 def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tuple[ClipRow, list[FrameRow]]:
@@ -158,9 +215,7 @@ def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tu
     frame_seconds = np.array([region.frame.pts_seconds for region in clip.frames])
     poses, done = _place_crops(clip, task.options.align)
     matrices = pose_matrices(poses, size)
-    measured = np.array(
-        [[*face.five_points.ravel(), face.size_px, *face.pose_degrees, face.score] for face in faces]
-    )  # (T, 15)
+    measured = np.array([_measurements(face) for face in faces])  # (T, 17)
     between = np.stack([np.interp(frame_seconds, tick_seconds, column) for column in measured.T], axis=-1)
     rows = []
     rigid = []
@@ -170,7 +225,7 @@ def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tu
         rigid.append(rigid_region(gray))
         offset, num_bytes = writer.add(f"{key}.{region.frame.index:07d}.jpg", encode_jpeg(crop))
         points = values[:10].reshape(5, 2) @ matrix[:, :2].T + matrix[:, 2]
-        face_px, yaw, pitch, roll, score = (float(value) for value in values[10:])
+        face_px, yaw, pitch, roll, eye_open, mouth_open, score = (float(value) for value in values[10:])
         rows.append(
             FrameRow(
                 clip_id=key,
@@ -189,7 +244,10 @@ def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tu
                 roll=roll,
                 sharpness=sharpness(gray),
                 brightness=float(gray.mean()),
-                score=score,
+                clipped=clipped(gray),
+                eye_open=eye_open,
+                mouth_open=mouth_open,
+                score=None if np.isnan(score) else score,
             )
         )
     duration = float(frame_seconds[-1] - frame_seconds[0])
@@ -210,10 +268,16 @@ def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tu
     return row, rows
 
 
+def _measurements(face: Face) -> list[float]:
+    """What is interpolated between measured frames: five points (10 numbers), then 7 columns of the frame row."""
+    score = float("nan") if face.score is None else face.score
+    return [*face.five_points.ravel(), face.size_px, *face.pose_degrees, face.eye_open, face.mouth_open, score]
+
+
 def _place_crops(clip: Clip, mode: AlignMode) -> tuple[Points, Literal["clip", "smooth", "frame"]]:
     """One pose per frame, (N, 4), and how they were made; see `IngestOptions.align`."""
     tick_seconds = np.array([seconds for seconds, _ in clip.ticks.values()])
-    tick_poses = np.stack([fit_pose(face.mesh) for _, face in clip.ticks.values()])
+    tick_poses = np.stack([fit_pose(face.points, face.layout) for _, face in clip.ticks.values()])
     frame_seconds = np.array([region.frame.pts_seconds for region in clip.frames])
     if mode in ("clip", "frame"):
         return stable_poses(tick_seconds, tick_poses, frame_seconds, mode), mode
@@ -242,7 +306,6 @@ def _video_row(task: IngestTask, info: StreamInfo, *, status: str, remarks: Iter
         seconds=info.seconds if info.num_frames else None,
         num_bytes=source.num_bytes,
         mtime_ns=source.mtime_ns,
-        sha256=content_hash(source),
         **more,
     )
 

@@ -31,6 +31,11 @@ def sharpness(gray: Luma) -> float:
     return float(cv2.Laplacian(gray, cv2.CV_16S).var())
 
 
+def clipped(gray: Luma) -> float:
+    """Share of pixels that are black or white (luma within 3 of either end)."""
+    return float(cv2.countNonZero(cv2.inRange(gray, 4, 251)) / -gray.size + 1)
+
+
 def rigid_region(gray: Luma) -> Region:
     """The part of a crop in which motion means that the alignment moved."""
     height, width = gray.shape

@@ -9,8 +9,9 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +19,29 @@ import numpy as np
 import pyarrow as pa
 
 from mbert import ConfigError, ManifestError, ShardError, __version__
-from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, FrameRow, PairRow, VideoRow, pair_key
+from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, PairRow, VideoRow, arrow_schema, pair_key
 from mbert.manifests.store import (
     exclusive,
     read_extra,
     read_json,
     read_rows,
-    read_table,
     tell_differences,
     write_json,
-    write_rows,
+    write_table,
 )
 from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.pipeline.engine import run_tasks
-from mbert.pipeline.pairs import clip_rng, nearest_frame, sample_pairs
+from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
+from mbert.pipeline.pair_plan import PairOptions, Records, dealt_pairs, plan_pairs
 from mbert.shards.pair import FramePair
-from mbert.shards.writer import writing_tar
+from mbert.shards.writer import TAR_HASH_ENTRY, writing_tar
 
 _PLAN_ENTRY = "mbert_plan"
 _OPEN_TARS = 128  # well below the usual limit of open files
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PairOptions:
-    """Which pairs are made and how they are dealt to shards."""
-
-    min_delta_ms: float = 167.0  # 5 frames at 30 fps
-    max_delta_ms: float = 367.0  # 11 frames at 30 fps
-    pairs_per_second: float = 10.0  # first frames drawn per second of video
-    pairs_per_shard: int = 2048  # about 65 MB at 224 px
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_delta_ms <= self.max_delta_ms:
-            raise ConfigError(
-                f"pair distance is {self.min_delta_ms:g} to {self.max_delta_ms:g} ms; it must be 0 < min <= max"
-            )
-        if self.pairs_per_second <= 0 or self.pairs_per_shard < 1:
-            raise ConfigError("pairs per second must be above 0 and pairs per shard at least 1")
+_PAIRS_IN_MEMORY = 2048  # about 65 MB at 224 px
+_SCHEMA = arrow_schema(PairRow)
+_PLANNED = ["clip", "t0", "t1", "delta_seconds", "is_expression"]
+_INFO = ("key", "clip_id", "subject", "t0", "t1", "delta_seconds", "kind", "emotion")
+_RANGES = ("t0_offset", "t0_size", "t1_offset", "t1_size")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +53,7 @@ class ShardSummary:
     kinds: dict[str, int]
     num_bytes: int
     num_new_shards: int  # written by this run
+    pairs_left_out: int  # by `where`
     clips_without_pairs: int
     labels_without_apex: int  # labelled clips that give no onset-apex pair
     seconds: float
@@ -75,10 +62,13 @@ class ShardSummary:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShardTask:
-    """The pairs of one shard, in the order in which they will stand in the tar."""
+    """One shard: the pairs at some places of the shuffled order."""
 
     shard: str
-    pairs: pa.Table
+    start: int
+    stop: int
+    seed: int
+    plan_folder: Path
     frames_folder: Path
     folder: Path
     plan: str
@@ -88,7 +78,7 @@ def run_shard(
     workspace: Workspace,
     options: PairOptions,
     *,
-    workers: int = 1,
+    engine: Engine = IN_PROCESS,
     overwrite: bool = False,
     on_plan: Callable[[int, int], None] = lambda num_pairs, num_shards: None,
     on_shard: Callable[[int], None] = lambda num_pairs: None,
@@ -101,22 +91,24 @@ def run_shard(
     videos, clips = _read_corpus(workspace)
     if not overwrite:
         _check_options(workspace, options)
-    pairs, without_pairs, without_apex = plan_pairs(workspace, clips, options)
-    if not len(pairs):
-        raise ConfigError(
-            f"no pair fits: {len(clips)} clips hold no two frames {options.min_delta_ms:g}-{options.max_delta_ms:g} ms "
-            "apart; look at num_frames and fps in clips.parquet, or change --min-delta-ms and --max-delta-ms"
-        )
     fingerprint = _fingerprint(workspace, videos, clips)
     with exclusive(workspace.pairs.parent):
-        names, tasks = _tasks(workspace, pairs, options, fingerprint)
-        on_plan(sum(len(task.pairs) for task in tasks), len(tasks))
-        for num_pairs in run_tasks(write_shard, tasks, workers=workers):
-            on_shard(num_pairs)
+        plan_folder = workspace.pairs / ".plan"
+        try:
+            plan = plan_pairs(workspace, clips, options, plan_folder)
+            if not plan.num_pairs:
+                raise _without_pairs(clips, options, plan.pairs_left_out)
+            names, tasks = _tasks(workspace, plan.num_pairs, options, fingerprint)
+            on_plan(sum(task.stop - task.start for task in tasks), len(tasks))
+            for num_pairs in run_tasks(write_shard, tasks, engine):
+                on_shard(num_pairs)
+        finally:
+            shutil.rmtree(plan_folder, ignore_errors=True)
+        kinds = {"sampled": plan.num_pairs - plan.num_expressions, "onset_apex": plan.num_expressions}
         totals: dict[str, Any] = {
-            "num_pairs": len(pairs),
+            "num_pairs": plan.num_pairs,
             "num_shards": len(names),
-            "kinds": dict(collections.Counter(pairs["kind"].to_pylist())),
+            "kinds": {kind: count for kind, count in kinds.items() if count},
             "num_bytes": sum(twin_paths(workspace.pairs, name)[0].stat().st_size for name in names),
         }
         write_json(
@@ -135,28 +127,38 @@ def run_shard(
     return ShardSummary(
         **totals,
         num_new_shards=len(tasks),
-        clips_without_pairs=without_pairs,
-        labels_without_apex=without_apex,
+        pairs_left_out=plan.pairs_left_out,
+        clips_without_pairs=plan.clips_without_pairs,
+        labels_without_apex=plan.labels_without_apex,
         seconds=time.monotonic() - began,
         folder=str(workspace.pairs),
     )
 
 
+def _without_pairs(clips: list[ClipRow], options: PairOptions, num_left_out: int) -> ConfigError:
+    if num_left_out:
+        return ConfigError(f"no pair is left: --where {options.where!r} rules out all {num_left_out}")
+    return ConfigError(
+        f"no pair fits: {len(clips)} clips hold no two frames {options.min_delta_ms:g}-{options.max_delta_ms:g} ms "
+        "apart; look at num_frames and fps in clips.parquet, or change --min-delta-ms and --max-delta-ms"
+    )
+
+
 def _tasks(
-    workspace: Workspace, pairs: pa.Table, options: PairOptions, fingerprint: str
+    workspace: Workspace, num_pairs: int, options: PairOptions, fingerprint: str
 ) -> tuple[list[str], list[ShardTask]]:
     """Deal the shuffled pairs to shards: the names of all shards, and tasks for those that are not there yet."""
     plan = hashlib.sha256(f"{fingerprint} {json.dumps(dataclasses.asdict(options))}".encode()).hexdigest()
-    order = np.random.default_rng(options.seed).permutation(len(pairs))
+    folder = workspace.pairs.absolute()
     deals = {
-        f"{number:06d}": order[start : start + options.pairs_per_shard]
-        for number, start in enumerate(range(0, len(order), options.pairs_per_shard))
+        f"{number:06d}": (start, min(start + options.pairs_per_shard, num_pairs))
+        for number, start in enumerate(range(0, num_pairs, options.pairs_per_shard))
     }
-    _remove_leftovers(workspace.pairs, set(deals))
+    _remove_leftovers(folder, set(deals))
     tasks = [
-        ShardTask(name, pairs.take(deal), workspace.frames, workspace.pairs, plan)
-        for name, deal in deals.items()
-        if not _is_committed(workspace.pairs, name, plan)
+        ShardTask(name, start, stop, options.seed, folder / ".plan", workspace.frames.absolute(), folder, plan)
+        for name, (start, stop) in deals.items()
+        if not _is_committed(folder, name, plan)
     ]
     return list(deals), tasks
 
@@ -213,94 +215,62 @@ def _is_committed(folder: Path, shard: str, plan: str) -> bool:
         return False
 
 
-def plan_pairs(workspace: Workspace, clips: list[ClipRow], options: PairOptions) -> tuple[pa.Table, int, int]:
-    """Every pair of the corpus in reading order.
-
-    Returns a table (pair columns, and where each frame's bytes lie), the number of clips that give no pair, and the
-    number of labelled clips without onset or apex.
-    """
-    tables = []
-    without_pairs = without_apex = 0
-    for shard, group in _by_shard(clips):
-        _, twin = twin_paths(workspace.frames, shard)
-        frames = read_table(twin, FrameRow, columns=["clip_id", "frame_index", "pts_seconds", "offset", "size"])
-        clip_ids = frames["clip_id"].to_numpy(zero_copy_only=False)
-        columns = {name: frames[name].to_numpy() for name in frames.column_names if name != "clip_id"}
-        for clip in group:
-            rows = np.flatnonzero(clip_ids == clip.clip_id)
-            table = _pairs_of_clip(clip, {name: values[rows] for name, values in columns.items()}, options)
-            without_pairs += not len(table)
-            without_apex += clip.emotion is not None and (clip.onset is None or clip.apex is None)
-            tables.append(table)
-    return pa.concat_tables(tables).combine_chunks(), without_pairs, without_apex
-
-
-def _by_shard(clips: list[ClipRow]) -> Iterator[tuple[str, list[ClipRow]]]:
-    groups: dict[str, list[ClipRow]] = {}
-    for clip in clips:
-        groups.setdefault(clip.shard, []).append(clip)
-    yield from groups.items()
-
-
-def _pairs_of_clip(clip: ClipRow, frames: dict[str, Any], options: PairOptions) -> pa.Table:
-    """The pairs of one clip, sorted by time; `frames` are its columns, ascending."""
-    pts, index = frames["pts_seconds"], frames["frame_index"]
-    sampled = sample_pairs(
-        pts,
-        min_delta_seconds=options.min_delta_ms / 1000,
-        max_delta_seconds=options.max_delta_ms / 1000,
-        pairs_per_second=options.pairs_per_second,
-        rng=clip_rng(options.seed, clip.clip_id),
-    )
-    kinds = {(int(t0), int(t1)): "sampled" for t0, t1 in sampled}
-    if clip.onset is not None and clip.apex is not None and clip.emotion is not None:
-        onset, apex = nearest_frame(index, clip.onset), nearest_frame(index, clip.apex)
-        if onset < apex:
-            kinds[onset, apex] = "onset_apex"
-    chosen = sorted(kinds)
-    t0 = np.array([pair[0] for pair in chosen], np.int64)
-    t1 = np.array([pair[1] for pair in chosen], np.int64)
-    is_expression = [kinds[pair] == "onset_apex" for pair in chosen]
-    return pa.table(
-        {
-            "key": pa.array([pair_key(clip.clip_id, index[a], index[b]) for a, b in chosen], pa.string()),
-            "clip_id": pa.array([clip.clip_id] * len(chosen), pa.string()),
-            "subject": pa.array([clip.subject] * len(chosen), pa.string()),
-            "t0": index[t0],
-            "t1": index[t1],
-            "delta_seconds": pts[t1] - pts[t0],
-            "kind": pa.array([kinds[pair] for pair in chosen], pa.string()),
-            "emotion": pa.array([clip.emotion if found else None for found in is_expression], pa.string()),
-            "source": pa.array([clip.shard] * len(chosen), pa.string()),
-            **{
-                f"{name}_{column}": frames[column][rows]
-                for name, rows in (("t0", t0), ("t1", t1))
-                for column in ("offset", "size")
-            },
-        }
-    )
-
-
 def write_shard(task: ShardTask) -> int:
     """Write one shard and then its twin. Returns the number of pairs; raises ShardError when a frame tar is damaged."""
     tar, twin = twin_paths(task.folder, task.shard)
-    rows = []
+    tables = []
     with _SourceTars(task.frames_folder) as sources, writing_tar(tar) as writer:
-        for pair in task.pairs.to_pylist():
-            source = pair.pop("source")
-            t0, t1 = (sources.read(source, pair[f"{name}_offset"], pair[f"{name}_size"]) for name in ("t0", "t1"))
-            info = {
-                name: pair[name]
-                for name in ("key", "clip_id", "subject", "t0", "t1", "delta_seconds", "kind", "emotion")
+        for start in range(task.start, task.stop, _PAIRS_IN_MEMORY):
+            places = range(start, min(start + _PAIRS_IN_MEMORY, task.stop))
+            records, clips = dealt_pairs(task.plan_folder, places, seed=task.seed)
+            rows = _pair_rows(records, clips, task.shard)
+            jpegs = _read_jpegs(records, clips, sources)
+            ranges: list[int] = []
+            for row, (t0, t1) in zip(rows, jpegs, strict=True):
+                info = {name: row[name] for name in _INFO}
+                t0_member, t1_member, info_member = FramePair(row["key"], t0, t1, info).members()
+                ranges += (*writer.add(*t0_member), *writer.add(*t1_member))
+                writer.add(*info_member)
+            for name, values in zip(_RANGES, np.reshape(ranges, (-1, 4)).T, strict=True):
+                for row, value in zip(rows, values.tolist(), strict=True):
+                    row[name] = value
+            tables.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
+    table = pa.concat_tables(tables)
+    write_table(twin, table, row_type=PairRow, extra={_PLAN_ENTRY: task.plan, TAR_HASH_ENTRY: writer.sha256})
+    return len(table)
+
+
+def _pair_rows(records: Records, clips: list[ClipRow], shard: str) -> list[dict[str, Any]]:
+    """The columns of the pair manifest, except where the frames will lie."""
+    rows = []
+    for clip_number, t0, t1, delta_seconds, is_expression in records[_PLANNED].tolist():
+        clip = clips[clip_number]
+        rows.append(
+            {
+                "key": pair_key(clip.clip_id, t0, t1),
+                "shard": shard,
+                "clip_id": clip.clip_id,
+                "subject": clip.subject,
+                "t0": t0,
+                "t1": t1,
+                "delta_seconds": delta_seconds,
+                "kind": "onset_apex" if is_expression else "sampled",
+                "emotion": clip.emotion if is_expression else None,
             }
-            for name, data in FramePair(pair["key"], t0, t1, info).members():
-                offset, size = writer.add(name, data)
-                for frame in ("t0", "t1"):
-                    if name.endswith(f".{frame}.jpg"):
-                        pair[f"{frame}_offset"], pair[f"{frame}_size"] = offset, size
-            rows.append(PairRow(shard=task.shard, **pair))
-    write_rows(twin, PairRow, rows, extra={_PLAN_ENTRY: task.plan})
-    return len(rows)
+        )
+    return rows
+
+
+def _read_jpegs(records: Records, clips: list[ClipRow], sources: "_SourceTars") -> list[tuple[bytes, bytes]]:
+    """Both frames of each pair, read tar by tar and front to back: that is kinder to disks than the shuffled order."""
+    shards = [clips[number].shard for number in records["clip"].tolist()]
+    ranges = records[list(_RANGES)].tolist()
+    found: list[tuple[bytes, bytes]] = [(b"", b"")] * len(records)
+    for index in sorted(range(len(records)), key=lambda index: (shards[index], ranges[index])):
+        t0_offset, t0_size, t1_offset, t1_size = ranges[index]
+        shard = shards[index]
+        found[index] = sources.read(shard, t0_offset, t0_size), sources.read(shard, t1_offset, t1_size)
+    return found
 
 
 class _SourceTars:

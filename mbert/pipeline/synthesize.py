@@ -20,8 +20,9 @@ from mbert.manifests.labels import LABEL_COLUMNS, LABELS_NAME, OPTIONAL_COLUMNS
 from mbert.manifests.store import replacing
 from mbert.pipeline.align import fit_pose, pose_matrices, warp
 from mbert.pipeline.corpora.videos import IMAGE_SUFFIXES
-from mbert.pipeline.engine import run_tasks
-from mbert.pipeline.landmarks import MediaPipeMesh, Points
+from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
+from mbert.pipeline.landmarkers import MediaPipeMesh
+from mbert.pipeline.landmarks import Points
 from mbert.shards.image import Image
 
 FPS = 30
@@ -111,7 +112,9 @@ class _ClipTask:
     folder: Path
 
 
-def synthesize(folder: Path, options: SynthesisOptions, *, photos: Path | None = None, workers: int = 1) -> int:
+def synthesize(
+    folder: Path, options: SynthesisOptions, *, photos: Path | None = None, engine: Engine = IN_PROCESS
+) -> int:
     """Write `folder/<subject>/<clip>.mp4` and `folder/labels.csv`; returns the number of clips.
 
     `photos` is a folder of portraits; without it the public-domain astronaut photo of scikit-image is varied into
@@ -122,7 +125,7 @@ def synthesize(folder: Path, options: SynthesisOptions, *, photos: Path | None =
     for number, portrait in enumerate(portraits):
         for clip in _clips_of_subject(f"s{number + 1:02d}", number, options):
             tasks.append(_ClipTask(clip, portrait, options, folder))
-    for _ in run_tasks(_write_clip, tasks, workers=workers):
+    for _ in run_tasks(_write_clip, tasks, engine):
         pass
     with replacing(folder / LABELS_NAME) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*LABEL_COLUMNS, *OPTIONAL_COLUMNS])
@@ -142,7 +145,7 @@ def displacement_field(portrait: Portrait, emotion: str) -> npt.NDArray[np.float
         unit = ACTION_UNITS[number]
         for points, mirror in ((unit.left, 1.0), (unit.right, -1.0)):
             direction = np.array([unit.direction[0] * mirror, unit.direction[1]], np.float32)
-            for x, y in portrait.mesh[list(points), :2]:
+            for x, y in portrait.mesh[list(points)]:
                 distance = ((xs - x) ** 2 + (ys - y) ** 2) / (2 * (unit.spread * crop_width) ** 2)
                 field += np.exp(-distance)[..., None] * direction
     peak = np.linalg.norm(field, axis=-1).max()
@@ -194,7 +197,7 @@ def _write_clip(task: _ClipTask) -> None:
     light = 1 + 0.01 * _slow_walk(rng, clip.num_frames, 1)[:, 0]
     height, width = portrait.image.shape[:2]
     ys, xs = np.mgrid[:height, :width].astype(np.float32)
-    center = portrait.mesh[:, :2].mean(axis=0)
+    center = portrait.mesh.mean(axis=0)
     path = task.folder / clip.path
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options=_X264)
@@ -265,7 +268,7 @@ def _frame_portrait(image: Image, landmarker: MediaPipeMesh) -> Portrait | None:
     faces = landmarker.detect(np.ascontiguousarray(image))
     if not faces:
         return None
-    pose = fit_pose(faces[0].mesh)
+    pose = fit_pose(faces[0].points)
     pose[2] -= np.log(1.45)  # wider than the crop
     matrix = pose_matrices(pose[None], _VIDEO_SIZE)[0]
     shrink = 1 / np.exp(pose[2]) / _VIDEO_SIZE
@@ -276,7 +279,7 @@ def _frame_portrait(image: Image, landmarker: MediaPipeMesh) -> Portrait | None:
 
 def _measure(image: Image, landmarker: MediaPipeMesh) -> Portrait | None:
     faces = landmarker.detect(image)
-    return Portrait(image, faces[0].mesh) if faces else None
+    return Portrait(image, faces[0].points) if faces else None
 
 
 def _vary(portrait: Portrait, rng: np.random.Generator, landmarker: MediaPipeMesh) -> Portrait:

@@ -18,6 +18,7 @@ from mbert.pipeline.landmarks import Face, Landmarker, Points
 _CUT_LEVEL = 30.0  # mean change of coarse luma samples, 0-255, between two frames of different scenes
 _MAX_STEP = 0.35  # face sizes that a face may move between two ticks
 _MAX_GROWTH = 1.35  # ratio of its sizes
+_LOYALTY = 1.5  # how much larger a face must be than the one that is followed to take its place
 _MIN_TICKS = 3  # a detector that fires once or twice has seen no face
 _LOOK_SIDE_PX = 480  # landmarks are looked for in a picture whose shorter side is at least this
 _LOOK_FACE_PX = 128
@@ -148,11 +149,14 @@ class _Track:
     finished: list[Clip] = dataclasses.field(default_factory=list)  # held until the track has proved to be one
 
 
-def follow_faces(spans: Iterable[Span], *, crop_size: int, rules: CutRules) -> Iterator[Clip]:
-    """Follow every face from tick to tick and yield its clips as they end.
+def follow_faces(
+    spans: Iterable[Span], *, crop_size: int, rules: CutRules, max_faces: int | None = None
+) -> Iterator[Clip]:
+    """Follow faces from tick to tick and yield their clips as they end.
 
     A track ends where its face is lost, at a scene cut, and where two faces could be the same one: never swapped
-    silently. A track with fewer than three ticks is no face, unless the whole input has fewer.
+    silently. A track with fewer than three ticks is no face, unless the whole input has fewer. With `max_faces`, the
+    largest are followed; one that is being followed gives way only to a face half as large again.
     """
     tracks: list[_Track] = []
     num_tracks, num_ticks = 0, 1
@@ -160,8 +164,9 @@ def follow_faces(spans: Iterable[Span], *, crop_size: int, rules: CutRules) -> I
         num_ticks += 1
         links = [] if span.has_cut or len(span.frames) < 2 else _link(span.start.faces, span.stop.faces)
         known = {id(track.face): track for track in tracks}
+        links.sort(key=lambda link: -link[0].size_px * (_LOYALTY if id(link[0]) in known else 1))
         going_on = []
-        for start, stop in links:
+        for start, stop in links[:max_faces]:
             track = known.pop(id(start), None)
             if track is None:
                 track = _Track(start, Clip(num_tracks))
@@ -210,7 +215,7 @@ def _extend(track: _Track, span: Span, face: Face, crop_size: int, rules: CutRul
         span.start.frame.index: (span.start.frame.pts_seconds, track.face),
         span.stop.frame.index: (span.stop.frame.pts_seconds, face),
     }
-    poses = np.stack([fit_pose(track.face.mesh), fit_pose(face.mesh)])
+    poses = np.stack([fit_pose(one.points, one.layout) for one in (track.face, face)])
     box = crop_box(poses, margin=_REGION_MARGIN)
     # Where a crop pixel covers two source pixels or more, the warp alone would alias: average whole pixels first.
     shrink = max(1, int(1 / (crop_size * np.exp(poses[:, 2].max()))))

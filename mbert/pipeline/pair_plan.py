@@ -1,0 +1,192 @@
+"""All pairs of a corpus as small records in a file, in reading order, and the shuffle that deals them to shards.
+
+The plan is a folder with a snapshot of the clips (`clips.parquet`) and a file of fixed-size records (`pairs.bin`), so
+that a task needs nothing but two numbers: memory does not grow with the number of pairs, here or in a worker.
+"""
+
+import dataclasses
+import functools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mbert import ConfigError
+from mbert.manifests.query import FrameCondition
+from mbert.manifests.schema import ClipRow, FrameRow
+from mbert.manifests.store import read_rows, read_table, write_rows
+from mbert.manifests.workspace import Workspace, twin_paths
+from mbert.pipeline.pairs import clip_rng, nearest_frame, sample_pairs
+
+Records = npt.NDArray[np.void]
+
+RECORD = np.dtype(
+    [
+        ("clip", "<u4"),  # row of the clip in the plan's clips.parquet
+        ("t0", "<i8"),  # frame_index
+        ("t1", "<i8"),
+        ("delta_seconds", "<f8"),
+        ("is_expression", "?"),  # onset-apex, else sampled
+        ("t0_offset", "<u8"),  # byte range of each JPEG in the tar of its video
+        ("t0_size", "<u4"),
+        ("t1_offset", "<u8"),
+        ("t1_size", "<u4"),
+    ]
+)
+_ROUNDS = 6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PairOptions:
+    """Which pairs are made and how they are dealt to shards."""
+
+    min_delta_ms: float = 167.0  # 5 frames at 30 fps
+    max_delta_ms: float = 367.0  # 11 frames at 30 fps
+    pairs_per_second: float = 10.0  # first frames drawn per second of video
+    pairs_per_shard: int = 2048  # about 65 MB at 224 px
+    where: str | None = None  # SQL: both frames of a pair must fulfil it
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_delta_ms <= self.max_delta_ms:
+            raise ConfigError(
+                f"pair distance is {self.min_delta_ms:g} to {self.max_delta_ms:g} ms; it must be 0 < min <= max"
+            )
+        if self.pairs_per_second <= 0 or self.pairs_per_shard < 1:
+            raise ConfigError("pairs per second must be above 0 and pairs per shard at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PairPlan:
+    """What was planned."""
+
+    num_pairs: int
+    num_expressions: int  # onset-apex pairs among them
+    pairs_left_out: int  # that do not fulfil `where`
+    clips_without_pairs: int
+    labels_without_apex: int  # labelled clips that give no onset-apex pair
+
+
+def plan_pairs(workspace: Workspace, clips: list[ClipRow], options: PairOptions, folder: Path) -> PairPlan:
+    """Write the plan of a corpus to `folder`. Raises ConfigError when `options.where` cannot be used."""
+    condition = None
+    if options.where is not None:
+        clip_table, video_table = _tables_of(workspace)
+        condition = FrameCondition(options.where, clip_table, video_table)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_rows(folder / "clips.parquet", ClipRow, clips)
+    counts = dict.fromkeys((field.name for field in dataclasses.fields(PairPlan)), 0)
+    columns = ["clip_id", "frame_index", "pts_seconds", "offset", "size"]
+    if condition is not None:
+        columns = list(dict.fromkeys([*columns, *condition.frame_columns]))
+    with (folder / "pairs.bin").open("wb") as file:
+        for shard, numbers in _by_shard(clips):
+            table = read_table(twin_paths(workspace.frames, shard)[1], FrameRow, columns=columns)
+            fulfil = None if condition is None else condition.mask(table)
+            ids = table["clip_id"].combine_chunks().dictionary_encode()
+            place = {clip_id: index for index, clip_id in enumerate(ids.dictionary.to_pylist())}
+            clip_of_row = ids.indices.to_numpy()
+            frames = {name: table[name].to_numpy() for name in ("frame_index", "pts_seconds", "offset", "size")}
+            for number in numbers:
+                rows = np.flatnonzero(clip_of_row == place.get(clips[number].clip_id, -1))
+                pairs, is_expression = _pairs_of_clip(
+                    clips[number], frames["frame_index"][rows], frames["pts_seconds"][rows], options
+                )
+                if fulfil is not None:
+                    keep = fulfil[rows][pairs].all(axis=1)
+                    counts["pairs_left_out"] += int((~keep).sum())
+                    pairs, is_expression = pairs[keep], is_expression[keep]
+                _records(number, rows[pairs], is_expression, frames).tofile(file)
+                counts["num_pairs"] += len(pairs)
+                counts["num_expressions"] += int(is_expression.sum())
+                counts["clips_without_pairs"] += not len(pairs)
+                clip = clips[number]
+                counts["labels_without_apex"] += clip.emotion is not None and None in (clip.onset, clip.apex)
+    return PairPlan(**counts)
+
+
+def _tables_of(workspace: Workspace) -> tuple[pa.Table, pa.Table]:
+    from mbert.manifests.schema import VideoRow
+
+    return read_table(workspace.clips, ClipRow), read_table(workspace.videos, VideoRow)
+
+
+def _by_shard(clips: list[ClipRow]) -> Iterator[tuple[str, list[int]]]:
+    groups: dict[str, list[int]] = {}
+    for number, clip in enumerate(clips):
+        groups.setdefault(clip.shard, []).append(number)
+    yield from groups.items()
+
+
+def _pairs_of_clip(
+    clip: ClipRow, index: npt.NDArray[np.int64], pts_seconds: npt.NDArray[np.float64], options: PairOptions
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Positions (P, 2) of the pairs of one clip, sorted by time, and which of them is the labelled one, (P,)."""
+    pairs = sample_pairs(
+        pts_seconds,
+        min_delta_seconds=options.min_delta_ms / 1000,
+        max_delta_seconds=options.max_delta_ms / 1000,
+        pairs_per_second=options.pairs_per_second,
+        rng=clip_rng(options.seed, clip.clip_id),
+    )
+    is_expression = np.zeros(len(pairs), dtype=bool)
+    if clip.onset is not None and clip.apex is not None and clip.emotion is not None:
+        labelled = nearest_frame(index, clip.onset), nearest_frame(index, clip.apex)
+        if labelled[0] < labelled[1]:
+            pairs = np.unique(np.concatenate([pairs, [labelled]]), axis=0)
+            is_expression = (pairs == labelled).all(axis=1)
+    return pairs, is_expression
+
+
+def _records(number: int, rows: npt.NDArray[np.int64], is_expression: Any, frames: dict[str, Any]) -> Records:
+    records = np.zeros(len(rows), RECORD)
+    t0, t1 = rows.T
+    records["clip"], records["is_expression"] = number, is_expression
+    for name, side in (("t0", t0), ("t1", t1)):
+        records[name] = frames["frame_index"][side]
+        records[f"{name}_offset"], records[f"{name}_size"] = frames["offset"][side], frames["size"][side]
+    records["delta_seconds"] = frames["pts_seconds"][t1] - frames["pts_seconds"][t0]
+    return records
+
+
+def dealt_pairs(folder: Path, places: range, *, seed: int) -> tuple[Records, list[ClipRow]]:
+    """The pairs that stand at some places of the shuffled order, and all clips of the plan."""
+    records = np.memmap(folder / "pairs.bin", RECORD, "r")
+    chosen: Records = records[shuffled(np.arange(places.start, places.stop), len(records), seed)]
+    return chosen, _clips_of(folder)
+
+
+@functools.lru_cache(maxsize=1)
+def _clips_of(folder: Path) -> list[ClipRow]:
+    return read_rows(folder / "clips.parquet", ClipRow)
+
+
+def shuffled(places: npt.NDArray[np.int64], total: int, seed: int) -> npt.NDArray[np.int64]:
+    """Which items stand at some places of a seeded random order of `total` items, without making the whole order.
+
+    A Feistel network permutes the numbers of some bits; those that leave the range are sent through it again.
+    """
+    half = np.uint64(max(1, (max(total - 1, 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    keys = np.random.default_rng(seed).integers(0, 2**64, _ROUNDS, dtype=np.uint64)
+    items = places.astype(np.uint64)
+    todo = np.ones(len(items), dtype=bool)
+    while todo.any():
+        left, right = items[todo] >> half, items[todo] & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        items[todo] = left << half | right
+        todo = items >= total
+    return items.astype(np.int64)
+
+
+def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Every bit of the output depends on every bit of the input (the finaliser of splitmix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(31))
+    return mixed

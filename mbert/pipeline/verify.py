@@ -1,0 +1,56 @@
+"""`mbert verify`: every tar of a workspace against its manifest, over the processes of this machine."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from mbert import ManifestError
+from mbert.manifests.schema import VideoRow
+from mbert.manifests.store import read_json, read_rows
+from mbert.manifests.workspace import Workspace
+from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
+from mbert.shards.verify import verify_frames, verify_pairs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class VerifySummary:
+    """What was found in order."""
+
+    num_frame_tars: int
+    num_pair_shards: int
+    num_members: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Tar:
+    kind: Literal["frames", "pairs"]
+    folder: Path
+    shard: str
+
+
+def run_verify(
+    workspace: Workspace,
+    *,
+    engine: Engine = IN_PROCESS,
+    on_plan: Callable[[int], None] = lambda num_tars: None,
+    on_tar: Callable[[int], None] = lambda num_members: None,
+) -> VerifySummary:
+    """Check all tars of a workspace. Raises ShardError that names the first member that is wrong."""
+    if not workspace.videos.exists():
+        raise ManifestError(f"there is no corpus in {workspace.corpus}: run `mbert ingest FOLDER` first")
+    frames = [row.shard for row in read_rows(workspace.videos, VideoRow) if row.status == "ok" and row.shard]
+    index = workspace.pairs / "pairs.json"
+    pairs = list(read_json(index)["shards"]) if index.exists() else []
+    tars = [_Tar("frames", workspace.frames, shard) for shard in frames]
+    tars += [_Tar("pairs", workspace.pairs, shard) for shard in pairs]
+    on_plan(len(tars))
+    num_members = 0
+    for count in run_tasks(_verify, tars, engine):
+        num_members += count
+        on_tar(count)
+    return VerifySummary(num_frame_tars=len(frames), num_pair_shards=len(pairs), num_members=num_members)
+
+
+def _verify(tar: _Tar) -> int:
+    return (verify_frames if tar.kind == "frames" else verify_pairs)(tar.folder, tar.shard)
