@@ -2,7 +2,7 @@ import tarfile
 
 import pytest
 
-from mbert.shards.writer import writing_tar
+from mbert.shards.writer import _header, writing_tar
 
 
 def test_members_lie_where_the_writer_says(tmp_path):
@@ -17,6 +17,14 @@ def test_members_lie_where_the_writer_says(tmp_path):
     with tarfile.open(path) as archive:
         assert [(m.name, m.size, m.mtime, m.uid) for m in archive] == [("a.jpg", 5, 0, 0), ("b.jpg", 512, 0, 0)]
     assert len(data) % tarfile.RECORDSIZE == 0
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "x" * 100, "folder/" * 20 + "long.jpg", "ü.json"])
+@pytest.mark.parametrize("size", [0, 1, 512, 8**11 - 1])
+def test_headers_are_those_of_tarfile(name, size):
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert _header(name, size) == info.tobuf(tarfile.USTAR_FORMAT, "utf-8")
 
 
 def test_the_same_members_give_the_same_bytes(tmp_path):
