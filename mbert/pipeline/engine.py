@@ -13,7 +13,9 @@ import logging
 import multiprocessing
 import os
 import pickle
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -218,8 +220,11 @@ def _run_on_ray(
     except ImportError as exc:
         raise ConfigError("--engine ray needs Ray: pip install 'mbert[ray]'") from exc
     try:
+        if found := re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", engine.address or ""):
+            # Ray itself goes on trying for minutes.
+            socket.create_connection((found[1], int(found[2])), timeout=10).close()
         ray.init(address=engine.address, include_dashboard=None, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as exc:
+    except (OSError, ValueError, RuntimeError) as exc:
         raise ConfigError(f"no Ray cluster answers at {engine.address or 'RAY_ADDRESS'}: {exc}") from exc
     remote: Any = ray.remote(num_cpus=1, max_retries=_RAY_RETRIES)(function)
     running: dict[Any, tuple[Task, float]] = {}  # each with its deadline
