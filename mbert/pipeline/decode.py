@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -227,6 +228,7 @@ class VideoFile:
         try:
             orientation = Orientation()
             seconds: float | None = None
+            damaged: list[int] = []
             for index, picture in enumerate(self._pictures()):
                 if index == 0:
                     orientation = Orientation.of(picture)
@@ -235,10 +237,14 @@ class VideoFile:
                 if index == 0:
                     self.info.rotation = int(picture.rotation)
                     self.info.width, self.info.height = frame.size
+                if picture.is_corrupt:
+                    damaged.append(index)
                 self.info.saw(frame)
                 yield frame
         finally:
             self._container.close()
+        if damaged:
+            self.info.remarks.append(f"{len(damaged)} frames are damaged, the first is frame {damaged[0]}")
         claimed = self.info.num_frames_from_header
         if claimed and claimed != self.info.num_frames:
             self.info.remarks.append(f"the header says {claimed} frames, {self.info.num_frames} decode")
@@ -326,7 +332,10 @@ class FrameFolder:
 
 def _refuse_empty(path: Path) -> None:
     try:
-        if path.stat().st_size == 0:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise InputError("unreadable", "is not a regular file")
+        if status.st_size == 0:
             raise InputError("empty", "the file has no bytes")
     except OSError as exc:
         raise InputError("unreadable", f"cannot be read: {exc.strerror}") from exc
@@ -352,6 +361,8 @@ def content_hash(source: Source) -> str | None:
 
 
 def _hash_file(path: Path, digest: Any) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(path)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
