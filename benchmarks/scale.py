@@ -26,7 +26,7 @@ from mbert.manifests.schema import ClipRow, FrameRow, VideoRow, arrow_schema, cl
 from mbert.manifests.store import read_rows, write_json, write_rows, write_table
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.ingest_input import Outcome, committed_outcome
-from mbert.pipeline.pair_plan import PairOptions, dealt_pairs, plan_pairs
+from mbert.pipeline.pair_plan import PairOptions, dealt_pairs, pair_condition, plan_pairs
 
 FPS, CLIP_SECONDS = 30, 10
 FRAME_BYTES = 16_384
@@ -92,7 +92,8 @@ def frames_of(key, shard, clips, num_frames, rng):
 def plan(folder, where=None):
     workspace = Workspace(folder)
     options = PairOptions(where=where)
-    done = plan_pairs(workspace, read_rows(workspace.clips, ClipRow), options, folder / "plan")
+    clips = read_rows(workspace.clips, ClipRow)
+    done = plan_pairs(workspace, clips, options, pair_condition(workspace, options), folder / "plan")
     starts = range(0, done.num_pairs, options.pairs_per_shard)
     for start in starts:
         dealt_pairs(folder / "plan", range(start, min(start + options.pairs_per_shard, done.num_pairs)), seed=0)

@@ -17,7 +17,7 @@ from mbert.pipeline.ingest_input import IngestOptions
 from mbert.shards.verify import verify_frames
 
 NUM_FRAMES = 24
-AWKWARD = ["a b.mp4", "日本語 ü.mp4", "it's \"quoted\".mp4", "new\nline.mp4", "-rf.mp4", "50%d.mp4"]
+AWKWARD = ["a b.mp4", "日本語 ü.mp4", 'it\'s "quoted".mp4', "new\nline.mp4", "-rf.mp4", "50%d.mp4"]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ EXPECTED = {
     "two_faces.mp4": ("ok", None),
     "8k.mp4": ("ok", None),
     "tiny.mp4": ("no_face", "no face track"),
-    **{name: ("ok", None) for name in AWKWARD},
+    **dict.fromkeys(AWKWARD, ("ok", None)),
     "one/same.mp4": ("ok", None),
     "two/same.mp4": ("ok", None),
     "circle.mp4": ("unreadable", "symbolic links"),

@@ -14,6 +14,9 @@ import typer.main
 
 import mbert
 from mbert.cli import app
+from mbert.manifests.schema import VideoRow
+from mbert.manifests.store import read_rows
+from mbert.manifests.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
 FOUR_COMMANDS = ["mbert ingest videos/", "mbert shard --pairs", "mbert train pretrain", "mbert eval --protocol loso"]
@@ -76,6 +79,62 @@ def test_json_goes_to_stdout_alone(four_commands, run_mbert):
     assert scored["mbert"].keys() >= {"uf1", "uar", "accuracy", "confusion", "uf1_interval", "chance_uf1"}
 
 
+def test_a_dry_run_tells_the_time_and_writes_nothing(synthetic_videos, tmp_path, run_mbert):
+    done = run_mbert("ingest", str(synthetic_videos), "--dry-run", "--limit", "6", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "6 of 18 inputs to do" in done.stdout
+    assert re.search(r"about \d+ s with \d+ workers?", done.stdout)
+    assert "the same command without --dry-run" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    estimate = json.loads(run_mbert("ingest", str(synthetic_videos), "--dry-run", "--json", cwd=tmp_path).stdout)
+    assert (estimate["num_inputs"], estimate["num_to_do"]) == (18, 18)
+
+
+def test_verify_finds_nothing_and_then_the_first_bad_member(four_commands, tmp_path, run_mbert):
+    folder, _ = four_commands
+    shutil.copytree(folder / "workspace", tmp_path / "workspace")
+    done = run_mbert("verify", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"18 tars of crops and 1 pair shard are as their manifests say: \d+ members", done.stdout)
+    tar = sorted((tmp_path / "workspace" / "corpus" / "frames").glob("*.tar"))[3]
+    data = bytearray(tar.read_bytes())
+    second = data.index(b"\xff\xd8", data.index(b"\xff\xd9"))
+    data[second : second + 4] = b"junk"
+    tar.write_bytes(data)
+    done = run_mbert("verify", cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.search(rf"error: .*{tar.name}: member \S+\.0000001\.jpg does not decode", done.stderr)
+
+
+def test_pairs_can_be_chosen_by_the_columns_of_the_manifests(four_commands, tmp_path, run_mbert):
+    folder, _ = four_commands
+    shutil.copytree(folder / "workspace" / "corpus", tmp_path / "workspace" / "corpus")
+    refused = run_mbert("shard", "--pairs", "--where", "jiter_px < 0.2", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "jiter_px" in refused.stderr
+    assert "jitter_px" in refused.stderr
+    assert not (tmp_path / "workspace" / "shards").exists()
+    nothing = run_mbert("shard", "--pairs", "--where", "face_px > 9999", cwd=tmp_path)
+    assert (nothing.returncode, "rules out all" in nothing.stderr) == (2, True)
+    done = run_mbert("shard", "--pairs", "--where", "path LIKE 's01/%' AND eye_open > 0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d+ pairs left out by --where", done.stdout)
+    assert "(6 onset-apex" in done.stdout
+
+
+def test_the_ffmpeg_program_gives_the_same_rows(four_commands, tmp_path, run_mbert):
+    folder, _ = four_commands
+    video = folder / "videos" / "s01" / "disgust_1.mp4"
+    done = run_mbert("ingest", str(video), "--decoder", "ffmpeg", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (row,) = read_rows(Workspace(tmp_path / "workspace").videos, VideoRow)
+    (expected,) = [
+        row for row in read_rows(Workspace(folder / "workspace").videos, VideoRow) if row.path == "s01/disgust_1.mp4"
+    ]
+    names = ("status", "codec", "width", "height", "fps", "num_frames", "num_crops", "seconds", "sha256")
+    assert [getattr(row, name) for name in names] == [getattr(expected, name) for name in names]
+
+
 def test_without_labels_eval_names_the_file_and_its_columns(synthetic_videos, tmp_path, run_mbert):
     shutil.copytree(synthetic_videos / "s01", tmp_path / "videos")
     assert run_mbert("ingest", "videos/", cwd=tmp_path).returncode == 0
@@ -95,6 +154,13 @@ def test_without_labels_eval_names_the_file_and_its_columns(synthetic_videos, tm
         (["ingest", "empty", "--size", "7"], 2, "32"),
         (["ingest", "empty", "--align", "best"], 2, "auto"),
         (["ingest", "empty", "--workers", "0"], 2, "1"),
+        (["ingest", "empty", "--faces", "few"], 2, "allowed are all, largest, or a number"),
+        (["ingest", "empty", "--faces", "0"], 2, "must be at least 1"),
+        (["ingest", "empty", "--filter", "hqdn3d"], 2, "need --decoder ffmpeg"),
+        (["ingest", "empty", "--timeout", "0"], 2, "must be above 0"),
+        (["ingest", "empty", "--address", "auto"], 2, "belongs to --engine ray"),
+        (["ingest", "empty", "--landmarker-model", "x.task"], 2, "x.task"),
+        (["verify"], 1, "run `mbert ingest FOLDER` first"),
         (["shard"], 2, "mbert shard --pairs"),
         (["shard", "--pairs"], 1, "run `mbert ingest FOLDER` first"),
         (["shard", "--pairs", "--min-delta-ms", "500"], 2, "0 < min <= max"),

@@ -1,4 +1,4 @@
-"""What a long run meets: killed processes, full disks, stuck inputs. It goes on, with the bytes of an undisturbed run."""
+"""Killed processes, full disks, stuck inputs: a run goes on, and ends with the bytes of an undisturbed one."""
 
 import hashlib
 import os

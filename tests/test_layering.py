@@ -17,7 +17,15 @@ MAY_IMPORT = {
     "console": {"mbert"},
     "cli": {"mbert", "manifests", "shards", "pipeline", "model", "console"},
 }
-OWN_ROOM = {"torch": "model", "timm": "model", "mediapipe": "pipeline", "av": "pipeline", "webdataset": "shards"}
+OWN_ROOM = {
+    "torch": "model",
+    "timm": "model",
+    "mediapipe": "pipeline",
+    "av": "pipeline",
+    "webdataset": "shards",
+    "duckdb": "manifests",
+    "ray": "pipeline",
+}
 
 
 def room(module: str) -> str:
@@ -54,8 +62,9 @@ def test_rooms_import_in_one_direction_only():
 def test_heavy_libraries_stay_in_their_room():
     heavy = [(file, home, name.split(".")[0]) for file, home, name in all_imports() if name.split(".")[0] in OWN_ROOM]
     assert len(heavy) > 5
-    # `doctor` asks the libraries themselves for their versions.
-    assert [item for item in heavy if item[1] not in (OWN_ROOM[item[2]], "cli")] == []
+    # `doctor` asks the libraries themselves for their versions; face-alignment is a torch program.
+    also = [("mbert/pipeline/landmarkers", "pipeline", "torch")]
+    assert [item for item in heavy if item[1] not in (OWN_ROOM[item[2]], "cli") and item not in also] == []
 
 
 def test_there_is_no_grab_bag_module():

@@ -59,10 +59,12 @@ class FrameCondition:
         return rows
 
     def _check(self, no_frames: pa.Table) -> None:
+        reason = None if self.expression.strip() else "it is empty"
         try:
             self._rows(no_frames)
         except self._duckdb.Error as exc:
-            reason = str(exc).split("\n")[0]
+            reason = reason or str(exc).split("\n")[0]
+        if reason:
             raise ConfigError(
                 f"--where {self.expression!r} cannot be used: {reason}. The columns are {', '.join(self._names)}"
-            ) from exc
+            )

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from mbert import ConfigError
 from mbert.manifests.query import FrameCondition
-from mbert.manifests.schema import ClipRow, FrameRow
+from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
 from mbert.manifests.store import read_rows, read_table, write_rows
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.pairs import clip_rng, nearest_frame, sample_pairs
@@ -71,12 +70,18 @@ class PairPlan:
     labels_without_apex: int  # labelled clips that give no onset-apex pair
 
 
-def plan_pairs(workspace: Workspace, clips: list[ClipRow], options: PairOptions, folder: Path) -> PairPlan:
-    """Write the plan of a corpus to `folder`. Raises ConfigError when `options.where` cannot be used."""
-    condition = None
-    if options.where is not None:
-        clip_table, video_table = _tables_of(workspace)
-        condition = FrameCondition(options.where, clip_table, video_table)
+def pair_condition(workspace: Workspace, options: PairOptions) -> FrameCondition | None:
+    """What both frames of a pair must fulfil. Raises ConfigError when `options.where` cannot be used."""
+    if options.where is None:
+        return None
+    clips, videos = read_table(workspace.clips, ClipRow), read_table(workspace.videos, VideoRow)
+    return FrameCondition(options.where, clips, videos)
+
+
+def plan_pairs(
+    workspace: Workspace, clips: list[ClipRow], options: PairOptions, condition: FrameCondition | None, folder: Path
+) -> PairPlan:
+    """Write the plan of a corpus to `folder`."""
     shutil.rmtree(folder, ignore_errors=True)
     write_rows(folder / "clips.parquet", ClipRow, clips)
     counts = dict.fromkeys((field.name for field in dataclasses.fields(PairPlan)), 0)
@@ -107,12 +112,6 @@ def plan_pairs(workspace: Workspace, clips: list[ClipRow], options: PairOptions,
                 clip = clips[number]
                 counts["labels_without_apex"] += clip.emotion is not None and None in (clip.onset, clip.apex)
     return PairPlan(**counts)
-
-
-def _tables_of(workspace: Workspace) -> tuple[pa.Table, pa.Table]:
-    from mbert.manifests.schema import VideoRow
-
-    return read_table(workspace.clips, ClipRow), read_table(workspace.videos, VideoRow)
 
 
 def _by_shard(clips: list[ClipRow]) -> Iterator[tuple[str, list[int]]]:

@@ -31,7 +31,7 @@ from mbert.manifests.store import (
 )
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
-from mbert.pipeline.pair_plan import PairOptions, Records, dealt_pairs, plan_pairs
+from mbert.pipeline.pair_plan import PairOptions, Records, dealt_pairs, pair_condition, plan_pairs
 from mbert.shards.pair import FramePair
 from mbert.shards.writer import TAR_HASH_ENTRY, writing_tar
 
@@ -91,11 +91,12 @@ def run_shard(
     videos, clips = _read_corpus(workspace)
     if not overwrite:
         _check_options(workspace, options)
+    condition = pair_condition(workspace, options)
     fingerprint = _fingerprint(workspace, videos, clips)
     with exclusive(workspace.pairs.parent):
         plan_folder = workspace.pairs / ".plan"
         try:
-            plan = plan_pairs(workspace, clips, options, plan_folder)
+            plan = plan_pairs(workspace, clips, options, condition, plan_folder)
             if not plan.num_pairs:
                 raise _without_pairs(clips, options, plan.pairs_left_out)
             names, tasks = _tasks(workspace, plan.num_pairs, options, fingerprint)
