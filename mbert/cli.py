@@ -123,7 +123,7 @@ def ingest(
 ) -> None:
     """Turn raw face video into aligned face crops with manifests."""
     from mbert.pipeline.ingest import IngestPlan, estimate_ingest, run_ingest
-    from mbert.pipeline.ingest_input import IngestOptions, Outcome
+    from mbert.pipeline.ingest_input import Going, IngestOptions, Outcome
 
     options = IngestOptions(
         size=size,
@@ -163,18 +163,28 @@ def ingest(
         return None
     with Progress("ingest") as progress:
         counts = {"done": 0, "failed": 0, "frames": 0}
+        told: dict[str, Going] = {}  # of the inputs that are going on
 
         def begin(plan: IngestPlan) -> None:
             counts["total"] = plan.num_to_do
             progress.begin(plan.num_bytes + plan.num_to_do)
 
-        def tell(outcome: Outcome) -> None:
+        def advance(num_bytes: int) -> None:
+            rate = (counts["frames"] + sum(going.num_frames for going in told.values())) / progress.seconds
+            status = f"{counts['done']}/{counts['total']} inputs, {counts['failed']} failed, {rate:.0f} frames/s"
+            progress.advance(num_bytes, status)
+
+        def note_going(going: Going) -> None:
+            before = told.get(going.video_id)
+            told[going.video_id] = going
+            advance(going.num_bytes - (before.num_bytes if before else 0))
+
+        def note_outcome(outcome: Outcome) -> None:
+            before = told.pop(outcome.video.video_id, None)
             counts["done"] += 1
             counts["failed"] += outcome.video.status != "ok"
             counts["frames"] += outcome.video.num_frames or 0
-            rate = counts["frames"] / progress.seconds
-            status = f"{counts['done']}/{counts['total']} inputs, {counts['failed']} failed, {rate:.0f} frames/s"
-            progress.advance(outcome.video.num_bytes + 1, status)
+            advance(outcome.video.num_bytes + 1 - (before.num_bytes if before else 0))
 
         summary = run_ingest(
             folder,
@@ -186,7 +196,8 @@ def ingest(
             retry_failed=retry_failed,
             labels_path=labels,
             on_plan=begin,
-            on_outcome=tell,
+            on_outcome=note_outcome,
+            on_going=note_going,
         )
     if as_json:
         return _print_json(summary)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mbert import ConfigError, ShardError
-from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
+from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks, tell
 
 
 def square(number):
@@ -69,6 +69,20 @@ def test_a_task_whose_process_dies_runs_once_more(tmp_path):
 def test_a_task_that_takes_too_long_is_ended_and_the_rest_goes_on():
     engine = Engine(workers=2, timeout_seconds=1.5)
     assert set(run_tasks(sleep, [0.1, 1000, 0.2, 0.3], engine, on_lost=lost)) == {0.1, 0.2, 0.3, (1000, "timeout")}
+
+
+def tell_and_square(number):
+    tell(f"at {number}")
+    return number * number
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_task_can_tell_how_it_goes(workers):
+    notes = []
+    results = run_tasks(tell_and_square, range(5), Engine(workers=workers), on_note=notes.append)
+    assert sorted(results) == [0, 1, 4, 9, 16]
+    assert sorted(notes) == [f"at {number}" for number in range(5)]
+    tell("nobody listens, nothing happens")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

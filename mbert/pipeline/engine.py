@@ -28,6 +28,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Loss = Literal["timeout", "crashed"]
 
+Message = tuple[Literal["result", "error", "note"], Any]  # what a worker sends
+
 _MAX_ATTEMPTS = 2
 _RAY_RETRIES = 3  # a long run may lose several nodes
 
@@ -72,8 +74,11 @@ def run_tasks(
     engine: Engine,
     *,
     on_lost: Callable[[Task, Loss], Result] = _end_run,
+    on_note: Callable[[Any], None] = lambda note: None,
 ) -> Iterator[Result]:
     """Yield the result of each task as it is done, in any order; tasks are taken from the iterable as they are begun.
+
+    `on_note` gets what a task tells with `tell` while it goes on; a Ray cluster does not carry that.
 
     An exception of `function` ends the run. Leaving the iterator early (Ctrl-C, an error) kills the workers; what they
     had begun has no name yet on disk. Raises ConfigError when the engine cannot be started, and by default MbertError
@@ -82,9 +87,28 @@ def run_tasks(
     if engine.kind == "ray":
         yield from _run_on_ray(function, tasks, engine, on_lost)
     elif engine.workers:
-        yield from _Pool(function, engine).run(tasks, on_lost)
+        yield from _Pool(function, engine).run(tasks, on_lost, on_note)
     else:
-        yield from map(function, tasks)
+        with _telling(on_note):
+            yield from map(function, tasks)
+
+
+_listeners: list[Callable[[Any], None]] = []
+
+
+@contextlib.contextmanager
+def _telling(listener: Callable[[Any], None]) -> Iterator[None]:
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.pop()
+
+
+def tell(note: Any) -> None:
+    """For a task that takes long: tell whoever runs it how it goes."""
+    if _listeners:
+        _listeners[-1](note)
 
 
 @dataclasses.dataclass(slots=True)
@@ -106,7 +130,9 @@ class _Pool:
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
 
-    def run(self, tasks: Iterable[Task], on_lost: Callable[[Task, Loss], Result]) -> Iterator[Result]:
+    def run(
+        self, tasks: Iterable[Task], on_lost: Callable[[Task, Loss], Result], on_note: Callable[[Any], None]
+    ) -> Iterator[Result]:
         again: collections.deque[tuple[Task, int]] = collections.deque()
         first = ((task, 1) for task in tasks)
         try:
@@ -120,7 +146,7 @@ class _Pool:
                 for worker in list(self._workers):
                     if worker.pipe in ready:
                         try:
-                            succeeded, value = worker.pipe.recv()
+                            kind, value = worker.pipe.recv()
                         except (EOFError, OSError, pickle.UnpicklingError):
                             self._dismiss(worker)
                             if worker.attempt < _MAX_ATTEMPTS:
@@ -128,8 +154,11 @@ class _Pool:
                             else:
                                 yield on_lost(worker.task, "crashed")
                             continue
+                        if kind == "note":
+                            on_note(value)
+                            continue
                         worker.deadline, worker.attempt = float("inf"), 0
-                        if not succeeded:
+                        if kind == "error":
                             raise value
                         yield value
                     elif worker.deadline <= time.monotonic():
@@ -184,18 +213,20 @@ def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
     """The life of a worker process: tasks in, results out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    while True:
-        try:
-            task = pipe.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            answer = (True, function(task))
-        except MemoryError:
-            os._exit(1)  # as if the system had killed it for memory: once more, alone in a fresh process
-        except Exception as exc:
-            answer = (False, exc)
-        pipe.send(answer)
+    with _telling(lambda note: pipe.send(("note", note))):
+        while True:
+            try:
+                task = pipe.recv()
+            except (EOFError, OSError):
+                return
+            answer: Message
+            try:
+                answer = ("result", function(task))
+            except MemoryError:
+                os._exit(1)  # as if the system had killed it for memory: once more, in a fresh process
+            except Exception as exc:
+                answer = ("error", exc)
+            pipe.send(answer)
 
 
 def _end_with_parent() -> None:

@@ -7,6 +7,7 @@ tars; labels are joined then, so they may change without decoding again.
 
 import dataclasses
 import importlib.metadata
+import random
 import tempfile
 import time
 from collections import Counter
@@ -32,6 +33,7 @@ from mbert.pipeline.corpora.videos import DATASET, Listing, list_sources, natura
 from mbert.pipeline.decode import content_hash
 from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
 from mbert.pipeline.ingest_input import (
+    Going,
     IngestOptions,
     IngestTask,
     Outcome,
@@ -99,6 +101,7 @@ def run_ingest(
     labels_path: Path | None = None,
     on_plan: Callable[[IngestPlan], None] = lambda plan: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    on_going: Callable[[Going], None] = lambda going: None,
 ) -> IngestSummary:
     """Ingest every input under `path` that the corpus does not have yet, or (`retry_failed`) only those that failed.
 
@@ -121,7 +124,7 @@ def run_ingest(
         on_plan(_plan(listing, tasks))
         num_frames = 0
         try:
-            for outcome in run_tasks(ingest_input, tasks, engine, on_lost=lost_outcome):
+            for outcome in run_tasks(ingest_input, tasks, engine, on_lost=lost_outcome, on_note=on_going):
                 corpus.accept(outcome)
                 num_frames += outcome.video.num_frames or 0
                 on_outcome(outcome)
@@ -286,10 +289,10 @@ class _Corpus:
                 )
 
     def tasks(self, options: IngestOptions, engine: Engine) -> list[IngestTask]:
-        """The planned inputs that no earlier run has finished, in the order of their tars."""
+        """The planned inputs that no earlier run has finished, in a fixed random order."""
         pending = [row for row in self.videos.values() if row.status == "pending" and row.video_id in self._sources]
         tasks = []
-        for row in sorted(pending, key=lambda row: row.shard or ""):
+        for row in sorted(pending, key=lambda row: row.shard or ""):  # from which the order follows
             outcome = committed_outcome(self._workspace.frames, row)  # a killed run may have got so far
             if outcome is not None:
                 self.accept(outcome)
@@ -305,7 +308,10 @@ class _Corpus:
             )
         # One input alone may have all cores for decoding; else each process keeps to its own.
         num_threads = max(1, engine.workers // max(1, len(tasks)))
-        return [dataclasses.replace(task, num_threads=num_threads) for task in tasks]
+        tasks = [dataclasses.replace(task, num_threads=num_threads) for task in tasks]
+        # In a mixed order the first tenth is like the rest, so the time that is left can be told from it.
+        random.Random(0).shuffle(tasks)
+        return tasks
 
     def accept(self, outcome: Outcome) -> None:
         """Take in what became of an input."""

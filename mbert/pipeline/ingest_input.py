@@ -8,11 +8,13 @@ import dataclasses
 import functools
 import itertools
 import json
+import multiprocessing
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 
 from mbert import ConfigError, InputError, MbertError
@@ -24,7 +26,7 @@ from mbert.pipeline.align import fit_pose, is_still, pose_matrices, stable_poses
 from mbert.pipeline.corpora.videos import Source
 from mbert.pipeline.decode import Decoder, FrameFolder, StreamInfo, VideoFile, content_hash
 from mbert.pipeline.decode_ffmpeg import FfmpegFile, check_ffmpeg_options
-from mbert.pipeline.engine import Loss
+from mbert.pipeline.engine import Loss, tell
 from mbert.pipeline.landmarkers import LandmarkerName, open_landmarker
 from mbert.pipeline.landmarks import Face, Landmarker, Points
 from mbert.pipeline.quality import clipped, jitter_px, luma, rigid_region, sharpness
@@ -101,6 +103,15 @@ class IngestTask:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Going:
+    """How far an input has come."""
+
+    video_id: str
+    num_bytes: int  # of the input, done so far
+    num_frames: int  # decoded so far
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one input."""
 
@@ -124,6 +135,8 @@ def ingest_input(task: IngestTask) -> Outcome:
     Raises MbertError when writing fails or the landmarker cannot be opened.
     """
     info = StreamInfo(codec="", width=0, height=0)
+    if multiprocessing.parent_process() is not None:  # a worker shares the machine with others
+        cv2.setNumThreads(task.num_threads)
     try:
         decoder = task.options.open_decoder(task.source, task.num_threads)
         info = decoder.info
@@ -164,6 +177,7 @@ def _write_input(task: IngestTask, decoder: Decoder) -> Outcome:
                 row, frame_rows = _write_clip(clip, key, task, writer)
                 clips.append(row)
                 rows.add(frame_rows)
+                tell(_going(task, info))
             if not clips:
                 raise _without_clip(info)
         video = _video_row(
@@ -191,6 +205,11 @@ def lost_outcome(task: IngestTask, loss: Loss) -> Outcome:
     }
     info = StreamInfo(codec="", width=0, height=0)
     return Outcome(_video_row(task, info, status=loss, remarks=[reasons[loss]]))
+
+
+def _going(task: IngestTask, info: StreamInfo) -> Going:
+    share = min(1.0, info.seconds / info.seconds_from_header) if info.seconds_from_header else 0.0
+    return Going(task.source.video_id, int(share * task.source.num_bytes), info.num_frames)
 
 
 def _without_clip(info: StreamInfo) -> InputError:
