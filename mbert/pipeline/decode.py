@@ -112,11 +112,10 @@ class Frame:
         return dataclasses.replace(self, picture=picture)
 
     def signature(self) -> npt.NDArray[np.int16]:
-        """(16, 16) coarse samples of the first plane: enough to see a scene cut, next to nothing to compute."""
+        """Up to (16, 16) coarse samples of the first plane: enough to see a scene cut, next to nothing to compute."""
         plane = self.picture[:, :, 1] if isinstance(self.picture, np.ndarray) else _pixels(self.picture.planes[0])
-        rows = np.linspace(0, plane.shape[0] - 1, 16).astype(int)
-        columns = np.linspace(0, plane.shape[1] - 1, 16).astype(int)
-        samples: npt.NDArray[np.int16] = plane[np.ix_(rows, columns)].astype(np.int16)
+        step_y, step_x = (max(1, side // 16) for side in plane.shape)
+        samples: npt.NDArray[np.int16] = plane[step_y // 2 :: step_y, step_x // 2 :: step_x][:16, :16].astype(np.int16)
         return samples
 
 

@@ -29,7 +29,7 @@ from mbert.pipeline.decode_ffmpeg import FfmpegFile, check_ffmpeg_options
 from mbert.pipeline.engine import Loss, tell
 from mbert.pipeline.landmarkers import LandmarkerName, open_landmarker
 from mbert.pipeline.landmarks import Face, Landmarker, Points
-from mbert.pipeline.quality import clipped, jitter_px, luma, rigid_region, sharpness
+from mbert.pipeline.quality import brightness, clipped, jitter_px, luma, rigid_region, sharpness
 from mbert.pipeline.register import register_poses
 from mbert.pipeline.track import Clip, CutRules, follow_faces, onto_region, spans
 from mbert.shards.image import encode_jpeg
@@ -262,7 +262,7 @@ def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tu
                 pitch=pitch,
                 roll=roll,
                 sharpness=sharpness(gray),
-                brightness=float(gray.mean()),
+                brightness=brightness(gray),
                 clipped=clipped(gray),
                 eye_open=eye_open,
                 mouth_open=mouth_open,

@@ -28,7 +28,13 @@ def luma(crop: Image) -> Luma:
 
 def sharpness(gray: Luma) -> float:
     """Variance of the Laplacian: low for blurred crops; depends on content, so compare within a corpus."""
-    return float(cv2.Laplacian(gray, cv2.CV_16S).var())
+    _, deviation = cv2.meanStdDev(cv2.Laplacian(gray, cv2.CV_16S))
+    return float(deviation[0, 0] ** 2)
+
+
+def brightness(gray: Luma) -> float:
+    """Mean luma, 0-255."""
+    return float(cv2.mean(gray)[0])
 
 
 def clipped(gray: Luma) -> float:
