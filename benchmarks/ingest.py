@@ -107,7 +107,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("clip", nargs="?", type=Path, default=MEDIA / "videos" / "latentsync_demo1_hevc.mp4")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--files", type=int, default=12, help="copies of the clip for 1 against 2 workers")
+    parser.add_argument("--files", type=int, default=24, help="copies of the clip for 1 against 2 workers")
     arguments = parser.parse_args()
     clip = arguments.clip.absolute()
     with av.open(str(clip)) as container:

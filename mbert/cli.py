@@ -524,7 +524,17 @@ def doctor(as_json: JsonOption = False) -> None:
 
     checks: dict[str, str] = {}
     missing: dict[str, str] = {}
-    for name in ("av", "mediapipe", "face-alignment", "webdataset", "pyarrow", "timm", "torch", "torchvision"):
+    for name in (
+        "av",
+        "mediapipe",
+        "face-alignment",
+        "webdataset",
+        "pyarrow",
+        "duckdb",
+        "timm",
+        "torch",
+        "torchvision",
+    ):
         try:
             checks[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -540,6 +550,14 @@ def doctor(as_json: JsonOption = False) -> None:
 
         version = ".".join(str(part) for part in av.library_versions["libavcodec"])
         checks["decoder"] = f"PyAV {av.__version__}, libavcodec {version}"
+    with _noting(missing, "ffmpeg", "pip install imageio-ffmpeg"):
+        from mbert.pipeline.decode_ffmpeg import ffmpeg_program
+
+        checks["ffmpeg"] = f"{ffmpeg_program()}, for --decoder ffmpeg"
+    try:
+        checks["ray"] = f"{importlib.metadata.version('ray')}, for --engine ray"
+    except importlib.metadata.PackageNotFoundError:
+        checks["ray"] = "not installed; only --engine ray needs it: pip install 'mbert[ray]'"
     with _noting(missing, "device", "pip install torch torchvision"):
         import torch
 

@@ -210,7 +210,12 @@ def test_a_label_file_without_its_columns_stops_before_any_work(few_videos, tmp_
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(few_videos, tmp_path, stop):
     workspace, undisturbed = (Workspace(tmp_path / name) for name in ("stopped", "undisturbed"))
     command = [sys.executable, "-m", "mbert.cli", "ingest", str(few_videos), "--workers", "1"]
-    process = subprocess.Popen([*command, "--workspace", str(workspace.root)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--workspace", str(workspace.root)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     while not list(workspace.frames.glob("*.parquet")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(stop)

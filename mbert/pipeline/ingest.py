@@ -307,7 +307,8 @@ class _Corpus:
                 )
             )
         # One input alone may have all cores for decoding; else each process keeps to its own.
-        num_threads = max(1, engine.workers // max(1, len(tasks)))
+        cores = engine.workers if engine.kind == "local" else 1
+        num_threads = max(1, cores // max(1, len(tasks)))
         tasks = [dataclasses.replace(task, num_threads=num_threads) for task in tasks]
         # In a mixed order the first tenth is like the rest, so the time that is left can be told from it.
         random.Random(0).shuffle(tasks)
