@@ -18,6 +18,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal, TypeVar
@@ -187,7 +188,12 @@ class _Pool:
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(self._function, theirs), daemon=True)
-        process.start()
+        # Ctrl-C is for this process. Blocked signals are inherited, and what arrives meanwhile is not lost.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # so that the end of the process is the end of the pipe
         worker = _Worker(process, ours)
         self._workers.append(worker)
@@ -211,7 +217,6 @@ def _drained(queue: Iterable[tuple[Any, int]]) -> Iterator[tuple[Any, int]]:
 
 def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
     """The life of a worker process: tasks in, results out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with _telling(lambda note: pipe.send(("note", note))):
         while True:
@@ -225,6 +230,8 @@ def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
             except MemoryError:
                 os._exit(1)  # as if the system had killed it for memory: once more, in a fresh process
             except Exception as exc:
+                if not isinstance(exc, MbertError):
+                    exc.add_note(f"in a worker process: {traceback.format_exc()}")
                 answer = ("error", exc)
             pipe.send(answer)
 

@@ -21,7 +21,7 @@ def encode_jpeg(image: Image) -> bytes:
     )
 
 
-def decode_jpeg(data: bytes) -> Image:
+def decode_jpeg(data: bytes | memoryview) -> Image:
     """Decode to (H, W, 3) uint8 RGB; raises ShardError when the bytes are not a JPEG."""
     try:
         image: Image = simplejpeg.decode_jpeg(data, colorspace="RGB")

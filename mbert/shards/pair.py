@@ -9,6 +9,7 @@ from mbert import ShardError
 from mbert.shards.image import Image, decode_jpeg
 
 _KEY = re.compile(r"[a-z0-9_-]+")
+_TO_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -16,17 +17,17 @@ class FramePair:
     """A pair with undecoded frames; `info` is the JSON member."""
 
     key: str
-    t0_jpeg: bytes
-    t1_jpeg: bytes
+    t0_jpeg: bytes | memoryview
+    t1_jpeg: bytes | memoryview
     info: dict[str, Any]
 
     def __post_init__(self) -> None:
         if not _KEY.fullmatch(self.key):
             raise ShardError(f"pair key {self.key!r} has characters outside a-z 0-9 _ -")
 
-    def members(self) -> list[tuple[str, bytes]]:
+    def members(self) -> list[tuple[str, bytes | memoryview]]:
         """Names and bytes of the members, in the order in which they stand in the tar."""
-        info = json.dumps(self.info, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        info = _TO_JSON.encode(self.info)
         return [
             (f"{self.key}.t0.jpg", self.t0_jpeg),
             (f"{self.key}.t1.jpg", self.t1_jpeg),
