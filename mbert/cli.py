@@ -378,6 +378,33 @@ def pretrain(
     _print_next(summary.run, "mbert eval --protocol loso")
 
 
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(exists=True, help="The authors' .pth file; with --to-released a folder.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint; with --to-released the file to write.")],
+    to_released: Annotated[bool, typer.Option(help="The way back: a converted folder to the authors' names.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn the authors' released checkpoint into one of ours (safetensors), or back. Nothing is unpickled."""
+    from mbert.model.released import convert_released, write_released
+
+    if out.exists() and (to_released or any(out.iterdir() if out.is_dir() else [out])):
+        raise ConfigError(f"{out} exists already; give another --out")
+    if to_released:
+        num_tensors = write_released(source, out)
+        typer.echo(json.dumps({"num_tensors": num_tensors, "file": str(out)}) if as_json else f"{num_tensors} tensors")
+        return None
+    summary = convert_released(source, out)
+    if as_json:
+        return _print_json(summary)
+    trained = f"trained on {summary.dataset or 'an unknown corpus'}, epoch {summary.epoch}"
+    typer.echo(f"{summary.num_tensors} tensors, {summary.num_parameters} parameters, {trained}")
+    typer.echo(f"{summary.attention} cross-attention, roles as in the authors' code, no Patch of Interest")
+    typer.echo(f"{summary.num_kept_aside} tensors that only the authors' training needs are kept aside")
+    typer.secho(f"warning: {summary.warning}", fg="yellow")
+    _print_next(summary.folder, f"mbert eval --checkpoint {summary.folder}")
+
+
 @app.command("eval")
 def evaluate(
     protocol: Annotated[Literal["loso"], typer.Option(help="Leave one subject out.")] = "loso",

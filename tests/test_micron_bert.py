@@ -7,11 +7,14 @@ import torch
 from mbert import ConfigError
 from mbert.model.micron_bert import (
     PRESETS,
-    DiagonalMicroAttention,
+    VARIANTS,
+    MicroAttention,
     MicronBert,
     MicronBertConfig,
     patch_of_interest,
     patchify,
+    row_logsumexp,
+    swap_patches,
 )
 
 SMALLEST = MicronBertConfig(
@@ -25,12 +28,14 @@ def model():
     return MicronBert(SMALLEST)
 
 
-def test_diagonal_micro_attention_equals_a_naive_loop():
+@pytest.mark.parametrize("roles", ["paper", "released"])
+def test_diagonal_micro_attention_equals_a_naive_loop(roles):
     torch.manual_seed(0)
-    attention = DiagonalMicroAttention(8)
-    asking, answering = torch.randn(2, 5, 8) * 3, torch.randn(2, 5, 8) * 3
+    attention = MicroAttention(dataclasses.replace(SMALLEST, dim=8, roles=roles))
+    p_ts, p_t1 = torch.randn(2, 5, 8) * 3, torch.randn(2, 5, 8) * 3
+    asking, answering = (p_t1, p_ts) if roles == "paper" else (p_ts, p_t1)
     with torch.no_grad():
-        diagonal, values = attention(asking, answering)
+        diagonal = attention.diagonal(p_ts, p_t1)
     expected = torch.empty(2, 5)
     for b in range(2):
         query = (asking[b] @ attention.to_q.weight.T + attention.to_q.bias).detach()
@@ -40,14 +45,57 @@ def test_diagonal_micro_attention_equals_a_naive_loop():
             total = sum(math.exp(score) for score in scores)
             expected[b, i] = 5 * math.exp(scores[i]) / total
     assert torch.allclose(diagonal, expected, atol=1e-5, rtol=1e-5)
-    assert torch.equal(values, attention.to_v(answering))
+    weight = torch.rand(2, 5)
+    gated = weight[..., None] * attention.to_v(p_ts)
+    assert torch.equal(attention.gated(weight, p_ts), gated if roles == "paper" else attention.proj(gated))
+
+
+@pytest.mark.parametrize("roles", ["paper", "released"])
+def test_full_attention_equals_plain_matrices(roles):
+    torch.manual_seed(0)
+    attention = MicroAttention(dataclasses.replace(SMALLEST, dim=8, roles=roles))
+    p_ts, p_t1 = torch.randn(2, 5, 8) * 3, torch.randn(2, 5, 8) * 3
+    asking, answering = (p_t1, p_ts) if roles == "paper" else (p_ts, p_t1)
+    scores = attention.to_q(asking) @ attention.to_k(answering).mT / math.sqrt(8)
+    expected = torch.softmax(scores, dim=-1) @ attention.to_v(p_ts)
+    assert torch.allclose(attention.full(p_ts, p_t1), attention.proj(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("num_rows", [1, 127, 128, 300])
+def test_row_sums_without_the_matrix_equal_those_with_it(num_rows):
+    torch.manual_seed(0)
+    query, key = torch.randn(2, num_rows, 16, requires_grad=True), torch.randn(2, 200, 16, requires_grad=True)
+    found, expected = row_logsumexp(query, key), torch.logsumexp(query @ key.mT, dim=-1)
+    assert torch.allclose(found, expected, atol=1e-5)
+    weight = torch.randn_like(expected)
+    for mine, plain in zip(
+        torch.autograd.grad((found * weight).sum(), (query, key)),
+        torch.autograd.grad((expected * weight).sum(), (query, key)),
+        strict=True,
+    ):
+        assert torch.allclose(mine, plain, atol=1e-5)
+
+
+def test_row_sums_pass_gradcheck():
+    torch.manual_seed(0)
+    query, key = (torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(row_logsumexp, (query, key))
+
+
+def test_row_sums_keep_only_what_is_linear_in_the_patches():
+    """Queries, keys and one number per row: the (N, N) product is not kept for the backward pass."""
+    query, key = (torch.randn(1, 1000, 4, requires_grad=True) for _ in range(2))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
+        row_logsumexp(query, key)
+    assert sum(kept) == 2 * 4000 + 1000
 
 
 def test_the_diagonal_is_one_where_attention_is_uniform():
-    attention = DiagonalMicroAttention(8)
+    attention = MicroAttention(dataclasses.replace(SMALLEST, dim=8))
     torch.nn.init.zeros_(attention.to_q.weight)
     torch.nn.init.zeros_(attention.to_q.bias)
-    diagonal, _ = attention(torch.randn(3, 50, 8), torch.randn(3, 50, 8))
+    diagonal = attention.diagonal(torch.randn(3, 50, 8), torch.randn(3, 50, 8))
     assert torch.allclose(diagonal, torch.ones(3, 50), atol=1e-5)
 
 
@@ -81,7 +129,7 @@ def test_shapes(image_size, patch_size, in_chans):
     images = torch.randn(2, in_chans, image_size, image_size)
     num_patches = (image_size // patch_size) ** 2
     context, patches = model.encode(images)
-    output = model(images, images, images)
+    output = model(images, images, torch.zeros(2, num_patches, dtype=torch.bool), images)
     assert (context.shape, patches.shape) == ((2, 16), (2, num_patches, 16))
     assert output.reconstruction.shape == (2, num_patches, patch_size**2 * in_chans)
     assert output.pair.diagonal.shape == output.pair.interest.shape == (2, num_patches)
@@ -92,7 +140,7 @@ def test_a_pair_is_encoded_as_the_paper_writes_it(model):
     pair = model.encode_pair(t0, t1)
     _, p_t0 = model.encode(t0)
     c_t1, p_t1 = model.encode(t1)
-    diagonal, values = model.micro_attention(p_t1, p_t0)
+    diagonal, values = model.micro_attention.diagonal(p_t0, p_t1), model.micro_attention.to_v(p_t0)
     interest = patch_of_interest(c_t1, p_t1)
     for mine, expected in (
         (pair.t0, p_t0),
@@ -105,17 +153,18 @@ def test_a_pair_is_encoded_as_the_paper_writes_it(model):
 
 
 def test_training_and_use_encode_alike(model):
-    ts, t1, crop = torch.randn(3, 2, 3, 32, 32)
-    output = model(ts, t1, crop)
-    pair = model.encode_pair(ts, t1)
+    t0, t1, crop = torch.randn(3, 2, 3, 32, 32)
+    mask = torch.rand(2, 16) < 0.5
+    output = model(t0, t1, mask, crop)
+    pair = model.encode_pair(swap_patches(t0, t1, mask, 8), t1)
     assert torch.allclose(output.pair.micro, pair.micro, atol=1e-5)
     assert torch.allclose(output.reconstruction, model.decode(pair.micro), atol=1e-5)
     assert torch.allclose(output.context_crop, model.encode(crop)[0], atol=1e-5)
 
 
 def test_every_parameter_gets_a_gradient(model):
-    ts, t1, crop = torch.randn(3, 2, 3, 32, 32)
-    output = model(ts, t1, crop)
+    t0, t1, crop = torch.randn(3, 2, 3, 32, 32)
+    output = model(t0, t1, torch.rand(2, 16) < 0.5, crop)
     (output.reconstruction.square().mean() + (output.context - output.context_crop).square().mean()).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
     # A constant added to every key leaves a softmax as it is: that bias can have no gradient.
@@ -136,6 +185,55 @@ def test_presets_have_the_documented_sizes():
     assert (small.decoder_dim, small.decoder_depth, small.decoder_heads) == (512, 4, 4)
     assert sorted(PRESETS) == ["base", "small", "tiny"]
     assert PRESETS["tiny"].dim < small.dim < PRESETS["base"].dim
+
+
+MIXTURES = [
+    {"roles": roles, "attention": attention, "poi": poi}
+    for roles in ("paper", "released")
+    for attention in ("diagonal", "full")
+    for poi in (True, False)
+    if not (poi and attention == "full")
+]
+
+
+@pytest.mark.parametrize("mixture", MIXTURES, ids=lambda mixture: "-".join(map(str, mixture.values())))
+def test_every_supported_mixture_trains_and_is_used(mixture):
+    torch.manual_seed(0)
+    model = MicronBert(dataclasses.replace(SMALLEST, **mixture))
+    t0, t1, crop = torch.randn(3, 2, 3, 32, 32)
+    output = model(t0, t1, torch.rand(2, 16) < 0.5, crop)
+    loss = output.reconstruction.square().mean() + (output.context - output.context_crop).square().mean()
+    loss.backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9}
+    assert without <= {"micro_attention.to_k.bias"}
+    assert (output.pair.diagonal is None) == (mixture["attention"] == "full")
+    assert (output.pair.interest is None) == (not mixture["poi"])
+    assert model.attention_map(t0, t1).shape == model.interest_map(t1).shape == (2, 4, 4)
+
+
+def test_variants_are_presets_of_the_mixtures():
+    assert MicronBertConfig(**VARIANTS["paper"]) == MicronBertConfig()
+    released = MicronBertConfig(**VARIANTS["released"])
+    assert (released.roles, released.attention, released.poi) == ("released", "full", False)
+
+
+def test_unsupported_mixtures_are_refused_by_name():
+    with pytest.raises(ConfigError, match="poi=True with attention='full' is not supported"):
+        MicronBertConfig(attention="full")
+    with pytest.raises(ConfigError, match="roles is 'other'; allowed are paper, released"):
+        MicronBertConfig(roles="other")
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (16, 40), (32, 32)])
+def test_other_sizes_are_encoded_with_interpolated_positions(model, height, width):
+    context, patches = model.encode(torch.randn(2, 3, height, width))
+    assert (context.shape, patches.shape) == ((2, 16), (2, height * width // 64, 16))
+    rows, columns = height // 8, width // 8
+    positions = model.encoder._positions_for(rows, columns).view(rows, columns, 16)
+    original = model.encoder.pos_embed.view(4, 4, 16)
+    if (rows, columns) == (4, 4):
+        assert torch.equal(positions, original)
+    assert torch.allclose(positions.mean(dim=(0, 1)), original.mean(dim=(0, 1)), atol=0.1)
 
 
 def test_impossible_sizes_are_refused():

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mbert.model.data import normalize, resize, stack_images
-from mbert.model.micron_bert import PRESETS, MicronBert, MicronBertConfig, patchify
-from mbert.model.objective import pretraining_losses, random_crop, random_swap_mask, swap_patches
+from mbert.model.micron_bert import PRESETS, MicronBert, MicronBertConfig, patchify, swap_patches
+from mbert.model.objective import pretraining_losses, random_crop, random_swap_mask
 from mbert.shards.reader import list_shards, stream_pairs
 
 SMALLEST = MicronBertConfig(
@@ -19,21 +19,32 @@ def generator(seed=0):
 
 @pytest.mark.parametrize(("ratio", "count"), [(0.5, 98), (0.3, 59), (0.01, 2)])
 def test_the_mask_has_the_exact_number_of_patches_in_every_pair(ratio, count):
-    mask = random_swap_mask(64, 196, ratio=ratio, generator=generator())
+    mask = random_swap_mask(64, 14, ratio=ratio, generator=generator())
     assert mask.sum(dim=1).tolist() == [count] * 64
 
 
 def test_masks_differ_between_pairs_and_follow_the_seed():
-    one, same, other = (random_swap_mask(8, 196, ratio=0.5, generator=generator(seed)) for seed in (0, 0, 1))
+    one, same, other = (random_swap_mask(8, 14, ratio=0.5, generator=generator(seed)) for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert len({tuple(row.tolist()) for row in one}) == 8
-    assert random_swap_mask(500, 49, ratio=0.5, generator=generator()).float().mean(dim=0).min() > 0.4
+    assert random_swap_mask(500, 7, ratio=0.5, generator=generator()).float().mean(dim=0).min() > 0.4
+
+
+@pytest.mark.parametrize(("grid", "block"), [(12, 2), (12, 3), (14, 4), (7, 7)])
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.9])
+def test_larger_blocks_keep_the_exact_number_and_all_but_one_are_whole(grid, block, ratio):
+    masks = random_swap_mask(16, grid, ratio=ratio, block=block, generator=generator()).view(16, grid, grid)
+    assert masks.sum(dim=(1, 2)).tolist() == [round(ratio * grid**2)] * 16
+    for mask in masks:
+        squares = [square for rows in mask.split(block) for square in rows.split(block, dim=1)]
+        assert sum(bool(square.any() and not square.all()) for square in squares) <= 1
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) > 1 or block == grid
 
 
 def test_masked_patches_come_from_t1_and_all_others_from_t0():
-    t0, t1 = torch.randn(2, 5, 3, 32, 48)
-    mask = random_swap_mask(5, 24, ratio=0.5, generator=generator())
+    t0, t1 = torch.randn(2, 5, 3, 48, 48)
+    mask = random_swap_mask(5, 6, ratio=0.5, generator=generator())
     swapped, first, second = (patchify(images, 8) for images in (swap_patches(t0, t1, mask, 8), t0, t1))
     assert torch.equal(swapped[mask], second[mask])
     assert torch.equal(swapped[~mask], first[~mask])
@@ -64,7 +75,7 @@ def test_losses_equal_hand_arithmetic():
         model, t0, t1, swap_ratio=0.5, crop_scale=0.5, agent_weight=0.25, generator=generator(3)
     )
     rng = generator(3)
-    mask = random_swap_mask(4, 16, ratio=0.5, generator=rng)
+    mask = random_swap_mask(4, 4, ratio=0.5, generator=rng)
     crop = random_crop(t1, min_scale=0.5, generator=rng)
     pair = model.encode_pair(swap_patches(t0, t1, mask, 8), t1)
     reconstruction = ((model.decode(pair.micro) - patchify(t0, 8)) ** 2).sum() / (4 * 16 * 192)
@@ -85,7 +96,7 @@ def test_the_token_of_the_whole_frame_is_a_target_without_gradient():
     assert losses.agent.item() < 1e-6
     half = pretraining_losses(model, t0, t1, swap_ratio=0.5, crop_scale=0.5, agent_weight=1.0, generator=generator())
     rng = generator()
-    random_swap_mask(2, 16, ratio=0.5, generator=rng)
+    random_swap_mask(2, 4, ratio=0.5, generator=rng)
     crop = random_crop(t1, min_scale=0.5, generator=rng)
     target = model.encode(t1)[0].detach()
     expected = torch.autograd.grad(((model.encode(crop)[0] - target) ** 2).mean(), t1)[0]

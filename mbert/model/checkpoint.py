@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, optim
 
 from mbert import ConfigError, ManifestError, ModelError
-from mbert.manifests.store import read_json, sync_folder
+from mbert.manifests.store import read_json, replacing, sync_folder, write_json
 from mbert.model.micron_bert import MicronBert, MicronBertConfig
 
 _WEIGHTS = "model.safetensors"
@@ -58,6 +58,16 @@ def save_checkpoint(folder: Path, model: MicronBert, optimizer: optim.Optimizer,
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def save_model(folder: Path, model: MicronBert, state: TrainingState) -> None:
+    """Write a checkpoint without an optimiser: for use, not for going on with training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(folder / _WEIGHTS) as temporary:
+        safetensors.torch.save_file(weights, temporary, metadata={"format": "pt"})
+    write_json(folder / _STATE, dataclasses.asdict(state))
+    write_json(folder / _CONFIG, dataclasses.asdict(model.config))
 
 
 def load_model(path: Path) -> MicronBert:

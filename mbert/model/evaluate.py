@@ -131,7 +131,9 @@ def pair_features(model: MicronBert, pairs: Sequence[FramePair]) -> Features:
             )
             with compute.autocast():
                 encoded = model.encode_pair(t0, t1)
-            change = (encoded.t1 - encoded.t0) * encoded.interest[..., None]
+            change = encoded.t1 - encoded.t0
+            if encoded.interest is not None:
+                change = change * encoded.interest[..., None]
             features.append(_pool(rearrange(change.float(), "b (h w) d -> b d h w", h=grid)))
     return np.concatenate(features)
 

@@ -25,6 +25,7 @@ def pretraining_losses(
     t1: Tensor,
     *,
     swap_ratio: float,
+    swap_block: int = 1,
     crop_scale: float,
     agent_weight: float,
     generator: Generator,
@@ -34,29 +35,28 @@ def pretraining_losses(
     L_r = MSE(decoder output, I_t); L_agg = MSE(p^CT of I_{t+δ}, p^CT of a random crop of I_{t+δ}). The token of
     the whole frame is the target and takes no gradient: two tokens that may both move meet soonest at a constant.
     """
-    patch_size = model.config.patch_size
-    mask = random_swap_mask(len(t0), model.config.num_patches, ratio=swap_ratio, generator=generator).to(t0.device)
-    ts = swap_patches(t0, t1, mask, patch_size)
-    output = model(ts, t1, random_crop(t1, min_scale=crop_scale, generator=generator))
-    reconstruction = F.mse_loss(output.reconstruction, patchify(t0, patch_size))
+    mask = random_swap_mask(len(t0), model.config.grid, ratio=swap_ratio, block=swap_block, generator=generator).to(
+        t0.device
+    )
+    output = model(t0, t1, mask, random_crop(t1, min_scale=crop_scale, generator=generator))
+    reconstruction = F.mse_loss(output.reconstruction, patchify(t0, model.config.patch_size))
     agent = F.mse_loss(output.context_crop, output.context.detach())
     token_std = output.context.detach().std(dim=0).mean() if len(t0) > 1 else torch.zeros(())
     return Losses(reconstruction + agent_weight * agent, reconstruction, agent, token_std)
 
 
-def random_swap_mask(batch: int, num_patches: int, *, ratio: float, generator: Generator) -> Tensor:
-    """(B, N) bool, True where a patch is swapped: exactly round(ratio * N) per pair, drawn anew for each."""
-    num_swapped = round(ratio * num_patches)
-    order = torch.rand(batch, num_patches, generator=generator).argsort(dim=1)
-    return order < num_swapped
+def random_swap_mask(batch: int, grid: int, *, ratio: float, block: int = 1, generator: Generator) -> Tensor:
+    """(B, N) bool, True where a patch is swapped, N = grid²: exactly round(ratio * N) per pair, drawn anew for each.
 
-
-def swap_patches(t0: Tensor, t1: Tensor, mask: Tensor, patch_size: int) -> Tensor:
-    """Blockwise Swapping: t0 with the masked patches of t1 in their places. (B, C, H, W), mask (B, N)."""
-    batch, _, height, width = t0.shape
-    grid = mask.view(batch, 1, height // patch_size, width // patch_size)
-    pixels = grid.repeat_interleave(patch_size, dim=2).repeat_interleave(patch_size, dim=3)
-    return torch.where(pixels, t1, t0)
+    `block` > 1 swaps squares of block x block patches (1 is the paper's); one of them may be swapped in part, so that
+    the number is exact. Squares at the right and lower border are cut off where the grid ends.
+    """
+    blocks = -(-grid // block)
+    order = torch.rand(batch, blocks, blocks, generator=generator)
+    order = order.repeat_interleave(block, dim=1).repeat_interleave(block, dim=2)[:, :grid, :grid]
+    # Within a square all values are equal; a stable order then takes its patches row by row.
+    ranks = order.reshape(batch, -1).argsort(dim=1, stable=True).argsort(dim=1)
+    return ranks < round(ratio * grid**2)
 
 
 def random_crop(images: Tensor, *, min_scale: float, generator: Generator) -> Tensor:

@@ -39,6 +39,7 @@ class PretrainConfig:
     weight_decay: float = 0.05
     warmup_ratio: float = 0.05  # share of the steps
     swap_ratio: float = 0.5  # share of patches swapped
+    swap_block: int = 1  # side of the swapped squares, in patches; 1 is the paper's
     crop_scale: float = 0.5  # smallest side of the agent's crop, in image sides
     agent_weight: float = 0.01  # β / γ; not published. 1 lets the contextual token collapse, see docs/model.md
     save_every: int = 200  # steps between checkpoints
@@ -55,6 +56,8 @@ class PretrainConfig:
                 raise ConfigError(f"{name} is {value}; it must be above 0")
         if not 0 < self.swap_ratio < 1:
             raise ConfigError(f"swap_ratio is {self.swap_ratio}; it must lie between 0 and 1")
+        if self.swap_block < 1:
+            raise ConfigError(f"swap_block is {self.swap_block}; it must be at least 1 patch")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,6 +204,7 @@ def _train_step(
             t0,
             t1,
             swap_ratio=config.swap_ratio,
+            swap_block=config.swap_block,
             crop_scale=config.crop_scale,
             agent_weight=config.agent_weight,
             generator=_step_generator(config.seed, step),
