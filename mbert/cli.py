@@ -334,6 +334,10 @@ def pretrain(
         Literal["tiny", "small", "base"] | None,
         typer.Option(help="Size of the model; `small` is the paper's.", show_default="small with a GPU, else tiny"),
     ] = None,
+    variant: Annotated[
+        Literal["paper", "released"],
+        typer.Option(help="The paper's model and loss, or those of the authors' released code (docs/model.md)."),
+    ] = "paper",
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="by the hardware")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the pairs, instead of --steps.")] = None,
     batch_size: Annotated[
@@ -349,7 +353,9 @@ def pretrain(
     from mbert.model.pretrain import PretrainConfig, PretrainPlan, StepReport, run_pretrain
 
     space = _workspace(workspace)
-    config = PretrainConfig(preset=preset, steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+    config = PretrainConfig(
+        preset=preset, variant=variant, steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed
+    )
     with Progress("pretrain") as progress:
 
         def begin(plan: PretrainPlan) -> None:
@@ -400,7 +406,6 @@ def convert(
     trained = f"trained on {summary.dataset or 'an unknown corpus'}, epoch {summary.epoch}"
     typer.echo(f"{summary.num_tensors} tensors, {summary.num_parameters} parameters, {trained}")
     typer.echo(f"{summary.attention} cross-attention, roles as in the authors' code, no Patch of Interest")
-    typer.echo(f"{summary.num_kept_aside} tensors that only the authors' training needs are kept aside")
     typer.secho(f"warning: {summary.warning}", fg="yellow")
     _print_next(summary.folder, f"mbert eval --checkpoint {summary.folder}")
 

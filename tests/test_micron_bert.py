@@ -159,13 +159,13 @@ def test_training_and_use_encode_alike(model):
     pair = model.encode_pair(swap_patches(t0, t1, mask, 8), t1)
     assert torch.allclose(output.pair.micro, pair.micro, atol=1e-5)
     assert torch.allclose(output.reconstruction, model.decode(pair.micro), atol=1e-5)
-    assert torch.allclose(output.context_crop, model.encode(crop)[0], atol=1e-5)
+    assert torch.allclose(output.views, model.encode(crop)[0], atol=1e-5)
 
 
 def test_every_parameter_gets_a_gradient(model):
     t0, t1, crop = torch.randn(3, 2, 3, 32, 32)
     output = model(t0, t1, torch.rand(2, 16) < 0.5, crop)
-    (output.reconstruction.square().mean() + (output.context - output.context_crop).square().mean()).backward()
+    (output.reconstruction.square().mean() + (output.context - output.views).square().mean()).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
     # A constant added to every key leaves a softmax as it is: that bias can have no gradient.
     assert [name for name in without if name != "micro_attention.to_k.bias"] == []
@@ -202,7 +202,7 @@ def test_every_supported_mixture_trains_and_is_used(mixture):
     model = MicronBert(dataclasses.replace(SMALLEST, **mixture))
     t0, t1, crop = torch.randn(3, 2, 3, 32, 32)
     output = model(t0, t1, torch.rand(2, 16) < 0.5, crop)
-    loss = output.reconstruction.square().mean() + (output.context - output.context_crop).square().mean()
+    loss = output.reconstruction.square().mean() + (output.context - output.views).square().mean()
     loss.backward()
     without = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9}
     assert without <= {"micro_attention.to_k.bias"}

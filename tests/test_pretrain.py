@@ -123,7 +123,7 @@ def trained():
     torch.manual_seed(0)
     model = MicronBert(SMALLEST)
     optimizer = adamw(model, weight_decay=0.1)
-    model(*torch.randn(3, 2, 3, 32, 32)).reconstruction.mean().backward()
+    model(*torch.randn(2, 2, 3, 32, 32), torch.rand(2, 16) < 0.5).reconstruction.mean().backward()
     optimizer.step()
     return model, optimizer
 

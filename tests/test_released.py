@@ -46,12 +46,12 @@ def backbone(prefix, first_position):
 
 def head(prefix):
     tensors = {}
-    for index, (rows, columns) in {0: (32, DIM), 2: (32, 32), 4: (12, 32)}.items():
+    for index, (rows, columns) in {0: (2048, DIM), 2: (2048, 2048), 4: (256, 2048)}.items():
         tensors |= linear(f"{prefix}.mlp.{index}", rows, columns)
     return {
         **tensors,
-        f"{prefix}.last_layer.weight_g": torch.ones(8, 1),
-        f"{prefix}.last_layer.weight_v": torch.randn(8, 12),
+        f"{prefix}.last_layer.weight_g": torch.ones(128, 1),
+        f"{prefix}.last_layer.weight_v": torch.randn(128, 256),
     }
 
 
@@ -64,7 +64,7 @@ def released_tensors(first_position=None):
         tensors |= linear(f"att.{name}", DIM, DIM)
     tensors |= {f"student.{name}": tensor.clone() for name, tensor in encoder.items()} | head("student.head")
     tensors |= {f"teacher.{name}": tensor + 1 for name, tensor in encoder.items()} | head("teacher.head")
-    tensors |= {"dino_loss_fn.center": torch.randn(1, 8), **linear("decoder_embed", DECODER_DIM, DIM)}
+    tensors |= {"dino_loss_fn.center": torch.randn(1, 128), **linear("decoder_embed", DECODER_DIM, DIM)}
     tensors["decoder_pos_embed"] = torch.cat([torch.zeros(1, 1, DECODER_DIM), torch.randn(1, GRID**2, DECODER_DIM)], 1)
     for index in range(DEPTH):
         tensors |= block(f"decoder_blocks.{index}", DECODER_DIM)

@@ -22,6 +22,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mbert import ConfigError
+from mbert.model.dino import DinoAgent
 
 Preset = Literal["tiny", "small", "base"]
 
@@ -47,9 +48,15 @@ class MicronBertConfig:
     # authors' released weights.
     attention: Literal["diagonal", "full"] = "diagonal"
     poi: bool = True  # whether the Patch of Interest scales the diagonal
+    # What the contextual token learns from. mse: to equal that of a crop. dino: the released code's way, see dino.py.
+    agent: Literal["mse", "dino", "none"] = "mse"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("roles", ("paper", "released")), ("attention", ("diagonal", "full"))):
+        for name, allowed in (
+            ("roles", ("paper", "released")),
+            ("attention", ("diagonal", "full")),
+            ("agent", ("mse", "dino", "none")),
+        ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
         if self.poi and self.attention == "full":
@@ -76,8 +83,8 @@ class MicronBertConfig:
 
 # Paper and released code disagree; docs/model.md has the table. Use as `MicronBertConfig(**VARIANTS["released"])`.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "paper": {"roles": "paper", "attention": "diagonal", "poi": True},
-    "released": {"roles": "released", "attention": "full", "poi": False},
+    "paper": {"roles": "paper", "attention": "diagonal", "poi": True, "agent": "mse"},
+    "released": {"roles": "released", "attention": "full", "poi": False, "agent": "dino"},
 }
 PRESETS: dict[str, MicronBertConfig] = {
     "tiny": MicronBertConfig(
@@ -106,7 +113,7 @@ class PretrainOutput:
 
     reconstruction: Tensor  # (B, N, P) predicted patches of t0
     context: Tensor  # (B, D) contextual token of t1
-    context_crop: Tensor  # (B, D) contextual token of the crop of t1
+    views: Tensor | None  # (V * B, D) contextual tokens of the crops of t1
     pair: PairEncoding
 
 
@@ -167,19 +174,29 @@ class MicronBert(nn.Module):
         self.decoder_blocks = _blocks(config.decoder_depth, config.decoder_dim, config.decoder_heads, config.mlp_ratio)
         self.decoder_norm = _layer_norm(config.decoder_dim)
         self.decoder_pred = nn.Linear(config.decoder_dim, config.patch_size**2 * config.in_chans)
+        self.agent = DinoAgent(Encoder(config), config.dim) if config.agent == "dino" else None
         self._init_weights()
+        if self.agent is not None:
+            self.agent.teacher_head.load_state_dict(self.agent.head.state_dict())
+            self.agent.teacher.load_state_dict(self.encoder.state_dict())
 
-    def forward(self, t0: Tensor, t1: Tensor, swap_mask: Tensor, t1_crop: Tensor) -> PretrainOutput:
+    def forward(
+        self, t0: Tensor, t1: Tensor, swap_mask: Tensor, crops: Tensor | None = None, small_crops: Tensor | None = None
+    ) -> PretrainOutput:
         """Training: restore t0 from what the swapped frame ts and the reference t1 have to say about each other.
 
-        `swap_mask` (B, N) is True where ts shows t1; `t1_crop` is a random crop of t1, for the contextual agent.
+        `swap_mask` (B, N) is True where ts shows t1. The contextual agent looks at `crops` of t1 at full size,
+        (V * B, C, H, W), and at `small_crops` of another size.
         """
         ts = swap_patches(t0, t1, swap_mask, self.config.patch_size)
-        context, patches = self.encode(torch.cat([ts, t1, t1_crop]))  # one pass for all three
-        p_ts, p_t1, _ = patches.chunk(3)
-        _, c_t1, c_crop = context.chunk(3)
+        # One pass for all images of a size.
+        context, patches = self.encode(torch.cat([ts, t1, *([] if crops is None else [crops])]))
+        p_ts, p_t1 = patches[: 2 * len(t0)].chunk(2)
+        c_t1, views = context[len(t0) : 2 * len(t0)], None if crops is None else context[2 * len(t0) :]
+        if small_crops is not None and views is not None:
+            views = torch.cat([views, self.encode(small_crops)[0]])
         pair = self._compare(p_ts, p_t1, c_t1)
-        return PretrainOutput(self.decode(pair.micro), c_t1, c_crop, pair)
+        return PretrainOutput(self.decode(pair.micro), c_t1, views, pair)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) -> contextual token (B, D) and patch tokens (B, N, D), both normalised."""

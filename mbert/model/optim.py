@@ -15,7 +15,8 @@ def learning_rate(step: int, *, num_steps: int, num_warmup: int, peak: float) ->
 
 def adamw(model: nn.Module, *, weight_decay: float) -> optim.AdamW:
     """AdamW; biases, norms and the contextual token are not decayed. The learning rate is set at each step."""
-    decayed = [p for p in model.parameters() if p.ndim >= 2 and p.shape[0] > 1]
-    others = [p for p in model.parameters() if not (p.ndim >= 2 and p.shape[0] > 1)]
+    learned = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in learned if p.ndim >= 2 and p.shape[0] > 1]
+    others = [p for p in learned if not (p.ndim >= 2 and p.shape[0] > 1)]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))

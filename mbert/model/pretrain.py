@@ -18,7 +18,8 @@ from mbert.manifests.store import exclusive, read_json, tell_differences, write_
 from mbert.model.checkpoint import TrainingState, load_model, load_optimizer, load_state, save_checkpoint
 from mbert.model.data import Batch, batches, normalize
 from mbert.model.device import Compute, pick_compute
-from mbert.model.micron_bert import PRESETS, MicronBert
+from mbert.model.dino import ema_momentum
+from mbert.model.micron_bert import PRESETS, VARIANTS, MicronBert, MicronBertConfig
 from mbert.model.objective import pretraining_losses
 from mbert.model.optim import adamw, learning_rate
 from mbert.shards.reader import list_shards
@@ -32,6 +33,7 @@ class PretrainConfig:
     """A pretraining run. None means: chosen by the hardware when the run starts."""
 
     preset: str | None = None  # tiny, small or base
+    variant: str = "paper"  # or released: the authors' code, see docs/model.md
     steps: int | None = None  # either steps or epochs
     epochs: float | None = None
     batch_size: int | None = None
@@ -41,13 +43,17 @@ class PretrainConfig:
     swap_ratio: float = 0.5  # share of patches swapped
     swap_block: int = 1  # side of the swapped squares, in patches; 1 is the paper's
     crop_scale: float = 0.5  # smallest side of the agent's crop, in image sides
-    agent_weight: float = 0.01  # β / γ; not published. 1 lets the contextual token collapse, see docs/model.md
+    # β / γ; not published. None: 1 with DINO; 0.01 with MSE, where 1 lets the token collapse (docs/model.md).
+    agent_weight: float | None = None
+    ema_momentum: float = 0.997  # of DINO's teacher at the start, as in the released run
     save_every: int = 200  # steps between checkpoints
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.preset is not None and self.preset not in PRESETS:
             raise ConfigError(f"preset is {self.preset!r}; allowed are {', '.join(PRESETS)}")
+        if self.variant not in VARIANTS:
+            raise ConfigError(f"variant is {self.variant!r}; allowed are {', '.join(VARIANTS)}")
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("give --steps or --epochs, not both")
         for name in ("steps", "epochs", "batch_size", "lr"):
@@ -75,6 +81,11 @@ class PretrainPlan:
     corpus: str
     done_before: int = 0  # steps that an interrupted run had done
     note: str = ""  # what was chosen for want of a GPU, and how to ask for more
+
+    @property
+    def model_config(self) -> MicronBertConfig:
+        """Size by the preset, the rest by the variant."""
+        return dataclasses.replace(PRESETS[self.preset], **VARIANTS[self.config.variant])
 
     def identity(self) -> dict[str, object]:
         """What must be equal for a run to be continued."""
@@ -156,7 +167,7 @@ def _train(
     """The loop, from where the run stands to its last step."""
     config = plan.config
     torch.manual_seed(config.seed)
-    model = load_model(out) if plan.done_before else MicronBert(PRESETS[plan.preset])
+    model = load_model(out) if plan.done_before else MicronBert(plan.model_config)
     model.to(compute.device).train()
     optimizer = adamw(model, weight_decay=config.weight_decay)
     if plan.done_before:
@@ -206,7 +217,7 @@ def _train_step(
             swap_ratio=config.swap_ratio,
             swap_block=config.swap_block,
             crop_scale=config.crop_scale,
-            agent_weight=config.agent_weight,
+            agent_weight=_agent_weight(config, model),
             generator=_step_generator(config.seed, step),
         )
     loss = losses.total.item()
@@ -216,6 +227,9 @@ def _train_step(
     losses.total.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
+    if model.agent is not None:
+        momentum = ema_momentum(step, num_steps=plan.steps, start=config.ema_momentum)
+        model.agent.follow(model.encoder, momentum=momentum)
     return StepReport(
         step=step + 1,
         loss=loss,
@@ -225,6 +239,12 @@ def _train_step(
         lr=lr,
         pairs_per_second=plan.batch_size / (time.monotonic() - started),
     )
+
+
+def _agent_weight(config: PretrainConfig, model: MicronBert) -> float:
+    if config.agent_weight is not None:
+        return config.agent_weight
+    return 1.0 if model.agent is not None else 0.01
 
 
 def _state(report: StepReport, plan: PretrainPlan, subjects: Sequence[str]) -> TrainingState:
@@ -305,7 +325,7 @@ def _settle_run(out: Path, plan: PretrainPlan, overwrite: bool) -> int:
         path,
         {
             "identity": plan.identity(),
-            "model": dataclasses.asdict(PRESETS[plan.preset]),
+            "model": dataclasses.asdict(plan.model_config),
             "device": plan.device,
             "precision": plan.precision,
             "num_pairs": plan.num_pairs,

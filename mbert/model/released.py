@@ -2,8 +2,8 @@
 
 The file is a dict with `args` (an argparse.Namespace), `epoch` and `model`, 242 tensors: the encoder (`backbone`), the
 cross-attention (`att`), the decoder, and for DINO a `student` that repeats the encoder, a `teacher` and their heads.
-A folder made from it holds our model, and beside it in `released.safetensors` what our model has no place for, so that
-the way back gives the original file's names and values.
+A folder made from it holds our model of the variant `released`, and in `released.safetensors` what that has no place
+for, so that the way back gives the original file's names and values.
 """
 
 import argparse
@@ -26,7 +26,8 @@ from mbert.model.micron_bert import VARIANTS, MicronBert, MicronBertConfig
 
 _REST = "released.safetensors"
 _ABOUT = "released.json"
-_CLS, _POSITIONS, _DECODER_POSITIONS = "backbone.cls_token", "backbone.pos_embed", "decoder_pos_embed"
+_ENCODERS = {"backbone.": "encoder.", "teacher.backbone.": "agent.teacher."}  # theirs -> ours
+_DECODER_POSITIONS = "decoder_pos_embed"
 _PREFIXES = {  # theirs -> ours
     "backbone.patch_embed.proj.": "encoder.patch_embed.",
     "backbone.blocks.": "encoder.blocks.",
@@ -36,8 +37,14 @@ _PREFIXES = {  # theirs -> ours
     "decoder_blocks.": "decoder_blocks.",
     "decoder_norm.": "decoder_norm.",
     "decoder_pred.": "decoder_pred.",
+    "teacher.backbone.patch_embed.proj.": "agent.teacher.patch_embed.",
+    "teacher.backbone.blocks.": "agent.teacher.blocks.",
+    "teacher.backbone.norm.": "agent.teacher.norm.",
+    "student.head.": "agent.head.",
+    "teacher.head.": "agent.teacher_head.",
+    "dino_loss_fn.center": "agent.center",
 }
-_ASIDE = ("student.", "teacher.", "dino_loss_fn.", "fc.")  # what only the authors' training needs
+_ASIDE = "fc."  # a head for labels that some of their runs have
 # The released weights saw every subject of CASME II; ids as this project writes them.
 _CASME2_SUBJECTS = tuple(f"casme2/{number:02d}" for number in range(1, 27))
 
@@ -51,7 +58,6 @@ class ConvertSummary:
     epoch: int | None
     dataset: str | None  # as its training called it
     attention: str
-    num_kept_aside: int  # tensors that only the authors' training needs
     warning: str
     folder: str
 
@@ -90,7 +96,6 @@ def convert_released(path: Path, out: Path) -> ConvertSummary:
         epoch=epoch,
         dataset=dataset,
         attention=config.attention,
-        num_kept_aside=len(aside),
         warning=(
             f"these weights were trained on {dataset}: scores on its subjects leak"
             if dataset
@@ -110,18 +115,19 @@ def write_released(folder: Path, path: Path) -> int:
     ours = load_model(folder).state_dict()
     aside = safetensors.torch.load_file(folder / _REST)
     about = read_json(folder / _ABOUT)
-    first, decoder_first = aside.pop("first_position"), aside.pop("decoder_first_position")
     theirs = {
-        _CLS: ours["encoder.contextual_token"] - first,
-        _POSITIONS: torch.cat([first, ours["encoder.pos_embed"]], dim=1),
-        _DECODER_POSITIONS: torch.cat([decoder_first, ours["decoder_pos_embed"]], dim=1),
-        **{
-            their + name.removeprefix(our): ours[name]
-            for their, our in _PREFIXES.items()
-            for name in ours
-            if name.startswith(our)
-        },
+        their + name.removeprefix(our): ours[name]
+        for their, our in _PREFIXES.items()
+        for name in ours
+        if name.startswith(our)
     }
+    for their, our in _ENCODERS.items():
+        first, token = aside.pop(f"{their}first_position"), aside.pop(f"{their}cls_token")
+        is_unchanged = torch.equal(token + first, ours[f"{our}contextual_token"])
+        theirs[f"{their}cls_token"] = token if is_unchanged else ours[f"{our}contextual_token"] - first
+        theirs[f"{their}pos_embed"] = torch.cat([first, ours[f"{our}pos_embed"]], dim=1)
+    first = aside.pop("decoder_first_position")
+    theirs[_DECODER_POSITIONS] = torch.cat([first, ours[_DECODER_POSITIONS]], dim=1)
     theirs |= {f"student.{name}": tensor for name, tensor in theirs.items() if name.startswith("backbone.")}
     theirs |= aside
     with replacing(path) as temporary:
@@ -149,7 +155,7 @@ def _load_safely(path: Path) -> dict[str, Any]:
 def _config_of(theirs: dict[str, Tensor], args: dict[str, Any], path: Path) -> MicronBertConfig:
     """Sizes are read off the tensors; heads and the kind of attention leave no trace there and come from `args`."""
     try:
-        patch, positions = theirs["backbone.patch_embed.proj.weight"], theirs[_POSITIONS]
+        patch, positions = theirs["backbone.patch_embed.proj.weight"], theirs["backbone.pos_embed"]
         grid = math.isqrt(positions.shape[1] - 1)
         return MicronBertConfig(
             image_size=grid * patch.shape[-1],
@@ -184,15 +190,18 @@ def _to_ours(
     aside: dict[str, Tensor] = {}
     unknown = []
     for name, tensor in theirs.items():
+        encoder = next((their for their in _ENCODERS if name in (f"{their}cls_token", f"{their}pos_embed")), None)
         prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
         repeated = theirs.get(name.removeprefix("student."))
-        if name == _CLS:
+        if encoder is not None and name.endswith("cls_token"):
             # The token has a position of its own in their code (zeros in the released file), none in ours.
-            weights["encoder.contextual_token"] = tensor + theirs[_POSITIONS][:, :1]
-        elif name == _POSITIONS:
-            weights["encoder.pos_embed"], aside["first_position"] = tensor[:, 1:], tensor[:, :1]
+            weights[f"{_ENCODERS[encoder]}contextual_token"] = tensor + theirs[f"{encoder}pos_embed"][:, :1]
+            aside[name] = tensor
+        elif encoder is not None:
+            weights[f"{_ENCODERS[encoder]}pos_embed"] = tensor[:, 1:]
+            aside[f"{encoder}first_position"] = tensor[:, :1]
         elif name == _DECODER_POSITIONS:
-            weights["decoder_pos_embed"], aside["decoder_first_position"] = tensor[:, 1:], tensor[:, :1]
+            weights[_DECODER_POSITIONS], aside["decoder_first_position"] = tensor[:, 1:], tensor[:, :1]
         elif prefix is not None:
             weights[_PREFIXES[prefix] + name.removeprefix(prefix)] = tensor
         elif name.startswith("student.backbone.") and repeated is not None and torch.equal(tensor, repeated):
