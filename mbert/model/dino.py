@@ -63,8 +63,8 @@ class DinoAgent(nn.Module):
             answers = self.teacher_head(context)  # (2 B, K)
             self._batch_mean = answers.float().mean(dim=0, keepdim=True)
             targets = torch.softmax((answers.float() - self.center) / _TEACHER_TEMPERATURE, dim=-1).chunk(NUM_GLOBAL)
-        said = torch.log_softmax(self.head(views).float() / _STUDENT_TEMPERATURE, dim=-1)
-        said = said.chunk(NUM_GLOBAL + NUM_LOCAL)
+        log_said = torch.log_softmax(self.head(views).float() / _STUDENT_TEMPERATURE, dim=-1)
+        said = log_said.chunk(NUM_GLOBAL + NUM_LOCAL)
         losses = [
             -(target * view).sum(dim=-1).mean()
             for number, target in enumerate(targets)

@@ -1,0 +1,184 @@
+"""How fast is a training step? Against a plain one that does the same work as the released code is known to do.
+
+The plain step is written here from the description of the released code: attention as two matrix products and a softmax
+in between, swapping pair by pair and patch by patch in a Python loop, one pass of the encoder for each frame and each
+crop, DINO with 2 + 8 crops, a teacher that is averaged parameter by parameter. Same weights, same images, one run,
+alternating; forward, backward, optimiser and teacher.
+
+    python benchmarks/step.py [--preset small] [--batch 2]
+
+released_speedup: our step of the variant `released` against the plain one: the same work, the losses are compared.
+paper_speedup: our step of the variant `paper`, per pair, against the plain one. The last line of the output is one JSON
+object.
+"""
+
+import argparse
+import copy
+import dataclasses
+import json
+import resource
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+from mbert.model.device import pick_compute
+from mbert.model.dino import NUM_GLOBAL
+from mbert.model.micron_bert import PRESETS, VARIANTS, MicronBert, patchify
+from mbert.model.objective import dino_crops, pretraining_losses, random_swap_mask
+from mbert.model.optim import adamw
+
+
+def plain_block(block, x):
+    """A ViT block without fused attention."""
+    attention, heads = block.attn, block.attn.num_heads
+    query, key, value = rearrange(attention.qkv(block.norm1(x)), "b n (three h d) -> three b h n d", three=3, h=heads)
+    weights = torch.softmax(query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5, dim=-1)
+    x = x + attention.proj(rearrange(weights @ value, "b h n d -> b n (h d)"))
+    return x + block.mlp(block.norm2(x))
+
+
+def plain_encode(encoder, images):
+    patches = encoder.patch_embed(images)
+    tokens = rearrange(patches, "b d h w -> b (h w) d") + encoder._positions_for(*patches.shape[2:])
+    tokens = torch.cat([encoder.contextual_token.expand(len(tokens), -1, -1), tokens], dim=1)
+    for block in encoder.blocks:
+        tokens = plain_block(block, tokens)
+    tokens = encoder.norm(tokens)
+    return tokens[:, 0], tokens[:, 1:]
+
+
+def plain_swap(t0, t1, mask, patch_size):
+    """Pair by pair, patch by patch, as a data loader would."""
+    swapped = t0.clone()
+    grid = t0.shape[-1] // patch_size
+    for number in range(len(t0)):
+        for patch in mask[number].nonzero()[:, 0].tolist():
+            row, column = divmod(patch, grid)
+            rows = slice(row * patch_size, (row + 1) * patch_size)
+            columns = slice(column * patch_size, (column + 1) * patch_size)
+            swapped[number, :, rows, columns] = t1[number, :, rows, columns]
+    return swapped
+
+
+def plain_losses(model, t0, t1, generator):
+    """Reconstruction + DINO of the released code, on the same random numbers as ours."""
+    config, agent, dim = model.config, model.agent, model.config.dim
+    mask = random_swap_mask(len(t0), config.grid, ratio=0.5, generator=generator)
+    large, small = dino_crops(t1, patch_size=config.patch_size, generator=generator)
+    ts = plain_swap(t0, t1, mask, config.patch_size)
+    _, p_ts = plain_encode(model.encoder, ts)
+    _, p_t1 = plain_encode(model.encoder, t1)
+    attention = model.micro_attention
+    query, key, value = attention.to_q(p_ts), attention.to_k(p_t1), attention.to_v(p_ts)
+    weights = torch.softmax(query @ key.transpose(1, 2) * dim**-0.5, dim=-1)
+    tokens = model.decoder_embed(attention.proj(weights @ value)) + model.decoder_pos_embed
+    for block in model.decoder_blocks:
+        tokens = plain_block(block, tokens)
+    reconstruction = F.mse_loss(model.decoder_pred(model.decoder_norm(tokens)), patchify(t0, config.patch_size))
+    batch = len(t0)
+    said = [
+        torch.log_softmax(agent.head(plain_encode(model.encoder, crop)[0]) / 0.1, dim=-1)
+        for crop in (*large.split(batch), *small.split(batch))
+    ]
+    with torch.no_grad():
+        answers = [agent.teacher_head(plain_encode(agent.teacher, crop)[0]) for crop in large.split(batch)]
+        targets = [torch.softmax((answer - agent.center) / 0.04, dim=-1) for answer in answers]
+        mean = torch.cat(answers).mean(dim=0, keepdim=True)
+    pairs = [(i, j) for i in range(NUM_GLOBAL) for j in range(len(said)) if i != j]
+    dino = sum(-(targets[i] * said[j]).sum(dim=-1).mean() for i, j in pairs) / len(pairs)
+    return reconstruction + dino, mean
+
+
+class Stepper:
+    """A model with its optimiser; `step` trains it once and returns the loss."""
+
+    def __init__(self, model, compute, kind):
+        self.model, self.compute, self.kind = model.to(compute.device).train(), compute, kind
+        self.optimizer = adamw(model, weight_decay=0.05)
+        for group in self.optimizer.param_groups:
+            group["lr"] = 1e-4
+
+    def step(self, t0, t1, seed):
+        generator = torch.Generator().manual_seed(seed)
+        with self.compute.autocast():
+            if self.kind == "plain":
+                loss, mean = plain_losses(self.model, t0, t1, generator)
+            else:
+                agent_weight = 1.0 if self.kind == "released" else 0.01
+                loss = pretraining_losses(
+                    self.model, t0, t1, swap_ratio=0.5, crop_scale=0.5, agent_weight=agent_weight, generator=generator
+                ).total
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if self.kind == "plain":
+            self.plain_follow(mean)
+        elif self.model.agent is not None:
+            self.model.agent.follow(self.model.encoder, momentum=0.997)
+        return loss.item()
+
+    @torch.no_grad()
+    def plain_follow(self, mean):
+        agent = self.model.agent
+        for student, teacher in ((self.model.encoder, agent.teacher), (agent.head, agent.teacher_head)):
+            for own, averaged in zip(student.parameters(), teacher.parameters(), strict=True):
+                averaged.data.mul_(0.997).add_(own.detach().data, alpha=0.003)
+        agent.center.mul_(0.9).add_(mean, alpha=0.1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="small")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=4)
+    arguments = parser.parse_args()
+    compute = pick_compute()
+    torch.manual_seed(0)
+    size = PRESETS[arguments.preset]
+    released = MicronBert(dataclasses.replace(size, **VARIANTS["released"]))
+    steppers = {
+        "plain": Stepper(copy.deepcopy(released), compute, "plain"),
+        "released": Stepper(released, compute, "released"),
+        "paper": Stepper(MicronBert(dataclasses.replace(size, **VARIANTS["paper"])), compute, "paper"),
+    }
+    t0, t1 = torch.randn(2, arguments.batch, size.in_chans, size.image_size, size.image_size).to(compute.device)
+    seconds = {name: [] for name in steppers}
+    for number in range(arguments.rounds + 1):  # the first one warms up
+        losses = {}
+        for name, stepper in steppers.items():
+            began = time.perf_counter()
+            losses[name] = stepper.step(t0, t1, number)
+            if compute.device.type == "cuda":
+                torch.cuda.synchronize()
+            if number:
+                seconds[name].append(time.perf_counter() - began)
+        assert abs(losses["plain"] - losses["released"]) < 2e-2 * losses["plain"], losses
+        told = ", ".join(f"{name} {values[-1]:.2f} s" for name, values in seconds.items() if values)
+        print(f"round {number}: loss {losses['plain']:.5f} plain, {losses['released']:.5f} ours; {told}", flush=True)
+    images = torch.cat([t0, t1])
+    model = steppers["paper"].model.eval()
+    began = time.perf_counter()
+    with torch.inference_mode(), compute.autocast():
+        for _ in range(3):
+            model.encode(images)
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize()
+    encode = 3 * len(images) / (time.perf_counter() - began)
+    plain, ours, paper = (np.array(seconds[name]) for name in steppers)
+    on_gpu = compute.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = {
+        "released_speedup": round(float(np.median(plain / ours)), 2),
+        "paper_speedup": round(float(np.median(plain / paper)), 2),
+        "encode_images_per_s": round(encode, 1),
+        "peak_memory_mb": round(peak / 2**20),
+        "device": str(compute.device),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
