@@ -1,4 +1,4 @@
-"""Does the size of the diagonal matter? Reconstruction loss with diag(A) as published and times N, same steps and seeds.
+"""Does the size of the diagonal matter? Reconstruction loss with diag(A) as published and times N, same steps, seeds.
 
     python benchmarks/scale_trap.py WORKSPACE
 

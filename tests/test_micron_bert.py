@@ -162,6 +162,22 @@ def test_training_and_use_encode_alike(model):
     assert torch.allclose(output.views, model.encode(crop)[0], atol=1e-5)
 
 
+def test_the_contextual_token_alone_is_that_of_the_whole_encoding():
+    torch.manual_seed(0)
+    model = MicronBert(dataclasses.replace(SMALLEST, depth=3)).double()
+    images = torch.randn(2, 3, 40, 32, dtype=torch.float64)
+    whole, alone = model.encode(images)[0], model.encoder.context(images)
+    assert torch.allclose(whole, alone, atol=1e-12)
+    weight = torch.randn_like(whole)
+    parameters = list(model.encoder.parameters())
+    for mine, expected in zip(
+        torch.autograd.grad((alone * weight).sum(), parameters),
+        torch.autograd.grad((whole * weight).sum(), parameters),
+        strict=True,
+    ):
+        assert torch.allclose(mine, expected, atol=1e-10)
+
+
 def test_every_parameter_gets_a_gradient(model):
     t0, t1, crop = torch.randn(3, 2, 3, 32, 32)
     output = model(t0, t1, torch.rand(2, 16) < 0.5, crop)

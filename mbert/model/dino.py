@@ -6,6 +6,7 @@ the teacher's outputs are centred by their running mean, and sharpened by a low 
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.distributed
@@ -28,7 +29,7 @@ class DinoAgent(nn.Module):
 
     center: Tensor
 
-    def __init__(self, encoder: nn.Module, dim: int) -> None:
+    def __init__(self, encoder: Any, dim: int) -> None:
         """`encoder` becomes the teacher: hand over a copy of the student's."""
         super().__init__()
         self.head = DinoHead(dim)
@@ -59,8 +60,7 @@ class DinoAgent(nn.Module):
         the images of the large ones, (2 B, C, H, W).
         """
         with torch.no_grad():
-            context, _ = self.teacher(global_crops)
-            answers = self.teacher_head(context)  # (2 B, K)
+            answers = self.teacher_head(self.teacher.context(global_crops))  # (2 B, K)
             self._batch_mean = answers.float().mean(dim=0, keepdim=True)
             targets = torch.softmax((answers.float() - self.center) / _TEACHER_TEMPERATURE, dim=-1).chunk(NUM_GLOBAL)
         log_said = torch.log_softmax(self.head(views).float() / _STUDENT_TEMPERATURE, dim=-1)

@@ -140,14 +140,25 @@ class Encoder(nn.Module):
 
         H and W may differ from the configured size, in whole patches: positions are interpolated.
         """
-        patches = self.patch_embed(images)  # (B, D, H / p, W / p)
-        tokens = rearrange(patches, "b d h w -> b (h w) d") + self._positions_for(*patches.shape[2:])  # (B, N, D)
-        context = self.contextual_token.expand(len(tokens), -1, -1)  # (B, 1, D), without a position
-        tokens = torch.cat([context, tokens], dim=1)  # (B, 1 + N, D)
+        tokens = self._embed(images)
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)
         return tokens[:, 0], tokens[:, 1:]
+
+    def context(self, images: Tensor) -> Tensor:
+        """The contextual token alone, (B, D): the last block then has one token to ask and to transform, not all."""
+        tokens = self._embed(images)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)
+        context: Tensor = self.norm(_first_of_block(self.blocks[-1], tokens))[:, 0]
+        return context
+
+    def _embed(self, images: Tensor) -> Tensor:
+        patches = self.patch_embed(images)  # (B, D, H / p, W / p)
+        tokens = rearrange(patches, "b d h w -> b (h w) d") + self._positions_for(*patches.shape[2:])  # (B, N, D)
+        context = self.contextual_token.expand(len(tokens), -1, -1)  # (B, 1, D), without a position
+        return torch.cat([context, tokens], dim=1)  # (B, 1 + N, D)
 
     def _positions_for(self, rows: int, columns: int) -> Tensor:
         if (rows, columns) == (self.grid, self.grid):
@@ -189,14 +200,12 @@ class MicronBert(nn.Module):
         (V * B, C, H, W), and at `small_crops` of another size.
         """
         ts = swap_patches(t0, t1, swap_mask, self.config.patch_size)
-        # One pass for all images of a size.
-        context, patches = self.encode(torch.cat([ts, t1, *([] if crops is None else [crops])]))
-        p_ts, p_t1 = patches[: 2 * len(t0)].chunk(2)
-        c_t1, views = context[len(t0) : 2 * len(t0)], None if crops is None else context[2 * len(t0) :]
-        if small_crops is not None and views is not None:
-            views = torch.cat([views, self.encode(small_crops)[0]])
+        context, patches = self.encode(torch.cat([ts, t1]))
+        p_ts, p_t1 = patches.chunk(2)
+        c_t1 = context[len(t0) :]
+        views = [self.encoder.context(images) for images in (crops, small_crops) if images is not None]
         pair = self._compare(p_ts, p_t1, c_t1)
-        return PretrainOutput(self.decode(pair.micro), c_t1, views, pair)
+        return PretrainOutput(self.decode(pair.micro), c_t1, torch.cat(views) if views else None, pair)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) -> contextual token (B, D) and patch tokens (B, N, D), both normalised."""
@@ -355,6 +364,21 @@ def swap_patches(t0: Tensor, t1: Tensor, mask: Tensor, patch_size: int) -> Tenso
 def _blocks(depth: int, dim: int, heads: int, mlp_ratio: float) -> nn.ModuleList:
     block = functools.partial(Block, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=_layer_norm)  # type: ignore[arg-type]
     return nn.ModuleList([block(dim, heads) for _ in range(depth)])
+
+
+def _first_of_block(block: Any, tokens: Tensor) -> Tensor:
+    """What a ViT block makes of the first token, (B, 1 + N, D) -> (B, 1, D); equal to `block(tokens)[:, :1]`."""
+    attention, first = block.attn, tokens[:, :1]
+    normed = block.norm1(tokens)
+    (query, keys), bias = attention.qkv.weight.tensor_split([attention.qkv.in_features]), attention.qkv.bias
+    query = F.linear(normed[:, :1], query, bias[: len(query)])
+    keys = F.linear(normed, keys, bias[len(bias) // 3 :])
+    query = rearrange(query, "b n (h d) -> b h n d", h=attention.num_heads)
+    key, value = rearrange(keys, "b n (two h d) -> two b h n d", two=2, h=attention.num_heads)
+    mixed = F.scaled_dot_product_attention(query, key, value)
+    first = first + attention.proj(rearrange(mixed, "b h n d -> b n (h d)"))
+    transformed: Tensor = first + block.mlp(block.norm2(first))
+    return transformed
 
 
 def _positions(grid: int, dim: int) -> Tensor:
