@@ -345,6 +345,10 @@ def pretrain(
         int | None, typer.Option(min=1, help="Pairs per step.", show_default="by the hardware")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="by the preset")] = None,
+    swap_ratio: Annotated[float, typer.Option(help="Share of the patches that are swapped.")] = 0.5,
+    swap_block: Annotated[
+        int, typer.Option(min=1, help="Side of the swapped squares, in patches; 1: the paper's.")
+    ] = 1,
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="WORKSPACE/runs/pretrain")] = None,
     overwrite: Annotated[bool, typer.Option(help="Begin anew although the folder holds a run.")] = False,
@@ -355,7 +359,15 @@ def pretrain(
 
     space = _workspace(workspace)
     config = PretrainConfig(
-        preset=preset, variant=variant, steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed
+        preset=preset,
+        variant=variant,
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        swap_ratio=swap_ratio,
+        swap_block=swap_block,
+        seed=seed,
     )
     with Progress("pretrain") as progress:
 

@@ -1,5 +1,6 @@
 """Killed processes, full disks, stuck inputs: a run goes on, and ends with the bytes of an undisturbed one."""
 
+import contextlib
 import hashlib
 import os
 import random
@@ -163,22 +164,23 @@ def test_a_write_error_is_one_line_and_the_run_goes_on_afterwards(limit, videos,
 @pytest.fixture
 def at_workers():
     """Send a signal to the first `times` worker processes of this process: `at_workers(signal, times)`."""
-    threads = []
+    threads, is_over = [], threading.Event()
 
     def start(number, times):
         def work():
             sent = set()
-            while len(sent) < times:
+            while len(sent) < times and not is_over.wait(0.02):
                 for worker in sorted(worker_processes() - sent)[: times - len(sent)]:
                     time.sleep(0.3)
-                    os.kill(worker, number)
-                    sent.add(worker)
-                time.sleep(0.02)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(worker, number)
+                        sent.add(worker)
 
         threads.append(threading.Thread(target=work, daemon=True))
         threads[0].start()
 
     yield start
+    is_over.set()
     for thread in threads:
         thread.join()
 
