@@ -19,5 +19,5 @@ def test_norms_biases_and_the_token_are_not_decayed_and_nothing_is_left_out():
     decayed, others = ([names[id(p)] for p in group["params"]] for group in adamw(model, weight_decay=0.1).param_groups)
     assert sorted(decayed + others) == sorted(names.values())
     assert all(name.endswith("weight") and "norm" not in name for name in decayed)
-    assert "contextual_token" in others
-    assert [name for name in others if not name.endswith("bias") and "norm" not in name] == ["contextual_token"]
+    assert "encoder.contextual_token" in others
+    assert [name for name in others if not name.endswith("bias") and "norm" not in name] == ["encoder.contextual_token"]
