@@ -33,6 +33,18 @@ def test_every_frame_comes_once_in_order_with_its_time(tmp_path, write_video):
     assert info.remarks == []
 
 
+def test_scenes_look_alike_in_eight_and_in_ten_bits(tmp_path, write_video):
+    rng = np.random.default_rng(0)
+    pattern = cv2.resize(rng.integers(0, 255, (12, 16, 3), np.uint8), (128, 96), interpolation=cv2.INTER_CUBIC)
+    moving = [np.roll(pattern, 2 * index, axis=1) for index in range(10)]
+    eight, ten = (
+        decode(write_video(tmp_path / f"{pix_fmt}.mp4", moving, pix_fmt=pix_fmt))[0]
+        for pix_fmt in ("yuv420p", "yuv420p10le")
+    )
+    for one, other in zip(eight, ten, strict=True):
+        assert np.abs(one.signature() - other.signature()).mean() < 3
+
+
 def test_variable_frame_rate_keeps_its_times(tmp_path, write_video):
     path = write_video(tmp_path / "a.mp4", gray_frames(60), vf="select='not(eq(mod(n,3),1))'", fps_mode="vfr")
     frames, info = decode(path)

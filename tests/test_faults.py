@@ -161,6 +161,24 @@ def test_a_write_error_is_one_line_and_the_run_goes_on_afterwards(limit, videos,
     assert digests(workspace.corpus) == digests(undisturbed.corpus)
 
 
+@pytest.mark.parametrize("limit", [500, 12_000, 200_000])
+def test_a_write_error_while_sharding_is_one_line_too(limit, undisturbed, tmp_path):
+    workspace = Workspace(tmp_path)
+    shutil.copytree(undisturbed.corpus, workspace.corpus)
+    done = subprocess.run(
+        [sys.executable, "-m", "mbert.cli", "shard", "--pairs", "-w", str(tmp_path)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "File too large; mend that, then run the same command to go on" in done.stderr
+    assert [file.name for file in workspace.pairs.glob("*") if file.suffix in (".tar", ".json")] == []
+    run_shard(workspace, PairOptions(pairs_per_shard=40))
+    assert digests(workspace.pairs) == digests(undisturbed.pairs)
+
+
 @pytest.fixture
 def at_workers():
     """Send a signal to the first `times` worker processes of this process: `at_workers(signal, times)`."""

@@ -135,6 +135,16 @@ def test_another_seed_is_refused_until_overwrite_and_gives_other_pairs(copied):
     assert rows_of(copied)["key"].to_pylist() != keys
 
 
+def test_a_corpus_that_changed_is_seen_by_the_same_process(copied):
+    run_shard(copied, OPTIONS)
+    changed = [dataclasses.replace(clip, subject="videos/new") for clip in reversed(read_rows(copied.clips, ClipRow))]
+    write_rows(copied.clips, ClipRow, changed)
+    run_shard(copied, OPTIONS)
+    rows = rows_of(copied).to_pylist()
+    assert {row["subject"] for row in rows} == {"videos/new"}
+    assert {row["clip_id"] for row in rows} == {clip.clip_id for clip in changed}
+
+
 def test_larger_shards_leave_no_old_ones_behind(copied):
     run_shard(copied, OPTIONS)
     run_shard(copied, PairOptions(pairs_per_shard=100_000), overwrite=True)

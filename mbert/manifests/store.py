@@ -29,19 +29,29 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except BaseException as exc:
+        with naming_write_faults(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(exc, OSError) and exc.errno in _WRITE_FAULTS:
-            reason = os.strerror(exc.errno)
-            raise MbertError(f"cannot write {path}: {reason}; mend that, then run the same command to go on") from exc
         raise
+
+
+@contextlib.contextmanager
+def naming_write_faults(path: Path) -> Iterator[None]:
+    """Turn a full disk, or one that may not be written, into an MbertError that says what to do."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in _WRITE_FAULTS:
+            raise
+        reason = os.strerror(exc.errno)
+        raise MbertError(f"cannot write {path}: {reason}; mend that, then run the same command to go on") from exc
 
 
 def sync_folder(folder: Path) -> None:

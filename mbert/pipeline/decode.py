@@ -113,7 +113,7 @@ class Frame:
 
     def signature(self) -> npt.NDArray[np.int16]:
         """Up to (16, 16) coarse samples of the first plane: enough to see a scene cut, next to nothing to compute."""
-        plane = self.picture[:, :, 1] if isinstance(self.picture, np.ndarray) else _pixels(self.picture.planes[0])
+        plane = self.picture[:, :, 1] if isinstance(self.picture, np.ndarray) else _high_bytes(self.picture)
         step_y, step_x = (max(1, side // 16) for side in plane.shape)
         samples: npt.NDArray[np.int16] = plane[step_y // 2 :: step_y, step_x // 2 :: step_x][:16, :16].astype(np.int16)
         return samples
@@ -166,9 +166,20 @@ _CONVERTER = VideoReformatter()  # one, because it keeps its tables from frame t
 _PLANAR = frozenset(["yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"])
 
 
-def _pixels(plane: Any) -> npt.NDArray[np.uint8]:
-    """The first bytes of a plane's rows, without the padding, (height, width): a view."""
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+def _pixels(plane: Any, sample: type[Any] = np.uint8) -> npt.NDArray[Any]:
+    """The first samples of a plane's rows, without the padding, (height, width): a view."""
+    samples = np.frombuffer(plane, sample)
+    return samples.reshape(-1, plane.line_size // samples.itemsize)[: plane.height, : plane.width]
+
+
+def _high_bytes(picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
+    """The first plane in 8 bits; of samples with more bits, the low ones are noise."""
+    plane, num_bits = picture.planes[0], picture.format.components[0].bits
+    if num_bits <= 8:
+        return _pixels(plane)
+    samples = _pixels(plane, np.uint16)
+    high: npt.NDArray[np.uint8] = (samples >> (num_bits - 8)).astype(np.uint8)
+    return high
 
 
 def _can_cut(picture: av.VideoFrame) -> bool:

@@ -21,7 +21,7 @@ from mbert.pipeline.landmarks import FAN68, MESH, Face, Landmarker
 from mbert.shards.image import Image
 
 LandmarkerName = Literal["mediapipe", "fan"]
-MAX_FACES = 16
+_MAX_FACES = 16
 _MIN_CONFIDENCE = 0.5
 
 _TASK_ADDRESS = (
@@ -30,7 +30,7 @@ _TASK_ADDRESS = (
 _TASK_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
 
 
-def open_landmarker(name: LandmarkerName, *, model: Path | None = None, max_faces: int = MAX_FACES) -> Landmarker:
+def open_landmarker(name: LandmarkerName, *, model: Path | None = None) -> Landmarker:
     """Open a landmarker; `model` is a `face_landmarker.task` for MediaPipe.
 
     Raises ConfigError when weights are missing.
@@ -42,20 +42,20 @@ def open_landmarker(name: LandmarkerName, *, model: Path | None = None, max_face
             raise ConfigError("a landmarker model belongs to --landmarker mediapipe; fan has its own files")
         return Fan()
     if model is not None:
-        return MediaPipeTask(model, max_faces=max_faces)
+        return MediaPipeTask(model)
     with _quiet_native_log():
         import mediapipe
 
     if hasattr(mediapipe, "solutions"):
-        return MediaPipeMesh(max_faces=max_faces)
+        return MediaPipeMesh()
     file = fetched(_TASK_ADDRESS, cache_folder() / "face_landmarker.task", sha256=_TASK_SHA256)
-    return MediaPipeTask(file, max_faces=max_faces)
+    return MediaPipeTask(file)
 
 
 class MediaPipeMesh:
     """MediaPipe's face mesh with the weights that its wheel carries (up to release 0.10.21)."""
 
-    def __init__(self, *, max_faces: int = MAX_FACES) -> None:
+    def __init__(self, *, max_faces: int = _MAX_FACES) -> None:
         os.environ.setdefault("GLOG_minloglevel", "2")
         self._seen_a_face = False
         with _quiet_native_log():
@@ -87,7 +87,7 @@ class MediaPipeMesh:
 class MediaPipeTask:
     """MediaPipe's Tasks API with a `face_landmarker.task` file: works with every release. It tells no confidence."""
 
-    def __init__(self, model: Path, *, max_faces: int = MAX_FACES) -> None:
+    def __init__(self, model: Path) -> None:
         try:
             data = model.read_bytes()
         except OSError as exc:
@@ -100,7 +100,7 @@ class MediaPipeTask:
             self.name = f"mediapipe {mediapipe.__version__} {model.name} {hashlib.sha256(data).hexdigest()[:8]}"
             options = vision.FaceLandmarkerOptions(
                 base_options=BaseOptions(model_asset_buffer=data),
-                num_faces=max_faces,
+                num_faces=_MAX_FACES,
                 min_face_detection_confidence=_MIN_CONFIDENCE,
                 min_face_presence_confidence=_MIN_CONFIDENCE,
             )

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mbert import ConfigError
 from mbert.manifests.query import FrameCondition
 from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
-from mbert.manifests.store import read_rows, read_table, write_rows
+from mbert.manifests.store import naming_write_faults, read_rows, read_table, write_rows
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.pairs import clip_rng, nearest_frame, sample_pairs
 
@@ -81,14 +81,16 @@ def pair_condition(workspace: Workspace, options: PairOptions) -> FrameCondition
 def plan_pairs(
     workspace: Workspace, clips: list[ClipRow], options: PairOptions, condition: FrameCondition | None, folder: Path
 ) -> PairPlan:
-    """Write the plan of a corpus to `folder`."""
+    """Write the plan of a corpus to `folder`. Raises MbertError when the disk is full."""
+    _clips_of.cache_clear()  # this process may have worked with an earlier plan in the same folder
     shutil.rmtree(folder, ignore_errors=True)
     write_rows(folder / "clips.parquet", ClipRow, clips)
     counts = dict.fromkeys((field.name for field in dataclasses.fields(PairPlan)), 0)
     columns = ["clip_id", "frame_index", "pts_seconds", "offset", "size"]
     if condition is not None:
         columns = list(dict.fromkeys([*columns, *condition.frame_columns]))
-    with (folder / "pairs.bin").open("wb") as file:
+    records = folder / "pairs.bin"
+    with naming_write_faults(records), records.open("wb") as file:
         for shard, numbers in _by_shard(clips):
             table = read_table(twin_paths(workspace.frames, shard)[1], FrameRow, columns=columns)
             fulfil = None if condition is None else condition.mask(table)
@@ -105,7 +107,7 @@ def plan_pairs(
                     keep = fulfil[rows][pairs].all(axis=1)
                     counts["pairs_left_out"] += int((~keep).sum())
                     pairs, is_expression = pairs[keep], is_expression[keep]
-                _records(number, rows[pairs], is_expression, frames).tofile(file)
+                file.write(_records(number, rows[pairs], is_expression, frames).tobytes())
                 counts["num_pairs"] += len(pairs)
                 counts["num_expressions"] += int(is_expression.sum())
                 counts["clips_without_pairs"] += not len(pairs)
