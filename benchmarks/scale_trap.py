@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 
 from mbert.manifests.workspace import Workspace
-from mbert.model.micron_bert import MicroAttention
+from mbert.model.micro_attention import MicroAttention
 from mbert.model.pretrain import PretrainConfig, run_pretrain
 
 SCALED = MicroAttention.diagonal

@@ -24,10 +24,11 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from mbert.model.agent import NUM_GLOBAL
+from mbert.model.config import PRESETS, VARIANTS
 from mbert.model.device import pick_compute
-from mbert.model.dino import NUM_GLOBAL
-from mbert.model.micron_bert import PRESETS, VARIANTS, MicronBert, patchify
-from mbert.model.objective import dino_crops, pretraining_losses, random_swap_mask
+from mbert.model.micron_bert import MicronBert, patchify
+from mbert.model.objective import Draws, ObjectiveConfig, dino_crops, pretraining_losses, random_swap_mask
 from mbert.model.optim import adamw
 
 
@@ -63,11 +64,11 @@ def plain_swap(t0, t1, mask, patch_size):
     return swapped
 
 
-def plain_losses(model, t0, t1, generator):
+def plain_losses(model, t0, t1, draws):
     """Reconstruction + DINO of the released code, on the same random numbers as ours."""
     config, agent, dim = model.config, model.agent, model.config.dim
-    mask = random_swap_mask(len(t0), config.grid, ratio=0.5, generator=generator)
-    large, small = dino_crops(t1, patch_size=config.patch_size, generator=generator)
+    mask = random_swap_mask(config.grid, ObjectiveConfig(), draws, device=t0.device)
+    large, small = dino_crops(t1, patch_size=config.patch_size, draws=draws)
     ts = plain_swap(t0, t1, mask, config.patch_size)
     _, p_ts = plain_encode(model.encoder, ts)
     _, p_t1 = plain_encode(model.encoder, t1)
@@ -102,15 +103,12 @@ class Stepper:
             group["lr"] = 1e-4
 
     def step(self, t0, t1, seed):
-        generator = torch.Generator().manual_seed(seed)
+        draws = Draws(seed, range(len(t0)))
         with self.compute.autocast():
             if self.kind == "plain":
-                loss, mean = plain_losses(self.model, t0, t1, generator)
+                loss, mean = plain_losses(self.model, t0, t1, draws)
             else:
-                agent_weight = 1.0 if self.kind == "released" else 0.01
-                loss = pretraining_losses(
-                    self.model, t0, t1, swap_ratio=0.5, crop_scale=0.5, agent_weight=agent_weight, generator=generator
-                ).total
+                loss = pretraining_losses(self.model, t0, t1, ObjectiveConfig(), draws).total
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -336,39 +336,54 @@ def pretrain(
         typer.Option(help="Size of the model; `small` is the paper's.", show_default="small with a GPU, else tiny"),
     ] = None,
     variant: Annotated[
-        Literal["paper", "released"],
-        typer.Option(help="The paper's model and loss, or those of the authors' released code (docs/model.md)."),
-    ] = "paper",
+        Literal["paper", "released"] | None,
+        typer.Option(
+            help="The paper's model and loss, or those of the authors' released code (docs/model.md).",
+            show_default="paper",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="by the hardware")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the pairs, instead of --steps.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Pairs per step.", show_default="by the hardware")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="by the preset")] = None,
-    swap_ratio: Annotated[float, typer.Option(help="Share of the patches that are swapped.")] = 0.5,
+    swap_ratio: Annotated[
+        float | None, typer.Option(help="Share of the patches that are swapped.", show_default="0.5")
+    ] = None,
     swap_block: Annotated[
-        int, typer.Option(min=1, help="Side of the swapped squares, in patches; 1: the paper's.")
-    ] = 1,
-    seed: SeedOption = 0,
+        int | None,
+        typer.Option(min=1, help="Side of the swapped squares, in patches.", show_default="1, as in the paper"),
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", exists=True, dir_okay=False, help="YAML file of settings.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting, e.g. model.poi=false or objective.crop_scale=0.4 (docs/model.md)."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.", show_default="0")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="WORKSPACE/runs/pretrain")] = None,
     overwrite: Annotated[bool, typer.Option(help="Begin anew although the folder holds a run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Pretrain without labels; an interrupted run goes on where it was."""
     from mbert.model.pretrain import PretrainConfig, PretrainPlan, StepReport, run_pretrain
+    from mbert.model.settings import read_settings, with_settings
 
     space = _workspace(workspace)
-    config = PretrainConfig(
-        preset=preset,
-        variant=variant,
-        steps=steps,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        swap_ratio=swap_ratio,
-        swap_block=swap_block,
-        seed=seed,
-    )
+    options = {
+        "preset": preset,
+        "variant": variant,
+        "steps": steps,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "objective": {"swap_ratio": swap_ratio, "swap_block": swap_block},
+    }
+    config = with_settings(PretrainConfig(), read_settings(config_file, assignments or []))
+    config = with_settings(config, _given(options))
     with Progress("pretrain") as progress:
 
         def begin(plan: PretrainPlan) -> None:
@@ -394,6 +409,13 @@ def pretrain(
     else:
         typer.echo("this run was already finished; another one: --out FOLDER, or --overwrite")
     typer.echo(f"loss {summary.first.loss:.4f} -> {summary.last.loss:.4f} after {summary.steps} steps")
+    if summary.collapsed:
+        typer.secho(
+            f"warning: the contextual token says nearly the same of every face "
+            f"(spread {summary.last.token_std:.4f}), so the Patch of Interest means little: "
+            "lower objective.agent_weight, or use more people",
+            fg="yellow",
+        )
     _print_next(summary.run, "mbert eval --protocol loso")
 
 
@@ -635,6 +657,12 @@ def _noting(missing: dict[str, str], name: str, mend: str) -> Iterator[None]:
         yield
     except (ImportError, OSError, RuntimeError, MbertError) as exc:
         missing[name] = f"{mend} ({exc})"
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, in their groups: what was not may come from a file."""
+    nested = {name: _given(value) if isinstance(value, dict) else value for name, value in options.items()}
+    return {name: value for name, value in nested.items() if value not in (None, {})}
 
 
 def _max_faces(text: str) -> int | None:

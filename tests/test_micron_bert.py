@@ -4,18 +4,11 @@ import math
 import pytest
 import torch
 
-from mbert import ConfigError
-from mbert.model.micron_bert import (
-    PRESETS,
-    VARIANTS,
-    MicroAttention,
-    MicronBert,
-    MicronBertConfig,
-    patch_of_interest,
-    patchify,
-    row_logsumexp,
-    swap_patches,
-)
+from mbert import ConfigError, ModelError
+from mbert.model.config import PRESETS, VARIANTS, MicronBertConfig
+from mbert.model.micro_attention import MicroAttention, patch_of_interest, row_logsumexp
+from mbert.model.micron_bert import MicronBert, patchify, swap_patches
+from mbert.model.weights import TrainingState
 
 SMALLEST = MicronBertConfig(
     image_size=32, patch_size=8, dim=16, depth=1, heads=2, decoder_dim=12, decoder_depth=1, decoder_heads=2
@@ -250,6 +243,49 @@ def test_other_sizes_are_encoded_with_interpolated_positions(model, height, widt
     if (rows, columns) == (4, 4):
         assert torch.equal(positions, original)
     assert torch.allclose(positions.mean(dim=(0, 1)), original.mean(dim=(0, 1)), atol=0.1)
+
+
+def test_gradient_checkpointing_changes_memory_and_nothing_else():
+    model = MicronBert(dataclasses.replace(SMALLEST, depth=4, decoder_depth=4))
+    t0, t1, crop = torch.randn(3, 2, 3, 32, 32)
+    mask = torch.rand(2, 16) < 0.5
+    kept, grads = [], []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.numel()) or x, lambda x: x):
+            output = model(t0, t1, mask, crop)
+            loss = output.reconstruction.square().mean() + output.views.square().mean()
+        model.zero_grad()
+        loss.backward()
+        kept.append(sum(saved))
+        grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert kept[1] < kept[0] / 2
+    assert len(grads[0]) > 30
+    assert all(torch.equal(one, two) for one, two in zip(*grads, strict=True))
+
+
+def test_saved_and_loaded_models_are_equal(model, tmp_path):
+    model.state = TrainingState(
+        step=3, seed=0, preset="tiny", corpus="abc", subjects=("a/1", "b/2"), losses={"loss": 1.0}
+    )
+    model.save_pretrained(tmp_path / "model")
+    assert "library_name: mbert" in (tmp_path / "model" / "README.md").read_text()
+    for name in (tmp_path / "model", str(tmp_path / "model" / "model.safetensors")):
+        again = MicronBert.from_pretrained(name)
+        assert again.config == model.config
+        assert again.state == model.state
+        mine, theirs = model.state_dict(), again.state_dict()
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_a_name_that_is_nowhere_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="somebody/no-such-model is neither a file or folder here nor a model"):
+        MicronBert.from_pretrained("somebody/no-such-model", cache_dir=tmp_path, local_files_only=True)
+    with pytest.raises(ModelError, match="there is no checkpoint in"):
+        MicronBert.from_pretrained(tmp_path)
 
 
 def test_impossible_sizes_are_refused():

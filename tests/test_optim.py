@@ -1,6 +1,7 @@
 import pytest
 
-from mbert.model.micron_bert import MicronBert, MicronBertConfig
+from mbert.model.config import MicronBertConfig
+from mbert.model.micron_bert import MicronBert
 from mbert.model.optim import adamw, learning_rate
 
 

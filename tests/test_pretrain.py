@@ -10,10 +10,13 @@ import torch
 
 from mbert import ConfigError, ModelError
 from mbert.manifests.store import read_json
-from mbert.model.checkpoint import load_model, load_optimizer, load_state, save_checkpoint
-from mbert.model.micron_bert import MicronBert, MicronBertConfig
+from mbert.model.checkpoint import load_optimizer, save_checkpoint
+from mbert.model.config import MicronBertConfig
+from mbert.model.micron_bert import MicronBert
+from mbert.model.objective import ObjectiveConfig
 from mbert.model.optim import adamw
 from mbert.model.pretrain import PretrainConfig, run_pretrain
+from mbert.model.weights import read_state
 
 SHORT = PretrainConfig(preset="tiny", steps=6, batch_size=4, save_every=2)
 SMALLEST = MicronBertConfig(
@@ -42,7 +45,7 @@ def test_a_run_leaves_config_metrics_and_a_checkpoint(short_run, corpus):
     assert {"loss", "loss_reconstruction", "loss_agent", "token_std", "lr", "pairs_per_second"} <= lines[0].keys()
     assert (summary.steps, summary.steps_done_now) == (6, 6)
     assert read_json(run / "config.json")["identity"]["preset"] == "tiny"
-    state = load_state(run)
+    state = read_state(run)
     assert (state.step, state.subjects) == (6, ("videos/s01", "videos/s02", "videos/s03"))
     assert state.corpus == read_json(corpus.pairs / "pairs.json")["corpus"]
     checkpoint = run / "checkpoints" / "last"
@@ -91,10 +94,10 @@ def test_a_stopped_run_goes_on_to_the_same_weights_bitwise(corpus, tmp_path, sto
     process.send_signal(stop)
     _, errors = process.communicate()
     assert process.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL), errors
-    assert 0 < load_state(runs["stopped"]).step < 230
+    assert 0 < read_state(runs["stopped"]).step < 230
     for command in commands.values():
         subprocess.run(command, check=True, capture_output=True)
-    assert load_state(runs["stopped"]).step == 230
+    assert read_state(runs["stopped"]).step == 230
     assert equal(weights(runs["stopped"]), weights(runs["undisturbed"]))
     steps = [json.loads(line)["step"] for line in (runs["stopped"] / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 231))
@@ -106,6 +109,30 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_keys(corpus, tmp_path):
         ModelError, match=r"the loss is (nan|inf) at step \d+, pairs videos-s0\S+, videos-s0\S+: lower --lr"
     ):
         run_pretrain(corpus.pairs, tmp_path / "run", config)
+
+
+def test_a_setting_that_collapses_the_token_is_flagged_and_the_default_is_not(corpus, tmp_path):
+    collapsed = {}
+    for name, weight in (("default", None), ("heavy", 100.0)):
+        config = PretrainConfig(
+            preset="tiny", steps=60, batch_size=4, lr=3e-3, objective=ObjectiveConfig(agent_weight=weight)
+        )
+        collapsed[name] = run_pretrain(corpus.pairs, tmp_path / name, config).collapsed
+    assert collapsed == {"default": False, "heavy": True}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"in_chans": 1}, {"patch_size": 16}, {"agent": "mse_ema"}, {"attention": "full", "poi": False}],
+    ids=lambda changes: "-".join(changes),
+)
+def test_changed_models_are_pretrained_continued_and_loaded(corpus, tmp_path, changes):
+    config = PretrainConfig(preset="tiny", steps=2, batch_size=2, model=changes, grad_checkpointing=True)
+    summary = run_pretrain(corpus.pairs, tmp_path, config)
+    assert summary.last.loss < 10
+    model = MicronBert.from_pretrained(tmp_path)
+    assert {name: getattr(model.config, name) for name in changes} == changes
+    assert run_pretrain(corpus.pairs, tmp_path, config).steps_done_now == 0
 
 
 def test_wrong_options_are_refused():
@@ -130,11 +157,11 @@ def trained():
 
 def test_checkpoints_hold_weights_and_moments_exactly_and_the_last_one_only(short_run, trained, tmp_path):
     model, optimizer = trained
-    state = load_state(short_run[0])
+    state = read_state(short_run[0])
     for _ in range(2):
         save_checkpoint(tmp_path, model, optimizer, state)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "step-0000006"]
-    again = load_model(tmp_path / "last")
+    again = MicronBert.from_pretrained(tmp_path / "last")
     assert equal(again.state_dict(), model.state_dict())
     other = adamw(again, weight_decay=0.1)
     load_optimizer(tmp_path / "last", again, other)
@@ -148,17 +175,17 @@ def test_checkpoints_hold_weights_and_moments_exactly_and_the_last_one_only(shor
 
 def test_what_is_no_checkpoint_is_refused_with_the_reason(short_run, trained, tmp_path):
     with pytest.raises(ModelError, match=r"there is no checkpoint in .*mbert train pretrain"):
-        load_model(tmp_path)
-    folder = save_checkpoint(tmp_path, *trained, load_state(short_run[0]))
+        MicronBert.from_pretrained(tmp_path)
+    folder = save_checkpoint(tmp_path, *trained, read_state(short_run[0]))
     config = read_json(folder / "config.json")
     (folder / "config.json").write_text(json.dumps({**config, "surprise": 1}))
     with pytest.raises(ModelError, match=r"not a μ-BERT checkpoint of this version.*surprise"):
-        load_model(folder)
+        MicronBert.from_pretrained(folder)
     (folder / "config.json").write_text(json.dumps({**config, "depth": 2}))
     with pytest.raises(ModelError, match="Missing key"):
-        load_model(folder)
+        MicronBert.from_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(config))
     weights_file = folder / "model.safetensors"
     weights_file.write_bytes(weights_file.read_bytes()[:5000])
     with pytest.raises(ModelError, match="not a μ-BERT checkpoint"):
-        load_model(folder)
+        MicronBert.from_pretrained(folder)

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from mbert import ModelError
-from mbert.model.checkpoint import load_model, load_state
+from mbert.model.micron_bert import MicronBert
 from mbert.model.released import convert_released, write_released
+from mbert.model.weights import read_state
 
 DIM, DEPTH, HEADS, DECODER_DIM, GRID, PATCH = 16, 2, 4, 8, 4, 8
 ARGS = {"num_heads": HEADS, "decoder_num_heads": 2, "diag_att": False, "dataset": "CASME2", "epochs": 200}
@@ -109,7 +110,7 @@ def test_features_equal_those_of_the_released_encoder(tmp_path, has_first_positi
     tensors = released_tensors(torch.randn(1, 1, DIM) if has_first_position else None)
     torch.save({"args": argparse.Namespace(**ARGS), "epoch": 200, "model": tensors}, tmp_path / "x.pth")
     convert_released(tmp_path / "x.pth", tmp_path / "out")
-    model = load_model(tmp_path / "out").eval()
+    model = MicronBert.from_pretrained(tmp_path / "out").eval()
     images = torch.randn(3, 3, GRID * PATCH, GRID * PATCH)
     with torch.no_grad():
         for mine, expected in zip(model.encode(images), features_by_hand(tensors, images), strict=True):
@@ -119,7 +120,7 @@ def test_features_equal_those_of_the_released_encoder(tmp_path, has_first_positi
 def test_the_pair_is_compared_as_the_released_code_does(released, tmp_path):
     tensors = released_tensors()
     convert_released(released, tmp_path / "out")
-    model = load_model(tmp_path / "out").eval()
+    model = MicronBert.from_pretrained(tmp_path / "out").eval()
     swapped, reference = torch.randn(2, 2, 3, GRID * PATCH, GRID * PATCH)
     (_, x), (_, ref) = (features_by_hand(tensors, images) for images in (swapped, reference))
     query, key, value = (
@@ -132,13 +133,23 @@ def test_the_pair_is_compared_as_the_released_code_does(released, tmp_path):
         assert torch.allclose(model.encode_pair(swapped, reference).micro, expected, atol=1e-5)
 
 
+def test_the_file_itself_is_loaded_too(released, tmp_path):
+    convert_released(released, tmp_path / "out")
+    direct, converted = MicronBert.from_pretrained(released), MicronBert.from_pretrained(tmp_path / "out")
+    assert direct.config == converted.config
+    assert direct.state == converted.state
+    mine, theirs = direct.state_dict(), converted.state_dict()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert len(mine) > 100
+
+
 def test_the_summary_says_what_it_is_and_that_it_leaks(released, tmp_path):
     summary = convert_released(released, tmp_path / "out")
     tensors = released_tensors()
     assert (summary.num_tensors, summary.epoch, summary.dataset) == (len(tensors), 200, "CASME2")
     assert summary.attention == "full"
     assert "trained on CASME2: scores on its subjects leak" in summary.warning
-    state = load_state(tmp_path / "out")
+    state = read_state(tmp_path / "out")
     assert len(state.subjects) == 26
     assert json.loads((tmp_path / "out" / "config.json").read_text())["roles"] == "released"
 
@@ -214,4 +225,4 @@ def test_the_command_converts_there_and_back(released, tmp_path, run_mbert):
     assert (again.returncode, "exists already" in again.stderr) == (2, True)
     back = run_mbert("convert", "model", "--to-released", "--out", "back.pth", "--json", cwd=tmp_path)
     assert json.loads(back.stdout)["num_tensors"] == len(released_tensors())
-    assert dataclasses.asdict(load_model(tmp_path / "model").config)["dim"] == DIM
+    assert dataclasses.asdict(MicronBert.from_pretrained(tmp_path / "model").config)["dim"] == DIM

@@ -17,6 +17,7 @@ from mbert.shards.reader import stream_pairs
 # The statistics that the released checkpoint was trained with (ImageNet's), for RGB in 0-1.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
+_LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,8 +76,11 @@ def stack_images(images: Sequence[Image]) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
-def normalize(images: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32 with the statistics of the released checkpoint."""
-    mean = torch.tensor(_MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(_STD, device=images.device)[:, None, None]
-    return (images.float() / 255 - mean) / std
+def normalize(images: Tensor, in_chans: int = 3) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32 by the statistics of the released checkpoint; 1 channel: luma by their means."""
+    pixels = images.float() / 255
+    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (_MEAN, _STD))
+    if in_chans == 1:
+        luma = torch.tensor(_LUMA, device=images.device)[:, None, None]
+        pixels, mean, std = (pixels * luma).sum(dim=1, keepdim=True), mean.mean(), std.mean()
+    return (pixels - mean) / std

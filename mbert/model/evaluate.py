@@ -23,11 +23,11 @@ from mbert.manifests.folds import Fold, leave_one_subject_out
 from mbert.manifests.labels import LABEL_COLUMNS
 from mbert.manifests.schema import PairRow
 from mbert.manifests.store import read_json, replacing, write_json
-from mbert.model.checkpoint import load_model, load_state
 from mbert.model.data import normalize, resize, stack_images
 from mbert.model.device import pick_compute
 from mbert.model.metrics import Scores, score
 from mbert.model.micron_bert import MicronBert
+from mbert.model.weights import read_state
 from mbert.shards.pair import FramePair
 from mbert.shards.reader import list_shards, read_expressions
 
@@ -69,8 +69,8 @@ def run_loso(
     """
     began = time.monotonic()
     rows, pairs = _labelled_pairs(shards_folder, labels_path)
-    model = load_model(checkpoint)
-    state = load_state(checkpoint)
+    model = MicronBert.from_pretrained(checkpoint)
+    state = read_state(checkpoint)
     folds = list(leave_one_subject_out([row.subject or "" for row in rows]))
     truth = [(row.emotion or "").casefold() for row in rows]
     subjects = [row.subject or "" for row in rows]
@@ -126,7 +126,7 @@ def pair_features(model: MicronBert, pairs: Sequence[FramePair]) -> Features:
     with torch.inference_mode():
         for start in range(0, len(pairs), _BATCH):
             t0, t1 = (
-                normalize(images.to(compute.device))
+                normalize(images.to(compute.device), model.config.in_chans)
                 for images in _load(pairs[start : start + _BATCH], model.config.image_size)
             )
             with compute.autocast():

@@ -10,89 +10,27 @@ the Patch of Interest: both are 1 on average for uniform attention. No normalisa
 decoder's first linear layer: a LayerNorm there would divide the gate away again.
 """
 
+import copy
 import dataclasses
 import functools
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from mbert import ConfigError
-from mbert.model.dino import DinoAgent
-
-Preset = Literal["tiny", "small", "base"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class MicronBertConfig:
-    """Sizes of a model; the defaults are the paper's (and the released checkpoint's)."""
-
-    image_size: int = 224
-    patch_size: int = 8
-    in_chans: int = 3
-    dim: int = 512
-    depth: int = 4
-    heads: int = 4
-    decoder_dim: int = 512
-    decoder_depth: int = 4
-    decoder_heads: int = 4
-    mlp_ratio: float = 4.0
-    # Who asks (query), who answers (key), whose values are taken. paper: t1, ts, ts. released: ts, t1, ts, and a linear
-    # layer behind, as in the authors' code.
-    roles: Literal["paper", "released"] = "paper"
-    # diagonal: each patch's attention to its own position scales its value. full: ordinary cross-attention, as in the
-    # authors' released weights.
-    attention: Literal["diagonal", "full"] = "diagonal"
-    poi: bool = True  # whether the Patch of Interest scales the diagonal
-    # What the contextual token learns from. mse: to equal that of a crop. dino: the released code's way, see dino.py.
-    agent: Literal["mse", "dino", "none"] = "mse"
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("roles", ("paper", "released")),
-            ("attention", ("diagonal", "full")),
-            ("agent", ("mse", "dino", "none")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
-        if self.poi and self.attention == "full":
-            raise ConfigError("poi=True with attention='full' is not supported: PoI scales the diagonal; use poi=False")
-        if self.image_size % self.patch_size:
-            raise ConfigError(f"image size {self.image_size} is not a multiple of patch size {self.patch_size}")
-        for name, dim, heads in (
-            ("dim", self.dim, self.heads),
-            ("decoder_dim", self.decoder_dim, self.decoder_heads),
-        ):
-            if dim % heads or dim % 4:
-                raise ConfigError(f"{name} {dim} must be a multiple of its {heads} heads and of 4")
-
-    @property
-    def grid(self) -> int:
-        """Patches along a side."""
-        return self.image_size // self.patch_size
-
-    @property
-    def num_patches(self) -> int:
-        """N."""
-        return self.grid**2
-
-
-# Paper and released code disagree; docs/model.md has the table. Use as `MicronBertConfig(**VARIANTS["released"])`.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "paper": {"roles": "paper", "attention": "diagonal", "poi": True, "agent": "mse"},
-    "released": {"roles": "released", "attention": "full", "poi": False, "agent": "dino"},
-}
-PRESETS: dict[str, MicronBertConfig] = {
-    "tiny": MicronBertConfig(
-        image_size=112, dim=96, depth=2, heads=4, decoder_dim=96, decoder_depth=2, decoder_heads=4
-    ),
-    "small": MicronBertConfig(),
-    "base": MicronBertConfig(dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=8, decoder_heads=8),
-}
+from mbert import ModelError
+from mbert.model.agent import DinoAgent, EmaAgent
+from mbert.model.config import MicronBertConfig
+from mbert.model.micro_attention import MicroAttention, patch_of_interest
+from mbert.model.weights import CONFIG, STATE, WEIGHTS, TrainingState, model_folder, read_model, read_state, write_model
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,7 +55,17 @@ class PretrainOutput:
     pair: PairEncoding
 
 
-_layer_norm = functools.partial(nn.LayerNorm, eps=1e-6)  # the released checkpoint's epsilon
+layer_norm = functools.partial(nn.LayerNorm, eps=1e-6)  # the released checkpoint's epsilon
+
+
+_MODEL_CARD = """---
+{{ card_data }}
+---
+# A μ-BERT (Micron-BERT) of the mbert toolkit
+Frame pairs of an aligned face in, what changed between them out. Load it with
+`mbert.model.micron_bert.MicronBert.from_pretrained`; `state.json` says on whose frames it was trained: scores on these
+people leak.
+"""
 
 
 class Encoder(nn.Module):
@@ -131,26 +79,22 @@ class Encoder(nn.Module):
         self.grid = config.grid
         self.patch_embed = nn.Conv2d(config.in_chans, config.dim, kernel_size=size, stride=size)
         self.contextual_token = nn.Parameter(torch.zeros(1, 1, config.dim))
-        self.register_buffer("pos_embed", _positions(config.grid, config.dim))  # (1, N, D)
+        self.register_buffer("pos_embed", sincos_positions(config.grid, config.dim))  # (1, N, D)
         self.blocks = _blocks(config.depth, config.dim, config.heads, config.mlp_ratio)
-        self.norm = _layer_norm(config.dim)
+        self.norm = layer_norm(config.dim)
+        self.grad_checkpointing = False
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) -> contextual token (B, D) and patch tokens (B, N, D), both normalised.
 
         H and W may differ from the configured size, in whole patches: positions are interpolated.
         """
-        tokens = self._embed(images)
-        for block in self.blocks:
-            tokens = block(tokens)
-        tokens = self.norm(tokens)
+        tokens = self.norm(_run(self.blocks, self._embed(images), self.grad_checkpointing))
         return tokens[:, 0], tokens[:, 1:]
 
     def context(self, images: Tensor) -> Tensor:
         """The contextual token alone, (B, D): the last block then has one token to ask and to transform, not all."""
-        tokens = self._embed(images)
-        for block in self.blocks[:-1]:
-            tokens = block(tokens)
+        tokens = _run(self.blocks[:-1], self._embed(images), self.grad_checkpointing)
         context: Tensor = self.norm(_first_of_block(self.blocks[-1], tokens))[:, 0]
         return context
 
@@ -168,28 +112,38 @@ class Encoder(nn.Module):
         return rearrange(grid, "1 d h w -> 1 (h w) d")
 
 
-class MicronBert(nn.Module):
+class MicronBert(
+    ModelHubMixin,
+    nn.Module,
+    library_name="mbert",
+    tags=["micron-bert", "micro-expression", "self-supervised"],
+    model_card_template=_MODEL_CARD,
+):
     """Encoder, Diagonal Micro-Attention with Patch of Interest, decoder."""
 
     decoder_pos_embed: Tensor
+    agent: EmaAgent | None
 
     def __init__(self, config: MicronBertConfig) -> None:
         super().__init__()
         self.config = config
+        self.state: TrainingState | None = None  # what the weights have seen; known when they were loaded
+        self.grad_checkpointing = False
         self.encoder = Encoder(config)
 
         self.micro_attention = MicroAttention(config)
 
         self.decoder_embed = nn.Linear(config.dim, config.decoder_dim)
-        self.register_buffer("decoder_pos_embed", _positions(config.grid, config.decoder_dim))
+        self.register_buffer("decoder_pos_embed", sincos_positions(config.grid, config.decoder_dim))
         self.decoder_blocks = _blocks(config.decoder_depth, config.decoder_dim, config.decoder_heads, config.mlp_ratio)
-        self.decoder_norm = _layer_norm(config.decoder_dim)
+        self.decoder_norm = layer_norm(config.decoder_dim)
         self.decoder_pred = nn.Linear(config.decoder_dim, config.patch_size**2 * config.in_chans)
-        self.agent = DinoAgent(Encoder(config), config.dim) if config.agent == "dino" else None
         self._init_weights()
-        if self.agent is not None:
-            self.agent.teacher_head.load_state_dict(self.agent.head.state_dict())
-            self.agent.teacher.load_state_dict(self.encoder.state_dict())
+        self.agent = None
+        if config.agent == "dino":
+            self.agent = DinoAgent(copy.deepcopy(self.encoder), config.dim)
+        elif config.agent == "mse_ema":
+            self.agent = EmaAgent(copy.deepcopy(self.encoder))
 
     def forward(
         self, t0: Tensor, t1: Tensor, swap_mask: Tensor, crops: Tensor | None = None, small_crops: Tensor | None = None
@@ -241,10 +195,41 @@ class MicronBert(nn.Module):
     def decode(self, micro: Tensor) -> Tensor:
         """Gated values (B, N, D) -> predicted patches (B, N, P)."""
         tokens = self.decoder_embed(micro) + self.decoder_pos_embed
-        for block in self.decoder_blocks:
-            tokens = block(tokens)
+        tokens = _run(self.decoder_blocks, tokens, self.grad_checkpointing)
         patches: Tensor = self.decoder_pred(self.decoder_norm(tokens))
         return patches
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep the input of each block only and compute it again in the backward pass: less memory, a third slower."""
+        self.grad_checkpointing = self.encoder.grad_checkpointing = enable
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> "MicronBert":
+        """Load weights: a checkpoint folder, a run, a `model.safetensors`, the authors' `.pth`, or a name on the hub.
+
+        `hub` goes to huggingface_hub's download (`revision`, `token`, `cache_dir`, ...). Raises ModelError when there
+        is no such model or it does not fit.
+        """
+        path = Path(pretrained_model_name_or_path)
+        if path.is_file() and path.name != WEIGHTS:
+            from mbert.model.released import read_released  # it builds models, so it imports this file
+
+            return read_released(path)
+        local = path.parent if path.is_file() else path
+        folder = model_folder(local) if local.exists() else _download(str(path), hub)
+        config, tensors = read_model(folder)
+        model = cls(config)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as exc:
+            raise ModelError(f"{folder} is not a μ-BERT checkpoint of this version: {exc}") from exc
+        if (folder / STATE).exists():
+            model.state = read_state(folder)
+        return model
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """What `save_pretrained` and `push_to_hub` write, beside a model card."""
+        write_model(save_directory, self.state_dict(), self.config, self.state)
 
     def _init_weights(self) -> None:
         """Xavier for linear layers as in MAE, small normal for the token; the convolution counts as linear."""
@@ -257,95 +242,11 @@ class MicronBert(nn.Module):
         nn.init.normal_(self.encoder.contextual_token, std=0.02)
 
 
-class MicroAttention(nn.Module):
-    """DMA: how much each patch attends to its own position in the other frame.
-
-    A = softmax(Q K^T / sqrt(D)) over the keys (paper, eq. 8; the scale as in the released code). One head, as
-    published. Whose tokens Q and K are made of is `config.roles`; values are always those of ts (t0 after training).
-    """
-
-    def __init__(self, config: MicronBertConfig) -> None:
-        super().__init__()
-        self.roles = config.roles
-        self.scale = config.dim**-0.5
-        self.to_q = nn.Linear(config.dim, config.dim)
-        self.to_k = nn.Linear(config.dim, config.dim)
-        self.to_v = nn.Linear(config.dim, config.dim)
-        self.proj = nn.Linear(config.dim, config.dim) if config.roles == "released" else nn.Identity()
-
-    def diagonal(self, p_ts: Tensor, p_t1: Tensor) -> Tensor:
-        """N * diag(A), (B, N), from tokens (B, N, D). The matrix A is never built: its rows' sums are enough."""
-        query, key = self._query_key(p_ts, p_t1)
-        query = query * self.scale
-        own = (_exact(query) * _exact(key)).sum(dim=-1)  # (B, N): the diagonal of the scores
-        return torch.exp(own - row_logsumexp(query, key)) * own.shape[1]
-
-    def gated(self, weight: Tensor, p_ts: Tensor) -> Tensor:
-        """Values of ts, each times its weight (B, N): (B, N, D)."""
-        gated: Tensor = self.proj(weight[..., None] * self.to_v(p_ts))
-        return gated
-
-    def full(self, p_ts: Tensor, p_t1: Tensor) -> Tensor:
-        """A V, ordinary cross-attention: (B, N, D)."""
-        query, key = self._query_key(p_ts, p_t1)
-        value = self.to_v(p_ts)
-        mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
-        full: Tensor = self.proj(mixed)
-        return full
-
-    def _query_key(self, p_ts: Tensor, p_t1: Tensor) -> tuple[Tensor, Tensor]:
-        asking, answering = (p_t1, p_ts) if self.roles == "paper" else (p_ts, p_t1)
-        return self.to_q(asking), self.to_k(answering)
-
-
-def row_logsumexp(query: Tensor, key: Tensor) -> Tensor:
-    """log(sum(exp(Q K^T))) of each row, (B, N, D), (B, M, D) -> (B, N), without the (N, M) product in memory."""
-    found: Tensor = _RowLogSumExp.apply(query, key)
-    return found
-
-
-class _RowLogSumExp(torch.autograd.Function):
-    """Some rows at a time; the backward pass makes them again instead of keeping them."""
-
-    ROWS = 128
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor) -> Tensor:
-        total = torch.cat(
-            [
-                torch.logsumexp(_exact(query[:, start : start + _RowLogSumExp.ROWS] @ key.mT), dim=-1)
-                for start in range(0, query.shape[1], _RowLogSumExp.ROWS)
-            ],
-            dim=1,
-        )
-        ctx.save_for_backward(query, key, total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        query, key, total = ctx.saved_tensors
-        grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key)
-        for start in range(0, query.shape[1], _RowLogSumExp.ROWS):
-            rows = slice(start, start + _RowLogSumExp.ROWS)
-            softmax = torch.exp(_exact(query[:, rows] @ key.mT) - total[:, rows, None])
-            share = (softmax * grads[0][:, rows, None]).to(key.dtype)  # (B, rows, M)
-            grad_query[:, rows] = share @ key
-            grad_key += share.mT @ query[:, rows]
-        return grad_query, grad_key
-
-
-def _exact(values: Tensor) -> Tensor:
-    """In at least 32 bits: exponents magnify rounding."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def patch_of_interest(context: Tensor, patches: Tensor) -> Tensor:
-    """PoI: how much each patch belongs to "this face", (B, D), (B, N, D) -> (B, N), mean 1.
-
-    The paper leaves the form of the correlation open; here it is a scaled dot product and a softmax over the patches.
-    """
-    scores = torch.einsum("bd,bnd->bn", context, patches) * patches.shape[-1] ** -0.5
-    return torch.softmax(scores, dim=-1) * patches.shape[1]
+def _download(name: str, hub: dict[str, Any]) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, STATE], **hub))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as exc:
+        raise ModelError(f"{name} is neither a file or folder here nor a model that the hub gives: {exc}") from exc
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
@@ -362,8 +263,17 @@ def swap_patches(t0: Tensor, t1: Tensor, mask: Tensor, patch_size: int) -> Tenso
 
 
 def _blocks(depth: int, dim: int, heads: int, mlp_ratio: float) -> nn.ModuleList:
-    block = functools.partial(Block, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=_layer_norm)  # type: ignore[arg-type]
+    block = functools.partial(Block, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=layer_norm)  # type: ignore[arg-type]
     return nn.ModuleList([block(dim, heads) for _ in range(depth)])
+
+
+def _run(blocks: nn.ModuleList, tokens: Tensor, checkpointing: bool) -> Tensor:
+    for block in blocks:
+        if checkpointing and torch.is_grad_enabled():  # nothing in a block is random: its RNG need not be kept
+            tokens = checkpoint(block, tokens, use_reentrant=False, preserve_rng_state=False)
+        else:
+            tokens = block(tokens)
+    return tokens
 
 
 def _first_of_block(block: Any, tokens: Tensor) -> Tensor:
@@ -381,6 +291,6 @@ def _first_of_block(block: Any, tokens: Tensor) -> Tensor:
     return transformed
 
 
-def _positions(grid: int, dim: int) -> Tensor:
+def sincos_positions(grid: int, dim: int) -> Tensor:
     """Fixed 2-D sine-cosine positions, (1, N, dim)."""
     return build_sincos2d_pos_embed([grid, grid], dim=dim, interleave_sin_cos=False)[None]

@@ -6,25 +6,31 @@ import json
 import math
 import shutil
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mbert import ConfigError, ModelError, __version__
 from mbert.manifests.store import exclusive, read_json, tell_differences, write_json
-from mbert.model.checkpoint import TrainingState, load_model, load_optimizer, load_state, save_checkpoint
+from mbert.model.agent import ema_momentum
+from mbert.model.checkpoint import load_optimizer, save_checkpoint
+from mbert.model.config import PRESETS, VARIANTS, MicronBertConfig
 from mbert.model.data import Batch, batches, normalize
 from mbert.model.device import Compute, pick_compute
-from mbert.model.dino import ema_momentum
-from mbert.model.micron_bert import PRESETS, VARIANTS, MicronBert, MicronBertConfig
-from mbert.model.objective import pretraining_losses
+from mbert.model.micron_bert import MicronBert
+from mbert.model.objective import Draws, ObjectiveConfig, is_collapsed, pretraining_losses
 from mbert.model.optim import adamw, learning_rate
+from mbert.model.settings import with_settings
+from mbert.model.weights import TrainingState, read_state
 from mbert.shards.reader import list_shards
 
 _CPU_STEPS = 400  # about two minutes of the tiny preset on two cores
+_RECENT = 20  # steps over which the spread of the token is judged
 _GPU_EPOCHS = 100  # the paper's
 
 
@@ -40,14 +46,12 @@ class PretrainConfig:
     lr: float | None = None  # peak learning rate
     weight_decay: float = 0.05
     warmup_ratio: float = 0.05  # share of the steps
-    swap_ratio: float = 0.5  # share of patches swapped
-    swap_block: int = 1  # side of the swapped squares, in patches; 1 is the paper's
-    crop_scale: float = 0.5  # smallest side of the agent's crop, in image sides
-    # β / γ; not published. None: 1 with DINO; 0.01 with MSE, where 1 lets the token collapse (docs/model.md).
-    agent_weight: float | None = None
-    ema_momentum: float = 0.997  # of DINO's teacher at the start, as in the released run
+    ema_momentum: float = 0.997  # of the agent's teacher at the start, as in the released run
+    grad_checkpointing: bool = False  # less memory, a third slower
     save_every: int = 200  # steps between checkpoints
     seed: int = 0
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)  # changes to preset and variant, by field name
 
     def __post_init__(self) -> None:
         if self.preset is not None and self.preset not in PRESETS:
@@ -60,10 +64,11 @@ class PretrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} is {value}; it must be above 0")
-        if not 0 < self.swap_ratio < 1:
-            raise ConfigError(f"swap_ratio is {self.swap_ratio}; it must lie between 0 and 1")
-        if self.swap_block < 1:
-            raise ConfigError(f"swap_block is {self.swap_block}; it must be at least 1 patch")
+        self.model_config(self.preset or "tiny")
+
+    def model_config(self, preset: str) -> MicronBertConfig:
+        """Size by the preset, the rest by the variant, then what `model` changes; raises ConfigError where wrong."""
+        return with_settings(dataclasses.replace(PRESETS[preset], **VARIANTS[self.variant]), self.model, group="model.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,13 +89,14 @@ class PretrainPlan:
 
     @property
     def model_config(self) -> MicronBertConfig:
-        """Size by the preset, the rest by the variant."""
-        return dataclasses.replace(PRESETS[self.preset], **VARIANTS[self.config.variant])
+        """The model of this run."""
+        return self.config.model_config(self.preset)
 
     def identity(self) -> dict[str, object]:
         """What must be equal for a run to be continued."""
         chosen = ("preset", "steps", "batch_size", "lr")
-        kept = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in (*chosen, "epochs", "save_every")}
+        free = (*chosen, "epochs", "save_every", "grad_checkpointing")
+        kept = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in free}
         return {**kept, **{name: getattr(self, name) for name in chosen}, "corpus": self.corpus}
 
 
@@ -115,6 +121,7 @@ class PretrainSummary:
     steps_done_now: int
     first: StepReport
     last: StepReport
+    collapsed: bool  # the contextual token said nearly the same of every face at the end
     seconds: float
     checkpoint: str
     run: str
@@ -149,6 +156,7 @@ def run_pretrain(
         steps_done_now=plan.steps - plan.done_before,
         first=reports[0],
         last=reports[-1],
+        collapsed=is_collapsed(statistics.median(report.token_std for report in reports[-_RECENT:])),
         seconds=time.monotonic() - began,
         checkpoint=str(out / "checkpoints" / "last"),
         run=str(out),
@@ -167,8 +175,9 @@ def _train(
     """The loop, from where the run stands to its last step."""
     config = plan.config
     torch.manual_seed(config.seed)
-    model = load_model(out) if plan.done_before else MicronBert(plan.model_config)
+    model = MicronBert.from_pretrained(out) if plan.done_before else MicronBert(plan.model_config)
     model.to(compute.device).train()
+    model.set_grad_checkpointing(config.grad_checkpointing)
     optimizer = adamw(model, weight_decay=config.weight_decay)
     if plan.done_before:
         load_optimizer(out, model, optimizer)
@@ -208,18 +217,10 @@ def _train_step(
     lr = learning_rate(step, num_steps=plan.steps, num_warmup=num_warmup, peak=plan.lr)
     for group in optimizer.param_groups:
         group["lr"] = lr
-    t0, t1 = (normalize(images.to(compute.device)) for images in (batch.t0, batch.t1))
+    t0, t1 = (normalize(images.to(compute.device), model.config.in_chans) for images in (batch.t0, batch.t1))
     with compute.autocast():
-        losses = pretraining_losses(
-            model,
-            t0,
-            t1,
-            swap_ratio=config.swap_ratio,
-            swap_block=config.swap_block,
-            crop_scale=config.crop_scale,
-            agent_weight=_agent_weight(config, model),
-            generator=_step_generator(config.seed, step),
-        )
+        draws = Draws(_step_seed(config.seed, step), range(len(t0)))
+        losses = pretraining_losses(model, t0, t1, config.objective, draws)
     loss = losses.total.item()
     if not math.isfinite(loss):
         raise ModelError(f"the loss is {loss} at step {step + 1}, pairs {', '.join(batch.keys)}: lower --lr")
@@ -239,12 +240,6 @@ def _train_step(
         lr=lr,
         pairs_per_second=plan.batch_size / (time.monotonic() - started),
     )
-
-
-def _agent_weight(config: PretrainConfig, model: MicronBert) -> float:
-    if config.agent_weight is not None:
-        return config.agent_weight
-    return 1.0 if model.agent is not None else 0.01
 
 
 def _state(report: StepReport, plan: PretrainPlan, subjects: Sequence[str]) -> TrainingState:
@@ -319,7 +314,7 @@ def _settle_run(out: Path, plan: PretrainPlan, overwrite: bool) -> int:
                 f"{out} holds a run of another configuration ({differences}): "
                 "use the same options, another --out, or --overwrite"
             )
-        done = load_state(out).step
+        done = read_state(out).step
         kept = [report for report in _read_metrics(out) if report.step <= done]
     write_json(
         path,
@@ -347,6 +342,6 @@ def _read_metrics(out: Path) -> list[StepReport]:
     ]  # a killed run may leave half a line
 
 
-def _step_generator(seed: int, step: int) -> torch.Generator:
+def _step_seed(seed: int, step: int) -> int:
     """Randomness of one step, from seed and step alone: a continued run draws what an unbroken one would."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return seed * 1_000_003 + step

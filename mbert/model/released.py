@@ -21,8 +21,9 @@ from torch import Tensor
 
 from mbert import ConfigError, ModelError
 from mbert.manifests.store import read_json, replacing, write_json
-from mbert.model.checkpoint import TrainingState, load_model, save_model
-from mbert.model.micron_bert import VARIANTS, MicronBert, MicronBertConfig
+from mbert.model.config import VARIANTS, MicronBertConfig
+from mbert.model.micron_bert import MicronBert
+from mbert.model.weights import TrainingState, read_model, write_model, write_tensors
 
 _REST = "released.safetensors"
 _ABOUT = "released.json"
@@ -68,41 +69,34 @@ def convert_released(path: Path, out: Path) -> ConvertSummary:
     Raises ModelError for a file that is no such checkpoint, holds other objects than tensors, plain values and a
     Namespace, or lacks tensors or has unknown ones; each is named.
     """
-    content = _load_safely(path)
-    args = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
-    theirs = {name.removeprefix("module."): tensor for name, tensor in content["model"].items()}
-    config = _config_of(theirs, args, path)
-    weights, aside = _to_ours(theirs, config, path)
-    model = MicronBert(config)
-    model.load_state_dict(weights)
-    epoch = content.get("epoch") if isinstance(content.get("epoch"), int) else None
-    dataset = args.get("dataset") if isinstance(args.get("dataset"), str) else None
-    state = TrainingState(
-        step=epoch or 0,
-        seed=0,
-        preset="released",
-        corpus=f"the authors' weights, trained on {dataset}",
-        subjects=_CASME2_SUBJECTS if (dataset or "").upper() == "CASME2" else (),
-        losses={},
-    )
-    save_model(out, model, state)
-    with replacing(out / _REST) as temporary:
-        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in aside.items()}, temporary)
-    plain = {name: value for name, value in args.items() if isinstance(value, str | int | float | bool | None)}
-    write_json(out / _ABOUT, {"args": plain, "epoch": epoch})
+    released = _read(path)
+    config, state = released.config, released.state
+    write_model(out, released.weights, config, state)
+    write_tensors(out / _REST, released.aside)
+    plain = {name: value for name, value in released.args.items() if isinstance(value, str | int | float | bool | None)}
+    write_json(out / _ABOUT, {"args": plain, "epoch": released.epoch})
     return ConvertSummary(
-        num_tensors=len(theirs),
-        num_parameters=sum(tensor.numel() for tensor in theirs.values()),
-        epoch=epoch,
-        dataset=dataset,
+        num_tensors=released.num_tensors,
+        num_parameters=released.num_parameters,
+        epoch=released.epoch,
+        dataset=released.dataset,
         attention=config.attention,
         warning=(
-            f"these weights were trained on {dataset}: scores on its subjects leak"
-            if dataset
+            f"these weights were trained on {released.dataset}: scores on its subjects leak"
+            if released.dataset
             else "training data unknown"
         ),
         folder=str(out),
     )
+
+
+def read_released(path: Path) -> MicronBert:
+    """The authors' file as a model, for use at once; raises ModelError as `convert_released` does."""
+    released = _read(path)
+    model = MicronBert(released.config)
+    model.load_state_dict(released.weights)
+    model.state = released.state
+    return model
 
 
 def write_released(folder: Path, path: Path) -> int:
@@ -112,7 +106,7 @@ def write_released(folder: Path, path: Path) -> int:
     """
     if not (folder / _REST).exists():
         raise ModelError(f"{folder} was not made from a released checkpoint: it holds no {_REST}")
-    ours = load_model(folder).state_dict()
+    _, ours = read_model(folder)
     aside = safetensors.torch.load_file(folder / _REST)
     about = read_json(folder / _ABOUT)
     theirs = {
@@ -134,6 +128,50 @@ def write_released(folder: Path, path: Path) -> int:
         content = {"args": argparse.Namespace(**about["args"]), "epoch": about["epoch"], "model": theirs}
         torch.save(content, temporary)
     return len(theirs)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Released:
+    """The authors' file in our terms."""
+
+    config: MicronBertConfig
+    weights: dict[str, Tensor]
+    aside: dict[str, Tensor]  # what our model has no place for
+    args: dict[str, Any]
+    epoch: int | None
+    dataset: str | None
+    num_tensors: int
+    num_parameters: int
+
+    @property
+    def state(self) -> TrainingState:
+        """What the weights have seen."""
+        return TrainingState(
+            step=self.epoch or 0,
+            seed=0,
+            preset="released",
+            corpus=f"the authors' weights, trained on {self.dataset}",
+            subjects=_CASME2_SUBJECTS if (self.dataset or "").upper() == "CASME2" else (),
+            losses={},
+        )
+
+
+def _read(path: Path) -> _Released:
+    content = _load_safely(path)
+    args = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
+    theirs = {name.removeprefix("module."): tensor for name, tensor in content["model"].items()}
+    config = _config_of(theirs, args, path)
+    weights, aside = _to_ours(theirs, config, path)
+    return _Released(
+        config,
+        weights,
+        aside,
+        args,
+        epoch=content.get("epoch") if isinstance(content.get("epoch"), int) else None,
+        dataset=args.get("dataset") if isinstance(args.get("dataset"), str) else None,
+        num_tensors=len(theirs),
+        num_parameters=sum(tensor.numel() for tensor in theirs.values()),
+    )
 
 
 def _load_safely(path: Path) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""What a μ-BERT looks like: sizes, and the named choices where paper and released code disagree (docs/model.md)."""
+
+import dataclasses
+from typing import Any, Literal
+
+from mbert import ConfigError
+
+Preset = Literal["tiny", "small", "base"]
+
+_CHOICES = {
+    "roles": ("paper", "released"),
+    "attention": ("diagonal", "full"),
+    "agent": ("mse", "mse_ema", "dino", "none"),
+    "in_chans": (1, 3),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class MicronBertConfig:
+    """A model; the defaults are the paper's (and the released checkpoint's sizes)."""
+
+    image_size: int = 224
+    patch_size: int = 8
+    in_chans: int = 3  # 3: RGB, 1: luma
+    dim: int = 512
+    depth: int = 4
+    heads: int = 4
+    decoder_dim: int = 512
+    decoder_depth: int = 4
+    decoder_heads: int = 4
+    mlp_ratio: float = 4.0
+    # Who asks (query), who answers (key), whose values are taken. paper: t1, ts, ts. released: ts, t1, ts, and a linear
+    # layer behind, as in the authors' code.
+    roles: Literal["paper", "released"] = "paper"
+    # diagonal: each patch's attention to its own position scales its value. full: ordinary cross-attention, as in the
+    # authors' released weights.
+    attention: Literal["diagonal", "full"] = "diagonal"
+    poi: bool = True  # whether the Patch of Interest scales the diagonal
+    # What the contextual token of a crop of t1 learns from. mse: the token of t1, which takes no gradient. mse_ema: the
+    # token that a moving average of the encoder gives t1. dino: the released code's way, see agent.py.
+    agent: Literal["mse", "mse_ema", "dino", "none"] = "mse"
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(map(str, allowed))}")
+        if self.poi and self.attention == "full":
+            raise ConfigError("poi=True with attention='full' is not supported: PoI scales the diagonal; use poi=False")
+        for name in ("image_size", "patch_size", "dim", "depth", "heads", "decoder_dim", "decoder_depth", "mlp_ratio"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.image_size % self.patch_size:
+            raise ConfigError(f"image size {self.image_size} is not a multiple of patch size {self.patch_size}")
+        for name, dim, heads in (
+            ("dim", self.dim, self.heads),
+            ("decoder_dim", self.decoder_dim, self.decoder_heads),
+        ):
+            if dim % heads or dim % 4:
+                raise ConfigError(f"{name} {dim} must be a multiple of its {heads} heads and of 4")
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """N."""
+        return self.grid**2
+
+
+# Paper and released code disagree; docs/model.md has the table. Use as `MicronBertConfig(**VARIANTS["released"])`.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "paper": {"roles": "paper", "attention": "diagonal", "poi": True, "agent": "mse"},
+    "released": {"roles": "released", "attention": "full", "poi": False, "agent": "dino"},
+}
+PRESETS: dict[str, MicronBertConfig] = {
+    "tiny": MicronBertConfig(
+        image_size=112, dim=96, depth=2, heads=4, decoder_dim=96, decoder_depth=2, decoder_heads=4
+    ),
+    "small": MicronBertConfig(),
+    "base": MicronBertConfig(dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=8, decoder_heads=8),
+}

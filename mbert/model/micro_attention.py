@@ -1,0 +1,103 @@
+"""Diagonal Micro-Attention and Patch of Interest: what changed, and whether it lies where the face is.
+
+Shapes as in micron_bert.py: B pairs, N patches, D width of a token.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mbert.model.config import MicronBertConfig
+
+
+class MicroAttention(nn.Module):
+    """DMA: how much each patch attends to its own position in the other frame.
+
+    A = softmax(Q K^T / sqrt(D)) over the keys (paper, eq. 8; the scale as in the released code). One head, as
+    published. Whose tokens Q and K are made of is `config.roles`; values are always those of ts (t0 after training).
+    """
+
+    def __init__(self, config: MicronBertConfig) -> None:
+        super().__init__()
+        self.roles = config.roles
+        self.scale = config.dim**-0.5
+        self.to_q = nn.Linear(config.dim, config.dim)
+        self.to_k = nn.Linear(config.dim, config.dim)
+        self.to_v = nn.Linear(config.dim, config.dim)
+        self.proj = nn.Linear(config.dim, config.dim) if config.roles == "released" else nn.Identity()
+
+    def diagonal(self, p_ts: Tensor, p_t1: Tensor) -> Tensor:
+        """N * diag(A), (B, N), from tokens (B, N, D). The matrix A is never built: its rows' sums are enough."""
+        query, key = self._query_key(p_ts, p_t1)
+        query = query * self.scale
+        own = (_exact(query) * _exact(key)).sum(dim=-1)  # (B, N): the diagonal of the scores
+        return torch.exp(own - row_logsumexp(query, key)) * own.shape[1]
+
+    def gated(self, weight: Tensor, p_ts: Tensor) -> Tensor:
+        """Values of ts, each times its weight (B, N): (B, N, D)."""
+        gated: Tensor = self.proj(weight[..., None] * self.to_v(p_ts))
+        return gated
+
+    def full(self, p_ts: Tensor, p_t1: Tensor) -> Tensor:
+        """A V, ordinary cross-attention: (B, N, D)."""
+        query, key = self._query_key(p_ts, p_t1)
+        value = self.to_v(p_ts)
+        mixed = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+        full: Tensor = self.proj(mixed)
+        return full
+
+    def _query_key(self, p_ts: Tensor, p_t1: Tensor) -> tuple[Tensor, Tensor]:
+        asking, answering = (p_t1, p_ts) if self.roles == "paper" else (p_ts, p_t1)
+        return self.to_q(asking), self.to_k(answering)
+
+
+def row_logsumexp(query: Tensor, key: Tensor) -> Tensor:
+    """log(sum(exp(Q K^T))) of each row, (B, N, D), (B, M, D) -> (B, N), without the (N, M) product in memory."""
+    found: Tensor = _RowLogSumExp.apply(query, key)
+    return found
+
+
+class _RowLogSumExp(torch.autograd.Function):
+    """Some rows at a time; the backward pass makes them again instead of keeping them."""
+
+    ROWS = 128
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor) -> Tensor:
+        total = torch.cat(
+            [
+                torch.logsumexp(_exact(query[:, start : start + _RowLogSumExp.ROWS] @ key.mT), dim=-1)
+                for start in range(0, query.shape[1], _RowLogSumExp.ROWS)
+            ],
+            dim=1,
+        )
+        ctx.save_for_backward(query, key, total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        query, key, total = ctx.saved_tensors
+        grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key)
+        for start in range(0, query.shape[1], _RowLogSumExp.ROWS):
+            rows = slice(start, start + _RowLogSumExp.ROWS)
+            softmax = torch.exp(_exact(query[:, rows] @ key.mT) - total[:, rows, None])
+            share = (softmax * grads[0][:, rows, None]).to(key.dtype)  # (B, rows, M)
+            grad_query[:, rows] = share @ key
+            grad_key += share.mT @ query[:, rows]
+        return grad_query, grad_key
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In at least 32 bits: exponents magnify rounding."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def patch_of_interest(context: Tensor, patches: Tensor) -> Tensor:
+    """PoI: how much each patch belongs to "this face", (B, D), (B, N, D) -> (B, N), mean 1.
+
+    The paper leaves the form of the correlation open; here it is a scaled dot product and a softmax over the patches.
+    """
+    scores = torch.einsum("bd,bnd->bn", context, patches) * patches.shape[-1] ** -0.5
+    return torch.softmax(scores, dim=-1) * patches.shape[1]
