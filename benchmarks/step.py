@@ -5,11 +5,13 @@ in between, swapping pair by pair and patch by patch in a Python loop, one pass 
 crop, DINO with 2 + 8 crops, a teacher that is averaged parameter by parameter. Same weights, same images, one run,
 alternating; forward, backward, optimiser and teacher.
 
-    python benchmarks/step.py [--preset small] [--batch 2]
+    python benchmarks/step.py [--preset small] [--batch 2] [--compile]
 
 released_speedup: our step of the variant `released` against the plain one: the same work, the losses are compared.
-paper_speedup: our step of the variant `paper`, per pair, against the plain one. The last line of the output is one JSON
-object.
+paper_speedup: our step of the variant `paper`, per pair, against the plain one. On a GPU both run in bf16, ours
+compiled with --compile, and utilisation is the share of the card's peak that the matrix products of our paper step
+reach. peak_memory_mb: on a GPU that of the paper step, elsewhere that of the process with its three models. The last
+line of the output is one JSON object.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from einops import rearrange
 
 from mbert.model.agent import NUM_GLOBAL
 from mbert.model.config import PRESETS, VARIANTS
+from mbert.model.cost import step_cost
 from mbert.model.device import pick_compute
 from mbert.model.micron_bert import MicronBert, patchify
 from mbert.model.objective import Draws, ObjectiveConfig, dino_crops, pretraining_losses, random_swap_mask
@@ -93,11 +96,19 @@ def plain_losses(model, t0, t1, draws):
     return reconstruction + dino, mean
 
 
+# Dense bf16 products per second, from the makers' data sheets.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
+
+
 class Stepper:
     """A model with its optimiser; `step` trains it once and returns the loss."""
 
-    def __init__(self, model, compute, kind):
+    def __init__(self, model, compute, kind, compiled=False):
         self.model, self.compute, self.kind = model.to(compute.device).train(), compute, kind
+        if compiled:
+            model.compile()
+            if model.agent is not None:
+                model.agent.compile()
         self.optimizer = adamw(model, weight_decay=0.05)
         for group in self.optimizer.param_groups:
             group["lr"] = 1e-4
@@ -127,54 +138,69 @@ class Stepper:
         agent.center.mul_(0.9).add_(mean, alpha=0.1)
 
 
+def encoding_rate(model, images, compute):
+    """Images per second through the encoder alone."""
+    with torch.inference_mode(), compute.autocast():
+        model.encode(images)
+        began = time.perf_counter()
+        for _ in range(3):
+            model.encode(images)
+        if compute.device.type == "cuda":
+            torch.cuda.synchronize()
+    return 3 * len(images) / (time.perf_counter() - began)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", choices=sorted(PRESETS), default="small")
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--batch", type=int, help="pairs; default 2 on a CPU, 64 on a GPU")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--rounds", type=int, default=4)
     arguments = parser.parse_args()
     compute = pick_compute()
+    on_gpu = compute.device.type == "cuda"
+    batch = arguments.batch or (64 if on_gpu else 2)
     torch.manual_seed(0)
     size = PRESETS[arguments.preset]
     released = MicronBert(dataclasses.replace(size, **VARIANTS["released"]))
     steppers = {
         "plain": Stepper(copy.deepcopy(released), compute, "plain"),
-        "released": Stepper(released, compute, "released"),
-        "paper": Stepper(MicronBert(dataclasses.replace(size, **VARIANTS["paper"])), compute, "paper"),
+        "released": Stepper(released, compute, "released", arguments.compile),
+        "paper": Stepper(
+            MicronBert(dataclasses.replace(size, **VARIANTS["paper"])), compute, "paper", arguments.compile
+        ),
     }
-    t0, t1 = torch.randn(2, arguments.batch, size.in_chans, size.image_size, size.image_size).to(compute.device)
+    t0, t1 = torch.randn(2, batch, size.in_chans, size.image_size, size.image_size).to(compute.device)
     seconds = {name: [] for name in steppers}
     for number in range(arguments.rounds + 1):  # the first one warms up
         losses = {}
         for name, stepper in steppers.items():
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats()
             began = time.perf_counter()
             losses[name] = stepper.step(t0, t1, number)
-            if compute.device.type == "cuda":
+            if on_gpu:
                 torch.cuda.synchronize()
             if number:
                 seconds[name].append(time.perf_counter() - began)
         assert abs(losses["plain"] - losses["released"]) < 2e-2 * losses["plain"], losses
         told = ", ".join(f"{name} {values[-1]:.2f} s" for name, values in seconds.items() if values)
         print(f"round {number}: loss {losses['plain']:.5f} plain, {losses['released']:.5f} ours; {told}", flush=True)
-    images = torch.cat([t0, t1])
-    model = steppers["paper"].model.eval()
-    began = time.perf_counter()
-    with torch.inference_mode(), compute.autocast():
-        for _ in range(3):
-            model.encode(images)
-    if compute.device.type == "cuda":
-        torch.cuda.synchronize()
-    encode = 3 * len(images) / (time.perf_counter() - began)
-    plain, ours, paper = (np.array(seconds[name]) for name in steppers)
-    on_gpu = compute.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    encode = encoding_rate(steppers["paper"].model.eval(), torch.cat([t0, t1]), compute)
+    plain, ours, paper = (np.array(seconds[name]) for name in steppers)
     result = {
         "released_speedup": round(float(np.median(plain / ours)), 2),
         "paper_speedup": round(float(np.median(plain / paper)), 2),
         "encode_images_per_s": round(encode, 1),
         "peak_memory_mb": round(peak / 2**20),
-        "device": str(compute.device),
+        "device": torch.cuda.get_device_name() if on_gpu else str(compute.device),
+        "pairs_per_s": round(batch / float(np.median(paper)), 2),
     }
+    known = [flops for name, flops in PEAK_FLOPS.items() if name in result["device"]]
+    if known:
+        cost = step_cost(steppers["paper"].model.config, ObjectiveConfig(), batch_size=1)
+        result["utilisation"] = round(cost.flops_per_pair * result["pairs_per_s"] / known[0], 3)
     print(json.dumps(result))
 
 

@@ -265,6 +265,25 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else():
     assert all(torch.equal(one, two) for one, two in zip(*grads, strict=True))
 
 
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_the_model_can_be_compiled_in_one_graph(variant):
+    """Whatever breaks the graph would cost a GPU its speed; the compiler's own code is not run here."""
+    torch.manual_seed(0)
+    model = MicronBert(dataclasses.replace(SMALLEST, **VARIANTS[variant]))
+    t0, t1, crop = torch.randn(3, 2, 3, 32, 32)
+    mask = torch.rand(2, 16) < 0.5
+    found = []
+    for compiled in (False, True):
+        if compiled:
+            model.compile(backend="aot_eager", fullgraph=True)
+        output = model(t0, t1, mask, crop)
+        (output.reconstruction.square().mean() + output.views.square().mean()).backward()
+        found.append((output.reconstruction, model.encoder.patch_embed.weight.grad.clone()))
+        model.zero_grad()
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
+
+
 def test_saved_and_loaded_models_are_equal(model, tmp_path):
     model.state = TrainingState(
         step=3, seed=0, preset="tiny", corpus="abc", subjects=("a/1", "b/2"), losses={"loss": 1.0}

@@ -6,7 +6,6 @@ both, on the large. The student's views have to say what the teacher says of ano
 from being a constant: the teacher's outputs are centred by their running mean, and sharpened by a low temperature.
 """
 
-import copy
 import math
 from typing import Any
 
@@ -29,10 +28,11 @@ def ema_momentum(step: int, *, num_steps: int, start: float) -> float:
 class EmaAgent(nn.Module):
     """A moving average of the encoder, and what it says of t1."""
 
-    def __init__(self, encoder: Any) -> None:
-        """`encoder` becomes the teacher: hand over a copy of the student's."""
+    def __init__(self, teacher: Any, student: nn.Module) -> None:
+        """`teacher` is an encoder of our own; it begins as the student."""
         super().__init__()
-        self.teacher = encoder.requires_grad_(False)
+        self.teacher = teacher.requires_grad_(False)
+        self.teacher.load_state_dict(student.state_dict())
 
     def forward(self, views: Tensor, images: Tensor) -> Tensor:
         """MSE between the student's tokens of crops (B, D) and the teacher's of the whole images (B, C, H, W)."""
@@ -51,10 +51,11 @@ class DinoAgent(EmaAgent):
 
     center: Tensor
 
-    def __init__(self, encoder: Any, dim: int) -> None:
-        super().__init__(encoder)
+    def __init__(self, teacher: Any, student: nn.Module, dim: int) -> None:
+        super().__init__(teacher, student)
         self.head = DinoHead(dim)
-        self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.teacher_head = DinoHead(dim).requires_grad_(False)
+        self.teacher_head.load_state_dict(self.head.state_dict())
         self.register_buffer("center", torch.zeros(1, _OUT))
         self._batch_sum: Tensor | None = None  # of the teacher's answers since the last step
         self._num_answers = 0

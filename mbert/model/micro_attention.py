@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mbert.model.config import MicronBertConfig
 
+_ROWS = 128  # of the attention at a time: what a GPU does at once, and little memory
+
 
 class MicroAttention(nn.Module):
     """DMA: how much each patch attends to its own position in the other frame.
@@ -62,14 +64,12 @@ def row_logsumexp(query: Tensor, key: Tensor) -> Tensor:
 class _RowLogSumExp(torch.autograd.Function):
     """Some rows at a time; the backward pass makes them again instead of keeping them."""
 
-    ROWS = 128
-
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor) -> Tensor:
         total = torch.cat(
             [
-                torch.logsumexp(_exact(query[:, start : start + _RowLogSumExp.ROWS] @ key.mT), dim=-1)
-                for start in range(0, query.shape[1], _RowLogSumExp.ROWS)
+                torch.logsumexp(_exact(query[:, start : start + _ROWS] @ key.mT), dim=-1)
+                for start in range(0, query.shape[1], _ROWS)
             ],
             dim=1,
         )
@@ -80,8 +80,8 @@ class _RowLogSumExp(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         query, key, total = ctx.saved_tensors
         grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key)
-        for start in range(0, query.shape[1], _RowLogSumExp.ROWS):
-            rows = slice(start, start + _RowLogSumExp.ROWS)
+        for start in range(0, query.shape[1], _ROWS):
+            rows = slice(start, start + _ROWS)
             softmax = torch.exp(_exact(query[:, rows] @ key.mT) - total[:, rows, None])
             share = (softmax * grads[0][:, rows, None]).to(key.dtype)  # (B, rows, M)
             grad_query[:, rows] = share @ key

@@ -10,7 +10,6 @@ the Patch of Interest: both are 1 on average for uniform attention. No normalisa
 decoder's first linear layer: a LayerNorm there would divide the gate away again.
 """
 
-import copy
 import dataclasses
 import functools
 from pathlib import Path
@@ -141,9 +140,9 @@ class MicronBert(
         self._init_weights()
         self.agent = None
         if config.agent == "dino":
-            self.agent = DinoAgent(copy.deepcopy(self.encoder), config.dim)
+            self.agent = DinoAgent(Encoder(config), self.encoder, config.dim)
         elif config.agent == "mse_ema":
-            self.agent = EmaAgent(copy.deepcopy(self.encoder))
+            self.agent = EmaAgent(Encoder(config), self.encoder)
 
     def forward(
         self, t0: Tensor, t1: Tensor, swap_mask: Tensor, crops: Tensor | None = None, small_crops: Tensor | None = None
