@@ -32,7 +32,7 @@ from mbert.model.cost import step_cost
 from mbert.model.device import pick_compute
 from mbert.model.micron_bert import MicronBert, patchify
 from mbert.model.objective import Draws, ObjectiveConfig, dino_crops, pretraining_losses, random_swap_mask
-from mbert.model.optim import adamw
+from mbert.model.optim import adamw, set_learning_rate
 
 
 def plain_block(block, x):
@@ -107,11 +107,8 @@ class Stepper:
         self.model, self.compute, self.kind = model.to(compute.device).train(), compute, kind
         if compiled:
             model.compile()
-            if model.agent is not None:
-                model.agent.compile()
         self.optimizer = adamw(model, weight_decay=0.05)
-        for group in self.optimizer.param_groups:
-            group["lr"] = 1e-4
+        set_learning_rate(self.optimizer, 1e-4)
 
     def step(self, t0, t1, seed):
         draws = Draws(seed, range(len(t0)))

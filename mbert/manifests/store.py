@@ -89,6 +89,20 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether another process holds the folder at this moment."""
+    import fcntl
+
+    try:
+        with (folder / ".lock").open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON with sorted keys, atomically."""
     with replacing(path) as temporary:

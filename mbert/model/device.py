@@ -1,30 +1,113 @@
-"""Which device and precision a run uses, chosen by the hardware."""
+"""Which device and precision a run uses, and the processes it is made of: chosen by the hardware and by torchrun."""
 
 import contextlib
 import dataclasses
+import os
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+import torch.distributed as dist
+
+from mbert import ConfigError, MbertError
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Compute:
-    """A device and the precision that is fast on it."""
+    """A device and the precision of its forward passes."""
 
     device: torch.device
-    precision: Literal["bf16", "fp32"]
+    precision: Literal["bf16", "fp16", "fp32"]
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether work is handed to a card and goes on there."""
+        return self.device.type == "cuda"
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass."""
         if self.precision == "fp32":
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=_TYPES[self.precision])
 
 
-def pick_compute() -> Compute:
-    """A GPU with bf16 where there is one. On a CPU always fp32: without AMX, bf16 there is many times slower."""
+def pick_compute(precision: Precision = "auto", local_rank: int = 0) -> Compute:
+    """A GPU where there is one, in bf16, or fp16 on old ones. On a CPU fp32: without AMX, bf16 is many times slower.
+
+    Raises ConfigError where fp16 is asked of a CPU.
+    """
     if torch.cuda.is_available():
-        has_bf16 = torch.cuda.get_device_capability() >= (8, 0)
-        return Compute(torch.device("cuda"), "bf16" if has_bf16 else "fp32")
-    return Compute(torch.device("cpu"), "fp32")
+        device = torch.device("cuda", local_rank)
+        has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        return Compute(device, ("bf16" if has_bf16 else "fp16") if precision == "auto" else precision)
+    if precision == "fp16":
+        raise ConfigError("precision is fp16, which needs a GPU; use fp32 or auto")
+    return Compute(torch.device("cpu"), "fp32" if precision == "auto" else precision)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes of a run, one for each GPU; `rank` 0 alone writes files and talks."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0  # on this machine
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and talks."""
+        return self.rank == 0
+
+    def on_first(self, work: Callable[[], Result]) -> Result:
+        """Do something on the first process and give everybody what came out; its MbertError is raised everywhere."""
+        if self.world == 1:
+            return work()
+        found: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                found[0] = work()
+            except MbertError as exc:
+                found[1] = exc
+        dist.broadcast_object_list(found)
+        if found[1] is not None:
+            raise found[1]
+        result: Result = found[0]
+        return result
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Add up over all processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Result) -> list[Result]:
+        """What each process has, in the order of ranks."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
+
+
+@contextlib.contextmanager
+def joined_processes() -> Iterator[Processes]:
+    """Join the processes that torchrun (or a scheduler that sets its variables) started; alone without them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield Processes()
+        return
+    processes = Processes(
+        int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
+    )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(processes.local_rank)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield processes
+    finally:
+        dist.destroy_process_group()

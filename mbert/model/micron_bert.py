@@ -198,6 +198,12 @@ class MicronBert(
         patches: Tensor = self.decoder_pred(self.decoder_norm(tokens))
         return patches
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As every module, and the agent with it, which is called by itself."""
+        super().compile(*args, **kwargs)
+        if self.agent is not None:
+            self.agent.compile(*args, **kwargs)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep the input of each block only and compute it again in the backward pass: less memory, a third slower."""
         self.grad_checkpointing = self.encoder.grad_checkpointing = enable

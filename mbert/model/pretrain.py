@@ -1,69 +1,59 @@
-"""`mbert train pretrain`: learn from unlabelled pairs, one visible loop."""
+"""`mbert train pretrain`: learn from unlabelled pairs. What is learned and from which pairs; the loop is in loop.py."""
 
-import contextlib
 import dataclasses
-import json
-import math
-import shutil
-import signal
-import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
-from mbert import ConfigError, ModelError, __version__
-from mbert.manifests.store import exclusive, read_json, tell_differences, write_json
+from mbert import ConfigError, __version__
 from mbert.model.agent import ema_momentum
-from mbert.model.checkpoint import load_optimizer, save_checkpoint
+from mbert.model.augment import AugmentConfig, augment
 from mbert.model.config import PRESETS, VARIANTS, MicronBertConfig
-from mbert.model.data import Batch, batches, normalize
-from mbert.model.device import Compute, pick_compute
+from mbert.model.cost import StepCost, step_cost
+from mbert.model.data import Batch, normalize
+from mbert.model.device import Compute, Processes, joined_processes, pick_compute
+from mbert.model.loader import PairLoader
+from mbert.model.loop import FREE, LoopConfig, LoopPlan, code_revision, step_seed, train
 from mbert.model.micron_bert import MicronBert
 from mbert.model.objective import Draws, ObjectiveConfig, is_collapsed, pretraining_losses
-from mbert.model.optim import adamw, learning_rate
+from mbert.model.pictures import picture_pairs
+from mbert.model.run_log import StepReport, logging_run, read_reports, write_status
+from mbert.model.runs import running, settle_run
 from mbert.model.settings import with_settings
-from mbert.model.weights import TrainingState, read_state
-from mbert.shards.reader import list_shards
+from mbert.model.weights import TrainingState, write_model
+from mbert.shards.order import StreamPosition, num_lanes
+from mbert.shards.source import ShardSource, open_source
 
 _CPU_STEPS = 400  # about two minutes of the tiny preset on two cores
 _RECENT = 20  # steps over which the spread of the token is judged
 _GPU_EPOCHS = 100  # the paper's
+_GPU_WORKERS = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainConfig:
-    """A pretraining run. None means: chosen by the hardware when the run starts."""
+class PretrainConfig(LoopConfig):
+    """A pretraining run."""
 
     preset: str | None = None  # tiny, small or base
     variant: str = "paper"  # or released: the authors' code, see docs/model.md
-    steps: int | None = None  # either steps or epochs
-    epochs: float | None = None
-    batch_size: int | None = None
-    lr: float | None = None  # peak learning rate
-    weight_decay: float = 0.05
-    warmup_ratio: float = 0.05  # share of the steps
     ema_momentum: float = 0.997  # of the agent's teacher at the start, as in the released run
     grad_checkpointing: bool = False  # less memory, a third slower
-    save_every: int = 200  # steps between checkpoints
-    seed: int = 0
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     model: dict[str, Any] = dataclasses.field(default_factory=dict)  # changes to preset and variant, by field name
 
     def __post_init__(self) -> None:
+        LoopConfig.__post_init__(self)
         if self.preset is not None and self.preset not in PRESETS:
             raise ConfigError(f"preset is {self.preset!r}; allowed are {', '.join(PRESETS)}")
         if self.variant not in VARIANTS:
             raise ConfigError(f"variant is {self.variant!r}; allowed are {', '.join(VARIANTS)}")
-        if self.steps is not None and self.epochs is not None:
-            raise ConfigError("give --steps or --epochs, not both")
-        for name in ("steps", "epochs", "batch_size", "lr"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value}; it must be above 0")
         self.model_config(self.preset or "tiny")
 
     def model_config(self, preset: str) -> MicronBertConfig:
@@ -72,20 +62,19 @@ class PretrainConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainPlan:
+class PretrainPlan(LoopPlan):
     """A run with everything decided; saved as the run's config.json."""
 
-    preset: str
-    steps: int
-    batch_size: int
-    lr: float
     config: PretrainConfig
-    device: str
-    precision: str
+    preset: str
     num_pairs: int
+    num_shards: int
+    steps_per_epoch: int
+    num_dropped: int  # pairs of an epoch that fill no whole batch
+    world: int
     corpus: str
-    done_before: int = 0  # steps that an interrupted run had done
-    note: str = ""  # what was chosen for want of a GPU, and how to ask for more
+    done_before: int = 0  # steps that an earlier part of the run has done
+    notes: tuple[str, ...] = ()  # what was chosen for want of a GPU, and what going on means
 
     @property
     def model_config(self) -> MicronBertConfig:
@@ -94,23 +83,10 @@ class PretrainPlan:
 
     def identity(self) -> dict[str, object]:
         """What must be equal for a run to be continued."""
-        chosen = ("preset", "steps", "batch_size", "lr")
-        free = (*chosen, "epochs", "save_every", "grad_checkpointing")
+        free = (*FREE, "grad_checkpointing")
         kept = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in free}
-        return {**kept, **{name: getattr(self, name) for name in chosen}, "corpus": self.corpus}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class StepReport:
-    """One line of metrics.jsonl."""
-
-    step: int  # steps done
-    loss: float
-    loss_reconstruction: float
-    loss_agent: float
-    token_std: float
-    lr: float
-    pairs_per_second: float
+        chosen = ("preset", "steps", "global_batch", "lr", "corpus")
+        return {**kept, **{name: getattr(self, name) for name in chosen}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,230 +94,267 @@ class PretrainSummary:
     """What a run ended with."""
 
     steps: int
+    steps_done: int
     steps_done_now: int
     first: StepReport
     last: StepReport
+    stopped: str  # why it ended before its last step, or ""
     collapsed: bool  # the contextual token said nearly the same of every face at the end
+    num_bad: int  # damaged pairs that were met by this process in the last epoch
     seconds: float
     checkpoint: str
     run: str
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainEstimate:
+    """What `--dry-run` tells."""
+
+    preset: str
+    device: str
+    precision: str
+    cost: StepCost
+    steps: int
+    steps_per_epoch: int
+    pairs_per_step: int
+    num_pairs: int
+    pairs_dropped_per_epoch: int
+    num_shards: int
+    shards_per_process: float
+    flops: float  # of the whole run
+
+
 def run_pretrain(
-    shards_folder: Path,
+    shards: Path | str,
     out: Path,
     config: PretrainConfig,
     *,
+    cache: Path | None = None,
     overwrite: bool = False,
+    force: bool = False,
+    resume: bool = False,
     on_plan: Callable[[PretrainPlan], None] = lambda plan: None,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> PretrainSummary:
-    """Pretrain, or go on with a run that was interrupted.
+    """Pretrain, or go on with a run that was interrupted. Under torchrun, all processes call this.
 
-    Raises ShardError without shards, ConfigError when `out` holds a run of another configuration, ModelError when the
-    loss is not finite. On Ctrl-C the state is saved before the interruption goes on.
+    `shards` is a folder, a URL or a brace pattern (`open_source`). `resume` asks for a run to go on with. Raises
+    ShardError without shards, ConfigError when `out` holds a run of another configuration (`force` goes on
+    nevertheless), ModelError when the loss is not finite. On Ctrl-C the state is saved before the interruption goes on.
     """
     began = time.monotonic()
-    shards = list_shards(shards_folder)
-    index = read_json(shards_folder / "pairs.json")
-    compute = pick_compute()
-    plan = _decide(config, compute, index["num_pairs"], index["corpus"])
-    with exclusive(out):
-        plan = dataclasses.replace(plan, done_before=_settle_run(out, plan, overwrite))
-        on_plan(plan)
-        _train(shards_folder, shards, out, plan, compute, index["subjects"], on_step)
-    reports = _read_metrics(out)
+    source = open_source(shards, cache=cache)
+    with joined_processes() as processes:
+        compute = pick_compute(config.precision, processes.local_rank)
+        plan = decide(config, compute, processes, source)
+        with running(out, processes):
+            progress = processes.on_first(lambda: _settle(out, plan, overwrite=overwrite, force=force, resume=resume))
+            loader = _open_loader(source, plan, processes, None if progress is None else progress.position, force)
+            notes = (*plan.notes, loader.resumed) if loader.resumed else plan.notes
+            plan = dataclasses.replace(plan, done_before=progress.step if progress is not None else 0, notes=notes)
+            job = _begin(out, plan, source)
+            on_plan(plan)
+            stopped = _train(job, loader, out, plan, processes, on_step)
+    reports = read_reports(out)
     return PretrainSummary(
         steps=plan.steps,
-        steps_done_now=plan.steps - plan.done_before,
+        steps_done=reports[-1].step,
+        steps_done_now=reports[-1].step - plan.done_before,
         first=reports[0],
         last=reports[-1],
-        collapsed=is_collapsed(statistics.median(report.token_std for report in reports[-_RECENT:])),
+        stopped=stopped,
+        collapsed=is_collapsed(float(np.median([report.parts["token_std"] for report in reports[-_RECENT:]]))),
+        num_bad=len(loader.bad),
         seconds=time.monotonic() - began,
         checkpoint=str(out / "checkpoints" / "last"),
         run=str(out),
     )
 
 
-def _train(
-    shards_folder: Path,
-    shards: Sequence[str],
-    out: Path,
-    plan: PretrainPlan,
-    compute: Compute,
-    subjects: Sequence[str],
-    on_step: Callable[[StepReport], None],
-) -> None:
-    """The loop, from where the run stands to its last step."""
-    config = plan.config
-    torch.manual_seed(config.seed)
-    model = MicronBert.from_pretrained(out) if plan.done_before else MicronBert(plan.model_config)
-    model.to(compute.device).train()
-    model.set_grad_checkpointing(config.grad_checkpointing)
-    optimizer = adamw(model, weight_decay=config.weight_decay)
-    if plan.done_before:
-        load_optimizer(out, model, optimizer)
-    stream = batches(
-        shards_folder,
-        shards,
+def estimate_pretrain(shards: Path | str, config: PretrainConfig, *, cache: Path | None = None) -> PretrainEstimate:
+    """What a run would cost, without beginning it; raises as `run_pretrain` does."""
+    source = open_source(shards, cache=cache)
+    with joined_processes() as processes:
+        plan = decide(config, pick_compute(config.precision, processes.local_rank), processes, source)
+    cost = step_cost(
+        plan.model_config,
+        config.objective,
         batch_size=plan.batch_size,
-        image_size=model.config.image_size,
-        seed=config.seed,
-        skip_batches=plan.done_before,
+        precision=plan.compute.precision,
+        grad_checkpointing=config.grad_checkpointing,
     )
-    with (out / "metrics.jsonl").open("a", encoding="utf-8") as metrics, _deferred_interrupt() as is_interrupted:
-        for step in range(plan.done_before, plan.steps):
-            report = _train_step(model, optimizer, stream, plan, step, compute)
-            metrics.write(json.dumps(dataclasses.asdict(report)) + "\n")
-            on_step(report)
-            if report.step % config.save_every == 0 or report.step == plan.steps or is_interrupted():
-                metrics.flush()
-                save_checkpoint(out / "checkpoints", model, optimizer, _state(report, plan, subjects))
-            if is_interrupted():
-                raise KeyboardInterrupt
-
-
-def _train_step(
-    model: MicronBert,
-    optimizer: torch.optim.Optimizer,
-    stream: Iterator[Batch],
-    plan: PretrainPlan,
-    step: int,
-    compute: Compute,
-) -> StepReport:
-    """Forward, backward, update; `step` counts from 0. Raises ModelError when the loss is not finite."""
-    started = time.monotonic()
-    config = plan.config
-    batch = next(stream)
-    num_warmup = max(1, int(plan.steps * config.warmup_ratio))
-    lr = learning_rate(step, num_steps=plan.steps, num_warmup=num_warmup, peak=plan.lr)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    t0, t1 = (normalize(images.to(compute.device), model.config.in_chans) for images in (batch.t0, batch.t1))
-    with compute.autocast():
-        draws = Draws(_step_seed(config.seed, step), range(len(t0)))
-        losses = pretraining_losses(model, t0, t1, config.objective, draws)
-    loss = losses.total.item()
-    if not math.isfinite(loss):
-        raise ModelError(f"the loss is {loss} at step {step + 1}, pairs {', '.join(batch.keys)}: lower --lr")
-    optimizer.zero_grad(set_to_none=True)
-    losses.total.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    if model.agent is not None:
-        momentum = ema_momentum(step, num_steps=plan.steps, start=config.ema_momentum)
-        model.agent.follow(model.encoder, momentum=momentum)
-    return StepReport(
-        step=step + 1,
-        loss=loss,
-        loss_reconstruction=losses.reconstruction.item(),
-        loss_agent=losses.agent.item(),
-        token_std=losses.token_std.item(),
-        lr=lr,
-        pairs_per_second=plan.batch_size / (time.monotonic() - started),
-    )
-
-
-def _state(report: StepReport, plan: PretrainPlan, subjects: Sequence[str]) -> TrainingState:
-    return TrainingState(
-        step=report.step,
-        seed=plan.config.seed,
+    return PretrainEstimate(
         preset=plan.preset,
-        corpus=plan.corpus,
-        subjects=tuple(subjects),
-        losses={"loss": report.loss, "reconstruction": report.loss_reconstruction, "agent": report.loss_agent},
+        device=str(plan.compute.device),
+        precision=plan.compute.precision,
+        cost=cost,
+        steps=plan.steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        pairs_per_step=plan.global_batch,
+        num_pairs=plan.num_pairs,
+        pairs_dropped_per_epoch=plan.num_dropped,
+        num_shards=plan.num_shards,
+        shards_per_process=plan.num_shards / plan.world,
+        flops=float(cost.flops_per_pair) * plan.global_batch * plan.steps,
     )
 
 
-@contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a question that the loop asks between two steps; the second one stops at once."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
-        yield lambda: False
-        return
-    before = signal.getsignal(signal.SIGINT)
+@dataclasses.dataclass
+class PretrainJob:
+    """A μ-BERT and its losses, for the loop."""
 
-    def note(number: int, _frame: object) -> None:
-        caught.append(number)
-        signal.signal(signal.SIGINT, before)
+    model: MicronBert
+    plan: PretrainPlan
+    subjects: tuple[str, ...]
 
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(caught)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    def losses(
+        self, forward: nn.Module, batch: Batch, rows: slice, places: range, total: int, step: int
+    ) -> dict[str, Tensor]:
+        """Reconstruction and agent."""
+        config = self.plan.config
+        t0, t1 = self._frames(batch, rows)
+        draws = Draws(step_seed(config.seed, step), places, total)
+        losses = pretraining_losses(self.model, t0, t1, config.objective, draws, forward)
+        return {
+            "loss": losses.total,
+            "loss_reconstruction": losses.reconstruction,
+            "loss_agent": losses.agent,
+            "token_std": losses.token_std,
+        }
+
+    def after_step(self, step: int) -> None:
+        """The agent's teacher follows."""
+        if self.model.agent is not None:
+            start = self.plan.config.ema_momentum
+            momentum = ema_momentum(step, num_steps=self.plan.steps, start=start)
+            self.model.agent.follow(self.model.encoder, momentum=momentum)
+
+    def lr_scale(self, name: str) -> float:
+        """The same everywhere."""
+        return 1.0
+
+    def picture(self, batch: Batch) -> npt.NDArray[np.uint8]:
+        """Some pairs, what the model restores of them, and its maps."""
+        t0, t1 = self._frames(batch, slice(0, 4))
+        return picture_pairs(self.model, t0, t1, self.plan.config.objective)
+
+    def save(self, folder: Path, tensors: Mapping[str, Tensor], report: StepReport) -> None:
+        """A model that says what it has seen."""
+        state = TrainingState(
+            step=report.step,
+            seed=self.plan.config.seed,
+            preset=self.plan.preset,
+            corpus=self.plan.corpus,
+            subjects=self.subjects,
+            losses={"loss": report.loss, **report.parts},
+        )
+        write_model(folder, tensors, self.model.config, state)
+
+    def _frames(self, batch: Batch, rows: slice) -> tuple[Tensor, Tensor]:
+        device = self.plan.compute.device
+        t0, t1 = (images[rows].to(device, non_blocking=True) for images in (batch.t0, batch.t1))
+        t0, t1 = augment(t0, t1, batch.draws[rows], self.plan.config.augment)
+        in_chans = self.model.config.in_chans
+        return normalize(t0, in_chans), normalize(t1, in_chans)
 
 
-def _decide(config: PretrainConfig, compute: Compute, num_pairs: int, corpus: str) -> PretrainPlan:
-    """Fill in what was left to the hardware."""
-    on_gpu = compute.device.type != "cpu"
-    preset = config.preset or ("small" if on_gpu else "tiny")
-    wanted = config.batch_size or (64 if on_gpu else 16)
-    batch_size = min(wanted, num_pairs)
-    epochs = config.epochs or (_GPU_EPOCHS if on_gpu else None)
-    steps = config.steps or (_CPU_STEPS if epochs is None else max(1, round(epochs * num_pairs / batch_size)))
-    lr = config.lr or (1e-3 if preset == "tiny" else 1e-4)
-    note = ""
-    if not on_gpu and config.preset is None and config.steps is None and config.epochs is None:
-        note = (
+def decide(config: PretrainConfig, compute: Compute, processes: Processes, source: ShardSource) -> PretrainPlan:
+    """Fill in what was left to the hardware; raises ConfigError where the pairs do not fill a batch."""
+    preset = config.preset or ("small" if compute.is_gpu else "tiny")
+    workers = config.workers if config.workers is not None else (_GPU_WORKERS if compute.is_gpu else 0)
+    lanes = num_lanes(processes.world, workers, source.num_pairs)
+    dealt = source.num_pairs // lanes * lanes
+    wanted = config.batch_size or (64 if compute.is_gpu else 16)
+    share = processes.world * config.accumulate
+    batch_size = max(1, min(wanted, dealt // share))
+    global_batch = batch_size * share
+    if global_batch > dealt:
+        raise ConfigError(
+            f"{source.where} holds {source.num_pairs} pairs, too few for {processes.world} processes with {lanes} lanes"
+        )
+    steps_per_epoch = dealt // global_batch
+    epochs = config.epochs or (_GPU_EPOCHS if compute.is_gpu else None)
+    steps = config.steps or (_CPU_STEPS if epochs is None else max(1, round(epochs * steps_per_epoch)))
+    notes = ()
+    if not compute.is_gpu and config.preset is None and config.steps is None and config.epochs is None:
+        notes = (
             f"no GPU found: a trial run of the {preset} preset, {steps} steps, in fp32 "
-            "(for the paper's model: --preset small --epochs 100, on a GPU)"
+            "(for the paper's model: --preset small --epochs 100, on a GPU)",
         )
     return PretrainPlan(
         preset=preset,
         steps=steps,
         batch_size=batch_size,
-        lr=lr,
+        global_batch=global_batch,
+        lr=config.lr or (1e-3 if preset == "tiny" else 1e-4),
         config=config,
-        device=str(compute.device),
-        precision=compute.precision,
-        num_pairs=num_pairs,
-        corpus=corpus,
-        note=note,
+        compute=compute,
+        workers=workers,
+        num_pairs=source.num_pairs,
+        num_shards=len(source.tars),
+        steps_per_epoch=steps_per_epoch,
+        num_dropped=source.num_pairs - steps_per_epoch * global_batch,
+        world=processes.world,
+        corpus=source.corpus,
+        notes=notes,
     )
 
 
-def _settle_run(out: Path, plan: PretrainPlan, overwrite: bool) -> int:
-    """Begin a run folder, or check that it can be continued. Returns the steps already done."""
-    path = out / "config.json"
-    if overwrite:
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    done, kept = 0, []
-    if path.exists() and (out / "checkpoints" / "last").exists():
-        if differences := tell_differences(read_json(path)["identity"], plan.identity(), "run"):
-            raise ConfigError(
-                f"{out} holds a run of another configuration ({differences}): "
-                "use the same options, another --out, or --overwrite"
-            )
-        done = read_state(out).step
-        kept = [report for report in _read_metrics(out) if report.step <= done]
-    write_json(
-        path,
-        {
-            "identity": plan.identity(),
-            "model": dataclasses.asdict(plan.model_config),
-            "device": plan.device,
-            "precision": plan.precision,
-            "num_pairs": plan.num_pairs,
-            "versions": {"mbert": __version__, "torch": torch.__version__},
-        },
+def _settle(out: Path, plan: PretrainPlan, *, overwrite: bool, force: bool, resume: bool) -> Any:
+    about = {
+        "model": dataclasses.asdict(plan.model_config),
+        "settings": dataclasses.asdict(plan.config),
+        "device": str(plan.compute.device),
+        "precision": plan.compute.precision,
+        "processes": plan.world,
+        "num_pairs": plan.num_pairs,
+        "versions": {"mbert": __version__, "torch": torch.__version__, "revision": code_revision()},
+    }
+    progress = settle_run(out, "pretrain", plan.identity(), about, overwrite=overwrite, force=force)
+    if resume and progress is None:
+        raise ConfigError(f"--resume: there is no run with a checkpoint in {out}; begin one without --resume")
+    return progress
+
+
+def _open_loader(
+    source: ShardSource, plan: PretrainPlan, processes: Processes, position: dict[str, Any] | None, force: bool
+) -> PairLoader:
+    at = None if position is None else StreamPosition.from_json(position)
+    is_another_corpus = at is not None and (at.num_pairs, at.seed) != (source.num_pairs, plan.config.seed)
+    return PairLoader(
+        source,
+        batch_size=plan.global_batch,
+        image_size=plan.model_config.image_size,
+        seed=plan.config.seed,
+        rank=processes.rank,
+        world=processes.world,
+        workers=plan.workers,
+        max_bad=plan.config.max_bad,
+        position=None if is_another_corpus and force else at,  # forced: from the start of the other corpus
     )
-    lines = [json.dumps(dataclasses.asdict(report)) + "\n" for report in kept]
-    (out / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
-    return done
 
 
-def _read_metrics(out: Path) -> list[StepReport]:
-    path = out / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [
-        StepReport(**json.loads(line)) for line in lines if line.endswith("}")
-    ]  # a killed run may leave half a line
+def _begin(out: Path, plan: PretrainPlan, source: ShardSource) -> PretrainJob:
+    torch.manual_seed(plan.config.seed)
+    model = MicronBert.from_pretrained(out) if plan.done_before else MicronBert(plan.model_config)
+    model.set_grad_checkpointing(plan.config.grad_checkpointing)
+    return PretrainJob(model, plan, source.subjects or ())
 
 
-def _step_seed(seed: int, step: int) -> int:
-    """Randomness of one step, from seed and step alone: a continued run draws what an unbroken one would."""
-    return seed * 1_000_003 + step
+def _train(
+    job: PretrainJob,
+    loader: PairLoader,
+    out: Path,
+    plan: PretrainPlan,
+    processes: Processes,
+    on_step: Callable[[StepReport], None],
+) -> str:
+    if not processes.is_first:
+        return train(job, loader, out, plan, processes, None, lambda report: None)
+    config = plan.config
+    with logging_run(
+        out, done=plan.done_before, report_to=config.report_to, config=dataclasses.asdict(config)
+    ) as log:
+        stopped = train(job, loader, out, plan, processes, log, on_step)
+    write_status(out, "stopped" if stopped else "finished", stopped)
+    return stopped

@@ -1,0 +1,104 @@
+"""A run's folder: begun or continued, locked while it is at work, and told of in a list."""
+
+import contextlib
+import dataclasses
+import datetime
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mbert import ConfigError, ManifestError, ModelError
+from mbert.manifests.store import exclusive, is_locked, read_json, tell_differences, write_json
+from mbert.model.checkpoint import LAST, Progress, read_progress
+from mbert.model.run_log import STATUS, read_reports, write_status
+
+_CONFIG = "config.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RunRow:
+    """One run, as `mbert runs` lists it."""
+
+    name: str
+    kind: str  # pretrain or finetune
+    state: str  # running, finished, stopped, failed; killed: it stopped without a word
+    step: int
+    steps: int
+    loss: float | None  # of the last step
+    at: str  # when it last said something, ISO 8601
+    reason: str
+    checkpoint: str | None
+
+
+def settle_run(
+    run: Path, kind: str, identity: dict[str, Any], about: dict[str, Any], *, overwrite: bool, force: bool
+) -> Progress | None:
+    """Begin a run folder, or check that its run can be continued. Returns where it stands, None at the beginning.
+
+    Raises ConfigError when it holds a run of another `identity`, with the differences; `force` goes on nevertheless and
+    writes them into config.json.
+    """
+    path = run / _CONFIG
+    if overwrite:
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    progress = read_progress(run)
+    forced: list[dict[str, Any]] = []
+    if progress is not None:
+        before = read_json(path)
+        forced = before.get("forced", [])
+        if differences := tell_differences(before["identity"], identity, "run"):
+            if not force:
+                raise ConfigError(
+                    f"{run} holds a run of another configuration ({differences}): use the same options, another --out, "
+                    "--overwrite to begin anew, or --force to go on with these from here"
+                )
+            forced = [*forced, {"step": progress.step, "differences": differences}]
+    write_json(path, {"kind": kind, "identity": identity, "forced": forced, **about})
+    return progress
+
+
+@contextlib.contextmanager
+def running(run: Path) -> Iterator[None]:
+    """Hold a run's folder and say how the run stands; raises ManifestError when another process is at work in it."""
+    with exclusive(run):
+        write_status(run, "running")
+        try:
+            yield
+        except KeyboardInterrupt:
+            write_status(run, "stopped", "Ctrl-C")
+            raise
+        except BaseException as exc:
+            with contextlib.suppress(Exception):  # a full disk may be the reason
+                write_status(run, "failed", str(exc) or type(exc).__name__)
+            raise
+
+
+def list_runs(folder: Path) -> list[RunRow]:
+    """The runs below a folder, the latest first; folders that are none are passed over."""
+    found = []
+    for path in sorted(folder.glob(f"*/{_CONFIG}")):
+        with contextlib.suppress(ManifestError, ModelError, KeyError, TypeError):
+            found.append(_row(path.parent))
+    return sorted(found, key=lambda row: row.at, reverse=True)
+
+
+def _row(run: Path) -> RunRow:
+    config, status, progress = read_json(run / _CONFIG), read_json(run / STATUS), read_progress(run)
+    reports = read_reports(run)
+    is_at_work = is_locked(run)
+    state = status["state"]
+    if state == "running" and not is_at_work:
+        state = "killed"
+    changed = max(path.stat().st_mtime for path in (run / STATUS, run / "metrics.jsonl") if path.exists())
+    return RunRow(
+        name=run.name,
+        kind=config["kind"],
+        state=state,
+        step=max(progress.step if progress else 0, reports[-1].step if reports and is_at_work else 0),
+        steps=config["identity"]["steps"],
+        loss=reports[-1].loss if reports else None,
+        at=datetime.datetime.fromtimestamp(changed, datetime.UTC).isoformat(timespec="seconds"),
+        reason=status["reason"],
+        checkpoint=str(run / "checkpoints" / LAST) if progress else None,
+    )
