@@ -15,14 +15,17 @@ import torch
 
 from mbert import ConfigError, ModelError, __version__
 from mbert.manifests.store import exclusive, read_json, tell_differences, write_json
+from mbert.model.augment import AugmentConfig, augment
 from mbert.model.checkpoint import TrainingState, load_model, load_optimizer, load_state, save_checkpoint
-from mbert.model.data import Batch, batches, normalize
+from mbert.model.data import Batch, normalize
 from mbert.model.device import Compute, pick_compute
 from mbert.model.dino import ema_momentum
+from mbert.model.loader import PairLoader
 from mbert.model.micron_bert import PRESETS, VARIANTS, MicronBert, MicronBertConfig
 from mbert.model.objective import pretraining_losses
 from mbert.model.optim import adamw, learning_rate
-from mbert.shards.reader import list_shards
+from mbert.shards.order import num_lanes
+from mbert.shards.source import ShardSource, open_source
 
 _CPU_STEPS = 400  # about two minutes of the tiny preset on two cores
 _GPU_EPOCHS = 100  # the paper's
@@ -135,14 +138,13 @@ def run_pretrain(
     loss is not finite. On Ctrl-C the state is saved before the interruption goes on.
     """
     began = time.monotonic()
-    shards = list_shards(shards_folder)
-    index = read_json(shards_folder / "pairs.json")
+    source = open_source(shards_folder)
     compute = pick_compute()
-    plan = _decide(config, compute, index["num_pairs"], index["corpus"])
+    plan = _decide(config, compute, source.num_pairs, source.corpus)
     with exclusive(out):
         plan = dataclasses.replace(plan, done_before=_settle_run(out, plan, overwrite))
         on_plan(plan)
-        _train(shards_folder, shards, out, plan, compute, index["subjects"], on_step)
+        _train(source, out, plan, compute, on_step)
     reports = _read_metrics(out)
     return PretrainSummary(
         steps=plan.steps,
@@ -156,12 +158,10 @@ def run_pretrain(
 
 
 def _train(
-    shards_folder: Path,
-    shards: Sequence[str],
+    source: ShardSource,
     out: Path,
     plan: PretrainPlan,
     compute: Compute,
-    subjects: Sequence[str],
     on_step: Callable[[StepReport], None],
 ) -> None:
     """The loop, from where the run stands to its last step."""
@@ -172,14 +172,9 @@ def _train(
     optimizer = adamw(model, weight_decay=config.weight_decay)
     if plan.done_before:
         load_optimizer(out, model, optimizer)
-    stream = batches(
-        shards_folder,
-        shards,
-        batch_size=plan.batch_size,
-        image_size=model.config.image_size,
-        seed=config.seed,
-        skip_batches=plan.done_before,
-    )
+    loader = PairLoader(source, batch_size=plan.batch_size, image_size=model.config.image_size, seed=config.seed)
+    loader.seek(plan.done_before)
+    stream = iter(loader)
     with (out / "metrics.jsonl").open("a", encoding="utf-8") as metrics, _deferred_interrupt() as is_interrupted:
         for step in range(plan.done_before, plan.steps):
             report = _train_step(model, optimizer, stream, plan, step, compute)
@@ -187,7 +182,7 @@ def _train(
             on_step(report)
             if report.step % config.save_every == 0 or report.step == plan.steps or is_interrupted():
                 metrics.flush()
-                save_checkpoint(out / "checkpoints", model, optimizer, _state(report, plan, subjects))
+                save_checkpoint(out / "checkpoints", model, optimizer, _state(report, plan, source.subjects or ()))
             if is_interrupted():
                 raise KeyboardInterrupt
 
@@ -208,7 +203,8 @@ def _train_step(
     lr = learning_rate(step, num_steps=plan.steps, num_warmup=num_warmup, peak=plan.lr)
     for group in optimizer.param_groups:
         group["lr"] = lr
-    t0, t1 = (normalize(images.to(compute.device)) for images in (batch.t0, batch.t1))
+    t0, t1 = (images.to(compute.device) for images in (batch.t0, batch.t1))
+    t0, t1 = (normalize(images) for images in augment(t0, t1, batch.draws, AugmentConfig()))
     with compute.autocast():
         losses = pretraining_losses(
             model,
@@ -283,7 +279,8 @@ def _decide(config: PretrainConfig, compute: Compute, num_pairs: int, corpus: st
     on_gpu = compute.device.type != "cpu"
     preset = config.preset or ("small" if on_gpu else "tiny")
     wanted = config.batch_size or (64 if on_gpu else 16)
-    batch_size = min(wanted, num_pairs)
+    lanes = num_lanes(1, 0, num_pairs)
+    batch_size = min(wanted, num_pairs // lanes * lanes)
     epochs = config.epochs or (_GPU_EPOCHS if on_gpu else None)
     steps = config.steps or (_CPU_STEPS if epochs is None else max(1, round(epochs * num_pairs / batch_size)))
     lr = config.lr or (1e-3 if preset == "tiny" else 1e-4)
