@@ -86,7 +86,6 @@ def test_a_lost_member_is_named(copy):
 
 
 def test_another_pair_in_its_place_is_noticed(copy):
-    _, twin = twin_paths(copy, "000000")
     shutil.copy(twin_paths(copy, "000001")[0], twin_paths(copy, "000000")[0])
     found = read_shard(copy)
     assert len([item for item in found if isinstance(item, BadPair)]) == 30

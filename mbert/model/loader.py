@@ -32,9 +32,9 @@ class PairLoader:
 
     `batch_size` counts the pairs of all ranks together; each rank gets its share. Which pairs come in a global batch
     depends on the shards, seed, batch size, lanes and block alone; lanes are the same for all usual numbers of ranks
-    and workers (`num_lanes`). All ranks have equally many steps. Attributes: `steps_per_epoch`, `num_dropped` (pairs that
-    fill no whole batch, others in each epoch), `resumed` (what going on from `position` means, or ""), `bad` (pairs of
-    this epoch and rank that could not be used so far; good neighbours took their places).
+    and workers (`num_lanes`). All ranks have equally many steps. Attributes: `steps_per_epoch`, `num_dropped` (pairs
+    that fill no whole batch, others in each epoch), `resumed` (what going on from `position` means, or ""), `bad`
+    (pairs of this epoch and rank that could not be used so far; good neighbours took their places).
 
     Iterating raises ShardError when more than `max_bad` of an epoch's pairs are bad (each rank counts its own, and
     may meet at least one unless `max_bad` is 0), ModelError when a worker process dies.
@@ -184,8 +184,8 @@ class PairLoader:
         if batch.bad and len(self.bad) > allowed:
             raise ShardError(
                 f"{len(self.bad)} pairs of epoch {batch.epoch} are bad by step {batch.step + 1}, more than the "
-                f"{allowed} that max_bad {self._max_bad:g} allows: {_listed(self.bad)}. Run `mbert verify`, then make these "
-                "shards anew, or allow more"
+                f"{allowed} that max_bad {self._max_bad:g} allows: {_listed(self.bad)}. "
+                "Run `mbert verify`, then make these shards anew, or allow more"
             )
 
 

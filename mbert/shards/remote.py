@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 _LARGEST_PIECE = 8 << 20  # bytes of one request
 _SMALLEST_PIECE = 32 << 10  # what even a connection that breaks all the time may carry
-_PIECE_DIVISOR = 4
+_PIECE_DIVISOR = 8
 _WORTH_ANOTHER_TRY = frozenset([408, 425, 429])  # of the HTTP states 400 to 499
 
 
