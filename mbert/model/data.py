@@ -1,6 +1,8 @@
 """Shards -> decoded frames: what one worker process of the loader does, and how frames become input of a model."""
 
 import dataclasses
+import functools
+import itertools
 import signal
 from collections.abc import Iterator, Sequence
 
@@ -43,8 +45,8 @@ class Part:
     """What one worker process gives to a batch: its pairs in the order of their positions."""
 
     keys: str  # a line each: one string is cheaper to send than many
-    frames: Tensor  # (2, n, H, W, 3) uint8 RGB, in shared memory
     bad: tuple[BadPair, ...]
+    frames: Tensor | None  # (2, B, H, W, 3) uint8 RGB; None: they were decoded into the slot of their step
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,7 +67,10 @@ class Start:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts(IterableDataset[Part | Failure]):
-    """Without end, step by step and epoch by epoch: this worker's part of this rank's share of the global batch."""
+    """Without end, step by step and epoch by epoch: this worker's part of this rank's share of the global batch.
+
+    All workers of a rank decode into the same memory, each its rows of a batch: nothing is copied to be sent or joined.
+    """
 
     source: ShardSource
     start: Start
@@ -73,41 +78,52 @@ class Parts(IterableDataset[Part | Failure]):
     image_size: int
     rank: int
     world: int
+    slots: Tensor | None = None  # (slots, 2, B, H, W, 3) uint8, shared; step k counted from the start is in k % slots
+
+    @property
+    def batch_size(self) -> int:
+        """Pairs of this rank."""
+        return self.start.dealing.layout.batch_size // self.world
+
+    def empty_frames(self) -> Tensor:
+        """Memory for a batch, as the decoder writes it: (2, B, H, W, 3) uint8."""
+        return torch.empty(2, self.batch_size, self.image_size, self.image_size, 3, dtype=torch.uint8)
 
     def __iter__(self) -> Iterator[Part | Failure]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        slots = itertools.repeat(None) if self.slots is None else itertools.cycle(self.slots)
         try:
             for start in epochs(self.source, self.start, seed=self.seed):
-                yield from self._read_epoch(start, worker, workers)
+                lanes = {
+                    lane: Lane(self.source, start.dealing, lane)
+                    for lane in range(self.rank, start.dealing.layout.lanes, self.world)
+                    if worker_of(lane, world=self.world, workers=workers) == worker
+                }
+                for step in range(start.step, start.dealing.num_steps):
+                    yield self._read_step(start.dealing, lanes, step, next(slots))
         except MbertError as exc:
             yield Failure(exc)
 
-    def _read_epoch(self, start: Start, worker: int, workers: int) -> Iterator[Part]:
-        layout = start.dealing.layout
-        lanes: dict[int, Lane] = {}
-        for step in range(start.step, start.dealing.num_steps):
-            places = [
-                divmod(position, layout.lanes)
-                for position in positions_of(layout, step, rank=self.rank, world=self.world)
-                if worker_of(position % layout.lanes, world=self.world, workers=workers) == worker
-            ]
-            frames = torch.empty(2, len(places), self.image_size, self.image_size, 3, dtype=torch.uint8)
-            if get_worker_info():
-                frames.share_memory_()  # type: ignore[no-untyped-call]  # while it is still empty: decoded into it, nothing is copied to send it
-            keys, bad = [], []
-            for row, (place, lane) in zip(frames.numpy().swapaxes(0, 1), places, strict=True):
-                if lane not in lanes:
-                    lanes[lane] = Lane(self.source, start.dealing, lane)
-                taken = lanes[lane].take(place, self._decode)
-                row[0], row[1] = taken.decoded
-                keys.append(taken.key)
-                bad += [taken.bad] if taken.bad else []
-            yield Part("\n".join(keys), frames, tuple(bad))
+    def _read_step(self, dealing: Dealing, lanes: dict[int, Lane], step: int, slot: Tensor | None) -> Part:
+        frames = self.empty_frames() if slot is None else slot
+        keys, bad = [], []
+        positions = positions_of(dealing.layout, step, rank=self.rank, world=self.world)
+        for row, position in zip(frames.numpy().swapaxes(0, 1), positions, strict=True):
+            place, lane = divmod(position, dealing.layout.lanes)
+            if lane not in lanes:
+                continue  # another worker's
+            taken = lanes[lane].take(place, functools.partial(_decode, row))
+            keys.append(taken.key)
+            bad += [taken.bad] if taken.bad else []
+        return Part("\n".join(keys), tuple(bad), frames if slot is None else None)
 
-    def _decode(self, pair: FramePair) -> tuple[Image, Image]:
-        t0, t1 = pair.images()
-        return resize(t0, self.image_size), resize(t1, self.image_size)
+
+def _decode(row: npt.NDArray[np.uint8], pair: FramePair) -> None:
+    """Both frames of a pair into its row of a batch, (2, S, S, 3)."""
+    for image, place in zip(pair.images(into=(row[0], row[1])), row, strict=True):
+        if not np.shares_memory(image, place):
+            place[:] = resize(image, len(place))
 
 
 def epochs(source: ShardSource, start: Start, *, seed: int) -> Iterator[Start]:

@@ -1,10 +1,14 @@
 """The loader of pairs: batches that no number of ranks or workers changes, and a position that can be saved."""
 
 import collections
+import contextlib
+import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mbert import ConfigError, ModelError, ShardError
@@ -95,16 +99,19 @@ class PairLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Go on from `position`. What was read ahead by an iterator that is given up is read again."""
-        parts = self._start_workers()
-        for start in epochs(self._source, self._at, seed=self._seed):
-            self.bad = []
-            for step in range(start.step, start.dealing.num_steps):
-                batch = self._join(start.dealing, step, self._next_parts(parts))
-                self._note_bad(batch)
-                self._at = Start(start.dealing, step + 1, start.is_whole)
-                if step + 1 == start.dealing.num_steps:
-                    self._at = Start(self._whole(start.dealing.epoch + 1), 0, True)
-                yield batch
+        parts = self._parts()
+        slots = itertools.repeat(None) if parts.slots is None else itertools.cycle(parts.slots)
+        with contextlib.closing(_Workers(parts, self._workers)) as workers:
+            for start in epochs(self._source, self._at, seed=self._seed):
+                self.bad = []
+                for step in range(start.step, start.dealing.num_steps):
+                    found = workers.next_parts()
+                    batch = self._join(start.dealing, step, found, self._take_frames(found, next(slots)))
+                    self._note_bad(batch)
+                    self._at = Start(start.dealing, step + 1, start.is_whole)
+                    if step + 1 == start.dealing.num_steps:
+                        self._at = Start(self._whole(start.dealing.epoch + 1), 0, True)
+                    yield batch
 
     def _whole(self, epoch: int) -> Dealing:
         return whole_epoch(self._source.counts, self._layout, seed=self._seed, epoch=epoch)
@@ -118,7 +125,7 @@ class PairLoader:
             left = resumed.dealing.num_pairs
             self.resumed += f"; the {left} pairs left of epoch {position.epoch} fill no batch: on with the next epoch"
 
-    def _start_workers(self) -> Iterator[Part | Failure]:
+    def _parts(self) -> Parts:
         parts = Parts(
             source=self._source,
             start=self._at,
@@ -127,53 +134,41 @@ class PairLoader:
             rank=self._rank,
             world=self._world,
         )
-        loader: DataLoader[Part | Failure] = DataLoader(
-            parts,
-            batch_size=None,
-            num_workers=self._workers,
-            prefetch_factor=_PREFETCH if self._workers else None,
-            worker_init_fn=set_up_worker,
-        )
-        return iter(loader)
+        if not self._workers:
+            return parts
+        # Workers are at most _PREFETCH steps ahead of the step that is being joined.
+        slots = parts.empty_frames().expand(_PREFETCH + 1, -1, -1, -1, -1, -1).contiguous()
+        try:
+            slots.share_memory_()  # type: ignore[no-untyped-call]
+        except RuntimeError as exc:
+            raise ModelError(
+                f"there is no room for {slots.numel() / 1e6:.0f} MB in shared memory, /dev/shm ({exc}): "
+                "make it larger, or lower batch_size"
+            ) from exc
+        return dataclasses.replace(parts, slots=slots)
 
-    def _next_parts(self, parts: Iterator[Part | Failure]) -> list[Part]:
-        """One part of each worker: torch asks its workers in turn."""
-        found = []
-        for _ in range(max(1, self._workers)):
-            try:
-                part = next(parts)
-            except RuntimeError as exc:
-                if "DataLoader worker" not in str(exc):
-                    raise
-                raise ModelError(
-                    f"a process that loads pairs died ({exc}): memory or /dev/shm may be too small for "
-                    f"{self._workers} workers and {self._layout.batch_size // self._world} pairs per batch"
-                ) from exc
-            if isinstance(part, Failure):
-                raise part.error
-            found.append(part)
-        return found
+    def _take_frames(self, parts: Sequence[Part], slot: Tensor | None) -> Tensor:
+        """(2, B, H, W, 3), of the caller: a slot is overwritten when the next batch is asked for."""
+        if slot is None:
+            frames = parts[0].frames
+            assert frames is not None
+            return frames.pin_memory() if self._pin_memory else frames
+        return torch.empty(slot.shape, dtype=slot.dtype, pin_memory=self._pin_memory).copy_(slot)
 
-    def _join(self, dealing: Dealing, step: int, parts: Sequence[Part]) -> Batch:
-        """The parts of the workers in the order of their positions."""
+    def _join(self, dealing: Dealing, step: int, parts: Sequence[Part], frames: Tensor) -> Batch:
+        """The keys of the workers in the order of their positions, and all else that makes a batch."""
         positions = positions_of(self._layout, step, rank=self._rank, world=self._world)
-        keys, frames = [""] * len(positions), parts[0].frames
-        owners = [self._owner(position) for position in positions]
-        if len(parts) > 1:
-            shape = (2, len(positions), *frames.shape[2:])
-            frames = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
-        elif self._pin_memory:
-            frames = frames.pin_memory()
-        for worker, part in enumerate(parts):
-            rows = [row for row, owner in enumerate(owners) if owner == worker]
-            for row, key in zip(rows, part.keys.split("\n"), strict=bool(rows)):
-                keys[row] = key
-            if len(parts) > 1:
-                frames[:, rows] = part.frames
+        keys = [iter(part.keys.split("\n")) for part in parts]
         t0, t1 = frames.permute(0, 1, 4, 2, 3)
-        draws = torch.from_numpy(draw(positions, seed=self._seed, epoch=dealing.epoch))
-        bad = tuple(pair for part in parts for pair in part.bad)
-        return Batch(keys, t0, t1, draws, bad, dealing.epoch, step)
+        return Batch(
+            keys=[next(keys[self._owner(position)]) for position in positions],
+            t0=t0,
+            t1=t1,
+            draws=torch.from_numpy(draw(positions, seed=self._seed, epoch=dealing.epoch)),
+            bad=tuple(pair for part in parts for pair in part.bad),
+            epoch=dealing.epoch,
+            step=step,
+        )
 
     def _owner(self, position: int) -> int:
         return worker_of(position % self._layout.lanes, world=self._world, workers=max(1, self._workers))
@@ -187,6 +182,44 @@ class PairLoader:
                 f"{allowed} that max_bad {self._max_bad:g} allows: {_listed(self.bad)}. "
                 "Run `mbert verify`, then make these shards anew, or allow more"
             )
+
+
+class _Workers:
+    """The worker processes of one iterator, or this process where there are none."""
+
+    def __init__(self, parts: Parts, num_workers: int) -> None:
+        loader = DataLoader(
+            parts,
+            batch_size=None,
+            num_workers=num_workers,
+            prefetch_factor=_PREFETCH if num_workers else None,
+            worker_init_fn=set_up_worker,
+        )
+        self._num_parts = max(1, num_workers)
+        self._parts: Iterator[Part | Failure] | None = iter(loader)
+
+    def close(self) -> None:
+        """End the processes, also where a traceback keeps this object."""
+        self._parts = None
+
+    def next_parts(self) -> list[Part]:
+        """One part of each worker: torch asks its workers in turn. Raises what a worker failed with."""
+        assert self._parts is not None
+        found = []
+        for _ in range(self._num_parts):
+            try:
+                part = next(self._parts)
+            except RuntimeError as exc:
+                if "DataLoader worker" not in str(exc):
+                    raise
+                raise ModelError(
+                    f"a process that loads pairs died ({exc}): if it was killed for want of memory, "
+                    f"take fewer than {self._num_parts} workers or a smaller batch_size"
+                ) from exc
+            if isinstance(part, Failure):
+                raise part.error
+            found.append(part)
+        return found
 
 
 def _listed(bad: Sequence[BadPair]) -> str:
