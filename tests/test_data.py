@@ -282,7 +282,7 @@ def test_a_worker_that_is_killed_is_told(source):
     next(batches)
     workers = multiprocessing.active_children()
     assert len(workers) == 2
-    with pytest.raises(ModelError, match="a process that loads pairs died .*fewer than 2 workers"):
+    with pytest.raises(ModelError, match=r"a process that loads pairs died .*fewer than 2 workers"):
         workers[0].kill()
         for _ in range(50):
             next(batches)
