@@ -7,6 +7,8 @@ Exit code 0: done; 1: our error; 2: wrong usage; 130: interrupted.
 import contextlib
 import dataclasses
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,8 @@ from mbert.console import Progress, counted, print_some, told_time
 
 if TYPE_CHECKING:
     from mbert.manifests.workspace import Workspace
+    from mbert.model.pretrain import PretrainEstimate
+    from mbert.model.run_log import StepReport
     from mbert.pipeline.engine import Engine
 
 
@@ -33,7 +37,8 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except MbertError as exc:
-            typer.secho(f"error: {exc}", fg="red", err=True)
+            if _is_first_process():
+                typer.secho(f"error: {exc}", fg="red", err=True)
             raise typer.Exit(2 if isinstance(exc, ConfigError) else 1) from exc
         except KeyboardInterrupt:
             typer.secho("interrupted: run the same command again to go on", fg="yellow", err=True)
@@ -328,9 +333,36 @@ def verify(
     )
 
 
+ShardsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the shards are: a folder or URL with pairs.json, or a pattern like s3://bucket/{000000..000099}.tar.",
+        show_default="WORKSPACE/shards/pairs",
+    ),
+]
+CacheOption = Annotated[Path | None, typer.Option(help="Folder for copies of shards that are behind URLs.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="by the hardware")]
+EpochsOption = Annotated[float | None, typer.Option(help="Passes over the pairs, instead of --steps.")]
+BatchOption = Annotated[
+    int | None, typer.Option(min=1, help="Pairs per process and pass.", show_default="by the hardware")
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", exists=True, dir_okay=False, help="YAML file of settings.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any setting, e.g. model.poi=false or objective.crop_scale=0.4 (docs/model.md)."),
+]
+LoadersOption = Annotated[
+    int | None, typer.Option(min=0, help="Processes that load pairs, per GPU.", show_default="8 with a GPU, else 0")
+]
+
+
 @train.command()
 def pretrain(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    shards: ShardsOption = None,
+    cache: CacheOption = None,
     preset: Annotated[
         Literal["tiny", "small", "base"] | None,
         typer.Option(help="Size of the model; `small` is the paper's.", show_default="small with a GPU, else tiny"),
@@ -342,11 +374,10 @@ def pretrain(
             show_default="paper",
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="by the hardware")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the pairs, instead of --steps.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pairs per step.", show_default="by the hardware")
-    ] = None,
+    steps: StepsOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = None,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Passes per step.", show_default="1")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="by the preset")] = None,
     swap_ratio: Annotated[
         float | None, typer.Option(help="Share of the patches that are swapped.", show_default="0.5")
@@ -355,20 +386,34 @@ def pretrain(
         int | None,
         typer.Option(min=1, help="Side of the swapped squares, in patches.", show_default="1, as in the paper"),
     ] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", exists=True, dir_okay=False, help="YAML file of settings.")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any setting, e.g. model.poi=false or objective.crop_scale=0.4 (docs/model.md)."),
-    ] = None,
+    config_file: ConfigOption = None,
+    assignments: SetOption = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.", show_default="0")] = None,
+    precision: Annotated[
+        Literal["auto", "bf16", "fp16", "fp32"] | None,
+        typer.Option(help="Of the forward passes.", show_default="auto: bf16, on old GPUs fp16, on a CPU fp32"),
+    ] = None,
+    compiled: Annotated[bool | None, typer.Option("--compile", help="Use torch.compile.")] = None,
+    workers: LoadersOption = None,
+    max_bad: Annotated[
+        float | None, typer.Option(help="Share of an epoch's pairs that may be damaged.", show_default="0.001")
+    ] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Save and stop after so long; to be continued.")] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Newest checkpoints kept, beside the best.", show_default="1")
+    ] = None,
+    report_to: Annotated[
+        Literal["none", "wandb"] | None, typer.Option(help="Where metrics go, beside the run's folder.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="WORKSPACE/runs/pretrain")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Fail where there is no run to go on with.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Go on although settings or corpus have changed.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Begin anew although the folder holds a run.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what the run would cost, then stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Pretrain without labels; an interrupted run goes on where it was."""
-    from mbert.model.pretrain import PretrainConfig, PretrainPlan, StepReport, run_pretrain
+    """Pretrain without labels; an interrupted run goes on where it was. Under torchrun: on all GPUs and nodes."""
+    from mbert.model.pretrain import PretrainConfig, PretrainPlan, estimate_pretrain, run_pretrain
     from mbert.model.settings import read_settings, with_settings
 
     space = _workspace(workspace)
@@ -378,45 +423,94 @@ def pretrain(
         "steps": steps,
         "epochs": epochs,
         "batch_size": batch_size,
+        "accumulate": accumulate,
         "lr": lr,
         "seed": seed,
+        "precision": precision,
+        "compile": compiled,
+        "workers": workers,
+        "max_bad": max_bad,
+        "max_minutes": max_minutes,
+        "keep": keep,
+        "report_to": report_to,
         "objective": {"swap_ratio": swap_ratio, "swap_block": swap_block},
     }
     config = with_settings(PretrainConfig(), read_settings(config_file, assignments or []))
     config = with_settings(config, _given(options))
-    with Progress("pretrain") as progress:
+    where = shards or space.pairs
+    if dry_run:
+        estimate = estimate_pretrain(where, config, cache=cache)
+        return _print_json(estimate) if as_json else _print_estimate(estimate)
+    with Progress("pretrain", quiet=not _is_first_process()) as progress:
 
         def begin(plan: PretrainPlan) -> None:
-            if plan.note:
-                progress.say(plan.note)
+            for note in plan.notes:
+                progress.say(note)
             if 0 < plan.done_before < plan.steps:
                 progress.say(f"going on after step {plan.done_before} of {plan.steps}")
+            processes = f" on {plan.world} processes" if plan.world > 1 else ""
             progress.say(
-                f"{plan.preset} on {plan.device} in {plan.precision}, {plan.steps} steps of {plan.batch_size} pairs"
+                f"{plan.preset} on {plan.compute.device} in {plan.compute.precision}, {plan.steps} steps of "
+                f"{plan.global_batch} pairs{processes}"
             )
             progress.begin(plan.steps - plan.done_before)
 
-        def tell(report: StepReport) -> None:
-            progress.advance(1, f"step {report.step}, loss {report.loss:.4f}, {report.pairs_per_second:.0f} pairs/s")
-
         summary = run_pretrain(
-            space.pairs, out or space.runs / "pretrain", config, overwrite=overwrite, on_plan=begin, on_step=tell
+            where,
+            out or space.runs / "pretrain",
+            config,
+            cache=cache,
+            overwrite=overwrite,
+            force=force,
+            resume=resume,
+            on_plan=begin,
+            on_step=lambda report: progress.advance(1, _told_step(report)),
         )
+    if not _is_first_process():
+        return None
     if as_json:
         return _print_json(summary)
     if summary.steps_done_now:
         typer.echo(f"{summary.steps_done_now} steps in {summary.seconds:.0f} s")
     else:
         typer.echo("this run was already finished; another one: --out FOLDER, or --overwrite")
-    typer.echo(f"loss {summary.first.loss:.4f} -> {summary.last.loss:.4f} after {summary.steps} steps")
+    typer.echo(f"loss {summary.first.loss:.4f} -> {summary.last.loss:.4f} after {summary.steps_done} steps")
+    if summary.num_bad:
+        typer.echo(
+            f"{counted(summary.num_bad, 'damaged pair')} in the last epoch, good neighbours stood in: mbert verify"
+        )
     if summary.collapsed:
         typer.secho(
             f"warning: the contextual token says nearly the same of every face "
-            f"(spread {summary.last.token_std:.4f}), so the Patch of Interest means little: "
+            f"(spread {summary.last.parts['token_std']:.4f}), so the Patch of Interest means little: "
             "lower objective.agent_weight, or use more people",
             fg="yellow",
         )
-    _print_next(summary.run, "mbert eval --protocol loso")
+    if summary.stopped:
+        typer.echo(f"stopped by {summary.stopped} after step {summary.steps_done} of {summary.steps}, all is saved")
+        return typer.echo(f"resume with: mbert {shlex.join(sys.argv[1:])}")
+    return _print_next(summary.run, "mbert eval --protocol loso")
+
+
+@app.command()
+def runs(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
+    """List the training runs of a workspace: how far they are, their last loss, how they stand."""
+    from mbert.model.runs import list_runs
+
+    folder = _workspace(workspace).runs
+    rows = list_runs(folder)
+    if as_json:
+        return typer.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
+    if not rows:
+        return typer.echo(f"there are no runs in {folder}; next: mbert train pretrain")
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        loss = "" if row.loss is None else f"loss {row.loss:.4f}"
+        reason = f" ({row.reason})" if row.reason else ""
+        typer.echo(
+            f"{row.name:{width}}  {row.kind:9} {row.state:9} step {row.step}/{row.steps}  {loss:12}  {row.at}{reason}"
+        )
+    return None
 
 
 @app.command()
@@ -657,6 +751,38 @@ def _noting(missing: dict[str, str], name: str, mend: str) -> Iterator[None]:
         yield
     except (ImportError, OSError, RuntimeError, MbertError) as exc:
         missing[name] = f"{mend} ({exc})"
+
+
+def _is_first_process() -> bool:
+    """Of those that torchrun started; the others work and are silent."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _told_step(report: "StepReport") -> str:
+    parts = ", ".join(f"{name.removeprefix('loss_')} {value:.4f}" for name, value in report.parts.items())
+    memory = f", {report.memory_mb / 1024:.1f} GB" if report.memory_mb is not None else ""
+    return (
+        f"step {report.step}, loss {report.loss:.4f} ({parts}), {report.pairs_per_second:.0f} pairs/s, "
+        f"{report.data_wait_share:.0%} waiting for data{memory}"
+    )
+
+
+def _print_estimate(estimate: "PretrainEstimate") -> None:
+    cost = estimate.cost
+    typer.echo(
+        f"{estimate.preset} on {estimate.device} in {estimate.precision}: {cost.num_learned / 1e6:.1f} M parameters to "
+        f"learn ({cost.num_parameters / 1e6:.1f} M saved)"
+    )
+    typer.echo(
+        f"{cost.flops_per_pair / 1e9:.1f} GFLOP per pair, {estimate.flops:.2e} FLOP in all; about "
+        f"{cost.memory_bytes / 2**30:.1f} GiB of memory per process, without the workspace of its kernels"
+    )
+    typer.echo(
+        f"{estimate.num_pairs} pairs in {counted(estimate.num_shards, 'shard')} ({estimate.shards_per_process:.1f} per "
+        f"process): {counted(estimate.steps_per_epoch, 'step')} of {estimate.pairs_per_step} pairs per epoch, "
+        f"{estimate.pairs_dropped_per_epoch} left over; {counted(estimate.steps, 'step')} in all"
+    )
+    typer.echo("nothing was written; next: the same command without --dry-run")
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ class Progress:
 
     _PLAIN_EVERY_SECONDS = 5.0
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, *, quiet: bool = False) -> None:
+        self._name, self._quiet = name, quiet
         self._total = self._done = 0
         self._began = self._told = time.monotonic()
         self._bar: Any = None
@@ -34,12 +34,13 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        typer.echo(text, err=True)
+        if not self._quiet:
+            typer.echo(text, err=True)
 
     def begin(self, total: int) -> None:
         """Start the clock; `total` is in the units of `advance`."""
         self._total, self._began, self._told = total, time.monotonic(), time.monotonic()
-        if total and sys.stderr.isatty():
+        if total and not self._quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -52,6 +53,8 @@ class Progress:
     def advance(self, amount: int, status: str) -> None:
         """Some of the work is done."""
         self._done += amount
+        if self._quiet:
+            return
         if self._bar is not None:
             self._bar.update(self._task, advance=amount, status=status)
         elif time.monotonic() - self._told >= self._PLAIN_EVERY_SECONDS or self._done >= self._total:

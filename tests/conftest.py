@@ -1,5 +1,6 @@
 """Real data for the tests: videos encoded here, a corpus ingested once, real clips where they are at hand."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -12,13 +13,18 @@ import numpy as np
 import pytest
 import skimage.data
 
-from mbert.manifests.workspace import Workspace
+from mbert.manifests.schema import SCHEMA_VERSION, PairRow, pair_key
+from mbert.manifests.store import write_json, write_rows
+from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.engine import Engine
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
 from mbert.pipeline.pair_plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthesize import SynthesisOptions, synthesize
+from mbert.shards.image import encode_jpeg
+from mbert.shards.pair import FramePair
+from mbert.shards.writer import TAR_HASH_ENTRY, writing_tar
 
 MEDIA = Path(os.environ.get("MBERT_TEST_MEDIA", Path(__file__).parents[2] / "shared" / "media"))
 SYNTHETIC = SynthesisOptions(num_subjects=3, clips_per_emotion=2)
@@ -85,3 +91,49 @@ def run_mbert() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def write_pairs() -> Callable[..., Path]:
+    """Write small pair shards, as `mbert shard --pairs` does: `write_pairs(folder, [40, 40, 7], size=24)`.
+
+    Pair i of all is a ramp that rises to the right from a level of its own; t1 is a little brighter than t0.
+    """
+
+    def write(folder: Path, counts: Sequence[int], *, size: int = 24) -> Path:
+        number = 0
+        for shard, count in enumerate(counts):
+            tar, twin = twin_paths(folder, f"{shard:06d}")
+            rows = []
+            with writing_tar(tar) as writer:
+                for _ in range(count):
+                    clip, key = f"videos-take_f00_c{number:05d}", pair_key(f"videos-take_f00_c{number:05d}", 0, 6)
+                    frames = [encode_jpeg(pair_image(number, is_t1=is_t1, size=size)) for is_t1 in (False, True)]
+                    t0, t1, _ = writer.add_all(FramePair(key, *frames, {"key": key}).members())
+                    rows.append(
+                        PairRow(
+                            key=key, shard=f"{shard:06d}", clip_id=clip, subject="videos/s01", t0=0, t1=6,
+                            delta_seconds=0.2, kind="sampled", emotion=None, t0_offset=t0[0], t0_size=t0[1],
+                            t1_offset=t1[0], t1_size=t1[1],
+                        )
+                    )  # fmt: skip
+                    number += 1
+            write_rows(twin, PairRow, rows, extra={TAR_HASH_ENTRY: writer.sha256})
+        index = {
+            "schema": SCHEMA_VERSION,
+            "num_pairs": number,
+            "options": {"pairs_per_shard": counts[0]},
+            "corpus": hashlib.sha256(str(counts).encode()).hexdigest(),
+            "subjects": ["videos/s01"],
+            "shards": [f"{shard:06d}" for shard in range(len(counts))],
+        }
+        write_json(folder / "pairs.json", index)
+        return folder
+
+    return write
+
+
+def pair_image(number: int, *, is_t1: bool, size: int) -> np.ndarray:
+    """(size, size, 3) uint8: what `write_pairs` draws."""
+    ramp = np.linspace(0, 60, size)[None, :, None] + np.array([number % 13, number % 17, number % 11]) * 10
+    return np.broadcast_to(ramp + 8 * is_t1, (size, size, 3)).clip(0, 255).astype(np.uint8)

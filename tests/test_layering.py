@@ -23,6 +23,10 @@ OWN_ROOM = {
     "mediapipe": "pipeline",
     "av": "pipeline",
     "webdataset": "shards",
+    "braceexpand": "shards",
+    "fsspec": "shards",
+    "aiohttp": "shards",
+    "s3fs": "shards",
     "duckdb": "manifests",
     "ray": "pipeline",
 }

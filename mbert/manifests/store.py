@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -181,10 +181,12 @@ def write_table(path: Path, table: pa.Table, *, row_type: type, extra: dict[str,
 
 
 def read_table(
-    path: Path, row_type: type, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None
+    path: Path | BinaryIO, row_type: type, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None
 ) -> pa.Table:
     """Read some columns of a manifest; raises ManifestError when it is missing, damaged or of another schema."""
     _checked_metadata(path, row_type)
+    if not isinstance(path, Path):
+        path.seek(0)
     return pq.read_table(path, columns=None if columns is None else list(columns), filters=where)
 
 
@@ -207,7 +209,7 @@ def read_extra(path: Path, row_type: type, key: str) -> str:
         raise ManifestError(f"{path} has no metadata entry {key!r}; it was not written by this tool") from None
 
 
-def _checked_metadata(path: Path, row_type: type) -> dict[bytes, bytes]:
+def _checked_metadata(path: Path | BinaryIO, row_type: type) -> dict[bytes, bytes]:
     """The metadata of a manifest that has the schema of its rows."""
     expected = arrow_schema(row_type)
     try:

@@ -1,9 +1,9 @@
 """Checkpoints of a training run: folders with a model and all that is needed to go on, written whole or not at all.
 
-    checkpoints/step-0000400/   model.safetensors config.json state.json    the model, for use
-                                optimizer.safetensors training.json         for going on
-                                ema/                                        the averaged weights, a model of their own
-    checkpoints/last, best      links
+checkpoints/step-0000400/   model.safetensors config.json state.json    the model, for use
+                            optimizer.safetensors training.json         for going on
+                            ema/                                        the averaged weights, a model of their own
+checkpoints/last, best      links
 """
 
 import contextlib

@@ -1,65 +1,145 @@
-"""Shards -> batches of tensors: the same change to both frames of a pair."""
+"""Shards -> decoded frames: what one worker process of the loader does, and how frames become input of a model."""
 
 import dataclasses
+import functools
 import itertools
+import signal
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
+from mbert import ConfigError, MbertError
 from mbert.shards.image import Image
+from mbert.shards.lane import Lane
+from mbert.shards.order import Dealing, positions_of, whole_epoch, worker_of
 from mbert.shards.pair import FramePair
-from mbert.shards.reader import stream_pairs
+from mbert.shards.reader import BadPair
+from mbert.shards.source import ShardSource
 
 # The statistics that the released checkpoint was trained with (ImageNet's), for RGB in 0-1.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
-_LUMA = (0.299, 0.587, 0.114)  # Rec. 601
+_LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as in JPEG
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
-    """Decoded frames, (B, 3, H, W) uint8 RGB; `keys` name the pairs."""
+    """One rank's share of a global batch."""
 
-    keys: list[str]
-    t0: Tensor
+    keys: list[str]  # of the pairs
+    t0: Tensor  # (B, 3, H, W) uint8 RGB; channels lie last in memory, as the decoder left them
     t1: Tensor
+    draws: Tensor  # (B, 6) random numbers in [0, 1) for `augment`
+    bad: tuple[BadPair, ...]  # pairs of this batch that could not be used; their places hold others
+    epoch: int
+    step: int  # of this dealing of the epoch
 
 
-def batches(
-    folder: Path, shards: Sequence[str], *, batch_size: int, image_size: int, seed: int, skip_batches: int = 0
-) -> Iterator[Batch]:
-    """Batches without end: epoch follows epoch, a batch may span two of them. Raises ShardError as the reader does.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """What one worker process gives to a batch: its pairs in the order of their positions."""
 
-    The order and the flips depend on the seed alone, so skipping `skip_batches` gives exactly the batches that a run
-    without interruption would see next.
+    keys: str  # a line each: one string is cheaper to send than many
+    bad: tuple[BadPair, ...]
+    frames: Tensor | None  # (2, B, H, W, 3) uint8 RGB; None: they were decoded into the slot of their step
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a worker process stopped; sent instead of raised, so that the message arrives without a foreign traceback."""
+
+    error: MbertError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Start:
+    """Where reading begins: a step of a whole epoch, or of what is left of one."""
+
+    dealing: Dealing
+    step: int
+    is_whole: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts(IterableDataset[Part | Failure]):
+    """Without end, step by step and epoch by epoch: this worker's part of this rank's share of the global batch.
+
+    All workers of a rank decode into the same memory, each its rows of a batch: nothing is copied to be sent or joined.
     """
-    pairs = _endless(folder, shards, seed)
-    for _ in itertools.islice(pairs, skip_batches * batch_size):  # still compressed: reading past them is cheap
-        pass
-    for number in itertools.count(skip_batches):
-        batch = list(itertools.islice(pairs, batch_size))
-        yield _collate(batch, image_size=image_size, rng=np.random.default_rng([seed, number]))
+
+    source: ShardSource
+    start: Start
+    seed: int
+    image_size: int
+    rank: int
+    world: int
+    slots: Tensor | None = None  # (slots, 2, B, H, W, 3) uint8, shared; step k counted from the start is in k % slots
+
+    @property
+    def batch_size(self) -> int:
+        """Pairs of this rank."""
+        return self.start.dealing.layout.batch_size // self.world
+
+    def empty_frames(self) -> Tensor:
+        """Memory for a batch, as the decoder writes it: (2, B, H, W, 3) uint8."""
+        return torch.empty(2, self.batch_size, self.image_size, self.image_size, 3, dtype=torch.uint8)
+
+    def __iter__(self) -> Iterator[Part | Failure]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        slots = itertools.repeat(None) if self.slots is None else itertools.cycle(self.slots)
+        try:
+            for start in epochs(self.source, self.start, seed=self.seed):
+                lanes = {
+                    lane: Lane(self.source, start.dealing, lane)
+                    for lane in range(self.rank, start.dealing.layout.lanes, self.world)
+                    if worker_of(lane, world=self.world, workers=workers) == worker
+                }
+                for step in range(start.step, start.dealing.num_steps):
+                    yield self._read_step(start.dealing, lanes, step, next(slots))
+        except MbertError as exc:
+            yield Failure(exc)
+
+    def _read_step(self, dealing: Dealing, lanes: dict[int, Lane], step: int, slot: Tensor | None) -> Part:
+        frames = self.empty_frames() if slot is None else slot
+        keys, bad = [], []
+        positions = positions_of(dealing.layout, step, rank=self.rank, world=self.world)
+        for row, position in zip(frames.numpy().swapaxes(0, 1), positions, strict=True):
+            place, lane = divmod(position, dealing.layout.lanes)
+            if lane not in lanes:
+                continue  # another worker's
+            taken = lanes[lane].take(place, functools.partial(_decode, row))
+            keys.append(taken.key)
+            bad += [taken.bad] if taken.bad else []
+        return Part("\n".join(keys), tuple(bad), frames if slot is None else None)
 
 
-def _endless(folder: Path, shards: Sequence[str], seed: int) -> Iterator[FramePair]:
-    epoch = 0
+def _decode(row: npt.NDArray[np.uint8], pair: FramePair) -> None:
+    """Both frames of a pair into its row of a batch, (2, S, S, 3)."""
+    for image, place in zip(pair.images(into=(row[0], row[1])), row, strict=True):
+        if not np.shares_memory(image, place):
+            place[:] = resize(image, len(place))
+
+
+def epochs(source: ShardSource, start: Start, *, seed: int) -> Iterator[Start]:
+    """The epoch in which reading begins, then whole ones without end: for workers and for who joins their parts."""
+    yield start
+    epoch = start.dealing.epoch
     while True:
-        yield from stream_pairs(folder, shards, seed=seed, epoch=epoch)
         epoch += 1
+        yield Start(whole_epoch(source.counts, start.dealing.layout, seed=seed, epoch=epoch), 0, True)
 
 
-def _collate(pairs: Sequence[FramePair], *, image_size: int, rng: np.random.Generator) -> Batch:
-    flips = rng.random(len(pairs)) < 0.5
-    t0s, t1s = [], []
-    for pair, flip in zip(pairs, flips, strict=True):
-        t0, t1 = (resize(image, image_size) for image in pair.images())
-        t0s.append(t0[:, ::-1] if flip else t0)
-        t1s.append(t1[:, ::-1] if flip else t1)
-    return Batch([pair.key for pair in pairs], stack_images(t0s), stack_images(t1s))
+def set_up_worker(_worker: int) -> None:
+    """One thread for each worker process; a Ctrl-C is for the main process, which then ends the workers."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def resize(image: Image, size: int) -> Image:
@@ -73,14 +153,31 @@ def resize(image: Image, size: int) -> Image:
 
 def stack_images(images: Sequence[Image]) -> Tensor:
     """(H, W, 3) arrays -> (B, 3, H, W) uint8."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    stacked: npt.NDArray[np.uint8] = np.stack(images)
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
 
 
 def normalize(images: Tensor, in_chans: int = 3) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32 by the statistics of the released checkpoint; 1 channel: luma by their means."""
-    pixels = images.float() / 255
-    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (_MEAN, _STD))
+    """(B, 3, H, W) RGB in 0-255, uint8 or float -> float32 with the statistics of the released checkpoint.
+
+    With `in_chans` 1: (B, 1, H, W), the luma, with the mean of these statistics over the channels.
+    """
+    images = images.contiguous().float() / 255
+    mean, std = torch.tensor(_MEAN, device=images.device), torch.tensor(_STD, device=images.device)
     if in_chans == 1:
-        luma = torch.tensor(_LUMA, device=images.device)[:, None, None]
-        pixels, mean, std = (pixels * luma).sum(dim=1, keepdim=True), mean.mean(), std.mean()
-    return (pixels - mean) / std
+        weights = torch.tensor(_LUMA, device=images.device)[:, None, None]
+        images = (images * weights).sum(dim=1, keepdim=True)
+        mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
+    elif in_chans != 3:
+        raise ConfigError(f"in_chans is {in_chans}; allowed are 3 (RGB) and 1 (luma)")
+    return (images - mean[:, None, None]) / std[:, None, None]
+
+
+def denormalize(images: Tensor) -> npt.NDArray[np.uint8]:
+    """What `normalize` gave, (B, C, H, W) of 3 or 1 channels, as pictures: (B, H, W, 3) uint8."""
+    mean, std = torch.tensor(_MEAN, device=images.device), torch.tensor(_STD, device=images.device)
+    if images.shape[1] == 1:
+        mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
+    pixels = (images.float() * std[:, None, None] + mean[:, None, None]) * 255
+    shown: npt.NDArray[np.uint8] = pixels.clamp(0, 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return np.repeat(shown, 3 // shown.shape[-1], axis=-1)

@@ -60,11 +60,11 @@ class LoopConfig:
             raise ConfigError(f"average_decay is {self.average_decay}; it must be at least 0 and below 1")
 
 
-# What may change from one part of a run to the next, because it does not change what is learned.
+# What may change from one part of a run to the next: it does not change what is learned, or the plan says it resolved.
 FREE = (
-    "steps epochs batch_size accumulate lr precision compile workers max_bad max_minutes save_every keep picture_every"
-    " report_to"
-).split()
+    *("steps", "epochs", "batch_size", "accumulate", "lr", "precision", "compile", "workers", "max_bad"),
+    *("max_minutes", "save_every", "keep", "picture_every", "report_to"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +83,9 @@ class LoopPlan:
 class Job(Protocol):
     """What is trained."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """Whose parameters are learned and saved."""
 
     def losses(
         self, forward: nn.Module, batch: Any, rows: slice, places: range, total: int, step: int
@@ -223,7 +225,7 @@ def _step(
             with plan.compute.autocast():
                 losses = job.losses(forward, batch, rows, places[rows], plan.global_batch, step)
             share = len(places[rows]) / len(places)
-            scaler.scale(losses["loss"] * share).backward()
+            scaler.scale(losses["loss"] * share).backward()  # type: ignore[no-untyped-call]
         for name, value in losses.items():
             total[name] = total.get(name, 0) + value.detach() * share
     scaler.unscale_(optimizer)

@@ -259,6 +259,12 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     return rearrange(images, "b c (h p) (w q) -> b (h w) (p q c)", p=patch_size, q=patch_size)
 
 
+def unpatchify(patches: Tensor, patch_size: int, in_chans: int) -> Tensor:
+    """The way back for square images, (B, N, P) -> (B, C, H, W)."""
+    rows = round(patches.shape[1] ** 0.5)
+    return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=patch_size, q=patch_size, c=in_chans)
+
+
 def swap_patches(t0: Tensor, t1: Tensor, mask: Tensor, patch_size: int) -> Tensor:
     """Blockwise Swapping: t0 with the masked patches of t1 in their places. (B, C, H, W), mask (B, N)."""
     batch, _, height, width = t0.shape

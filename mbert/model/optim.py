@@ -15,9 +15,7 @@ def learning_rate(step: int, *, num_steps: int, num_warmup: int, peak: float) ->
     return 0.5 * peak * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def adamw(
-    model: nn.Module, *, weight_decay: float, lr_scale: Callable[[str], float] = lambda name: 1.0
-) -> optim.AdamW:
+def adamw(model: nn.Module, *, weight_decay: float, lr_scale: Callable[[str], float] = lambda name: 1.0) -> optim.AdamW:
     """AdamW; biases, norms and the contextual token are not decayed. `set_learning_rate` before each step.
 
     `lr_scale` gives the share of the learning rate that a parameter of this name gets.

@@ -275,7 +275,7 @@ def decide(config: PretrainConfig, compute: Compute, processes: Processes, sourc
     steps_per_epoch = dealt // global_batch
     epochs = config.epochs or (_GPU_EPOCHS if compute.is_gpu else None)
     steps = config.steps or (_CPU_STEPS if epochs is None else max(1, round(epochs * steps_per_epoch)))
-    notes = ()
+    notes: tuple[str, ...] = ()
     if not compute.is_gpu and config.preset is None and config.steps is None and config.epochs is None:
         notes = (
             f"no GPU found: a trial run of the {preset} preset, {steps} steps, in fp32 "
@@ -352,9 +352,7 @@ def _train(
     if not processes.is_first:
         return train(job, loader, out, plan, processes, None, lambda report: None)
     config = plan.config
-    with logging_run(
-        out, done=plan.done_before, report_to=config.report_to, config=dataclasses.asdict(config)
-    ) as log:
+    with logging_run(out, done=plan.done_before, report_to=config.report_to, config=dataclasses.asdict(config)) as log:
         stopped = train(job, loader, out, plan, processes, log, on_step)
     write_status(out, "stopped" if stopped else "finished", stopped)
     return stopped

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard, Weights & Biases where asked for, pictures, its state."""
+"""What a run tells while it trains: metrics.jsonl, pictures, TensorBoard, Weights & Biases where asked for, its state."""
 
 import contextlib
 import dataclasses
@@ -105,7 +105,7 @@ def logging_run(run: Path, *, done: int, report_to: Reporter, config: dict[str, 
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)  # type: ignore[no-untyped-call]
+            board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
             stack.callback(board.close)
         if report_to == "wandb":
             import wandb

@@ -11,6 +11,7 @@ from typing import Any
 from mbert import ConfigError, ManifestError, ModelError
 from mbert.manifests.store import exclusive, is_locked, read_json, tell_differences, write_json
 from mbert.model.checkpoint import LAST, Progress, read_progress
+from mbert.model.device import Processes
 from mbert.model.run_log import STATUS, read_reports, write_status
 
 _CONFIG = "config.json"
@@ -59,8 +60,15 @@ def settle_run(
 
 
 @contextlib.contextmanager
-def running(run: Path) -> Iterator[None]:
-    """Hold a run's folder and say how the run stands; raises ManifestError when another process is at work in it."""
+def running(run: Path, processes: Processes) -> Iterator[None]:
+    """Hold a run's folder and say how the run stands; raises ManifestError when another command is at work in it."""
+    with contextlib.ExitStack() as stack:
+        processes.on_first(lambda: stack.enter_context(_held(run)))
+        yield
+
+
+@contextlib.contextmanager
+def _held(run: Path) -> Iterator[None]:
     with exclusive(run):
         write_status(run, "running")
         try:

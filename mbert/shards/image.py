@@ -21,10 +21,15 @@ def encode_jpeg(image: Image) -> bytes:
     )
 
 
-def decode_jpeg(data: bytes | memoryview) -> Image:
-    """Decode to (H, W, 3) uint8 RGB; raises ShardError when the bytes are not a JPEG."""
+def decode_jpeg(data: bytes | memoryview, *, into: Image | None = None) -> Image:
+    """Decode to (H, W, 3) uint8 RGB; raises ShardError when the bytes are not a JPEG.
+
+    With `into`, an image of the same size is decoded into that memory: fresh memory costs a tenth of decoding.
+    """
     try:
-        image: Image = simplejpeg.decode_jpeg(data, colorspace="RGB")
+        if into is not None and simplejpeg.decode_jpeg_header(data)[:2] != into.shape[:2]:
+            into = None
+        image: Image = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=into)
     except ValueError as exc:
         raise ShardError(f"not a JPEG: {exc}") from exc
     return image

@@ -43,10 +43,13 @@ class FramePair:
             raise ShardError(f"pair {key} in {sample.get('__url__')} lacks {', '.join(missing)}")
         return cls(key=key, t0_jpeg=sample["t0.jpg"], t1_jpeg=sample["t1.jpg"], info=json.loads(sample["json"]))
 
-    def images(self) -> tuple[Image, Image]:
-        """Decode both frames: two (H, W, 3) uint8 RGB arrays; raises ShardError naming the pair."""
+    def images(self, *, into: tuple[Image, Image] | tuple[None, None] = (None, None)) -> tuple[Image, Image]:
+        """Decode both frames: two (H, W, 3) uint8 RGB arrays; raises ShardError naming the pair.
+
+        Where `into` has their size, they lie there.
+        """
         try:
-            t0, t1 = decode_jpeg(self.t0_jpeg), decode_jpeg(self.t1_jpeg)
+            t0, t1 = decode_jpeg(self.t0_jpeg, into=into[0]), decode_jpeg(self.t1_jpeg, into=into[1])
         except ShardError as exc:
             raise ShardError(f"pair {self.key}: {exc}") from exc
         if t0.shape != t1.shape:

@@ -1,20 +1,132 @@
-"""Stream frame pairs out of shards, in an order that a seed decides."""
+"""Read frame pairs out of shards: any range of pairs by one ranged read, what is damaged named instead of raised."""
 
-import random
+import collections
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import webdataset
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys
 
 from mbert import ShardError
 from mbert.manifests.schema import PairRow
 from mbert.manifests.store import read_json, read_table
 from mbert.manifests.workspace import twin_paths
+from mbert.shards.order import Segment
 from mbert.shards.pair import FramePair
+from mbert.shards.source import ShardSource
 
-_SHUFFLE_BUFFER = 1024  # pairs in memory, still compressed: about 32 MB
+_HEADER = 512  # bytes before each member of a tar, and what members are padded to
+_NAME, _SIZE = slice(0, 100), slice(124, 135)
+_TWINS_KEPT = 2  # a block lies in one shard or in two neighbours
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BadPair:
+    """A pair that cannot be used: its shard, its key (None where not even the twin can be read), and why."""
+
+    shard: str
+    key: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key or 'a pair'} in shard {self.shard}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Twin:
+    """What is read of a twin: keys, and the byte at which each pair begins."""
+
+    keys: list[str]
+    starts: list[int]
+
+
+class PairReader:
+    """Reads ranges of pairs of a source. A range is one ranged read of the tar, so nothing depends on what came before.
+
+    webdataset's own iterator over tars takes a quarter of the time of decoding; here the twin says where pairs begin,
+    and webdataset groups their members.
+    """
+
+    def __init__(self, source: ShardSource) -> None:
+        self._source = source
+        self._twins: collections.OrderedDict[int, _Twin] = collections.OrderedDict()
+        self._missing: dict[int, str] = {}  # shards that cannot be opened, and why: they are not tried again
+
+    def read(self, segments: Iterable[Segment]) -> list[FramePair | BadPair]:
+        """The pairs of some segments in their order, still compressed; one item for each, also for a bad one."""
+        return [pair for segment in segments for pair in self._read_segment(segment)]
+
+    def _read_segment(self, segment: Segment) -> list[FramePair | BadPair]:
+        name = self._source.name(segment.shard)
+        twin = _Twin([], [])
+        if segment.shard not in self._missing:
+            try:
+                twin = self._twin(segment.shard)
+                return self._parse(segment, name, twin)
+            except ShardError as exc:
+                self._missing[segment.shard] = str(exc)
+        reason = self._missing[segment.shard]
+        keys = dict(enumerate(self._keys(segment.shard, twin)))
+        return [BadPair(name, keys.get(place), reason) for place in range(segment.start, segment.stop)]
+
+    def _keys(self, shard: int, twin: _Twin) -> list[str]:
+        """Of a shard whose tar is missing, as far as its twin is there."""
+        return (twin if twin.keys else self._twins.get(shard, twin)).keys
+
+    def _twin(self, shard: int) -> _Twin:
+        if shard not in self._twins:
+            table = self._source.read_twin(shard, ["key", "t0_offset"])
+            starts = [offset - _HEADER for offset in table["t0_offset"].to_pylist()]
+            self._twins[shard] = _Twin(table["key"].to_pylist(), starts)
+            if len(self._twins) > _TWINS_KEPT:
+                self._twins.popitem(last=False)
+        return self._twins[shard]
+
+    def _parse(self, segment: Segment, name: str, twin: _Twin) -> list[FramePair | BadPair]:
+        stop = min(segment.stop, len(twin.keys))
+        found: list[FramePair | BadPair] = []
+        if segment.start < stop:
+            begin = twin.starts[segment.start]
+            end = twin.starts[stop] if stop < len(twin.starts) else None
+            data = self._source.read(segment.shard, begin, end)
+            bounds = [start - begin for start in twin.starts[segment.start : stop]]
+            bounds.append(len(data) if end is None else end - begin)
+            for index, key in enumerate(twin.keys[segment.start : stop]):
+                found.append(_parse_pair(name, key, data[bounds[index] : bounds[index + 1]]))
+        lacking = len(segment) - len(found)
+        reason = f"its twin has {len(twin.keys)} rows instead of at least {segment.stop}"
+        return found + [BadPair(name, None, reason)] * lacking
+
+
+def _parse_pair(shard: str, key: str, data: bytes) -> FramePair | BadPair:
+    """One pair from its own bytes in the tar, so that damage stays in its pair."""
+    try:
+        samples = list(group_by_keys(_members(data, shard)))
+        if not samples:
+            return BadPair(shard, key, "the tar ends before it")
+        pair = FramePair.from_sample(samples[0])
+    except (ValueError, ShardError) as exc:
+        return BadPair(shard, key, f"damaged: {exc.args[0]}")
+    if pair.key != key:
+        return BadPair(shard, key, f"the tar holds {pair.key[:100]!r} in its place")
+    return pair
+
+
+def _members(data: bytes, shard: str) -> Iterator[dict[str, Any]]:
+    """The whole members in a part of a tar, as `tar_file_expander` of webdataset gives them, at a tenth of the time."""
+    position = 0
+    while position + _HEADER <= len(data):
+        header = data[position : position + _HEADER]
+        position += _HEADER
+        name = header[_NAME].rstrip(b"\0")
+        if not name:
+            return
+        size = int(header[_SIZE], 8)
+        if position + size > len(data):
+            return
+        yield {"fname": name.decode("ascii"), "data": data[position : position + size], "__url__": shard}
+        position += size + -size % _HEADER
 
 
 def list_shards(folder: Path) -> list[str]:
@@ -23,39 +135,6 @@ def list_shards(folder: Path) -> list[str]:
     if not index.exists():
         raise ShardError(f"there are no finished pair shards in {folder}: run `mbert shard --pairs` first")
     return list(read_json(index)["shards"])
-
-
-def stream_pairs(folder: Path, shards: Sequence[str], *, seed: int, epoch: int) -> Iterator[FramePair]:
-    """One epoch: every pair once, shards in seeded order, pairs shuffled in a buffer. Another epoch, another order.
-
-    Raises ShardError when a tar is missing or a pair is incomplete.
-    """
-    rng = random.Random(f"{seed}/{epoch}")
-    tars = [twin_paths(folder, shard)[0] for shard in shards]
-    rng.shuffle(tars)
-    pipeline = webdataset.DataPipeline(
-        webdataset.SimpleShardList([str(tar) for tar in tars]),
-        _open_tars,
-        tar_file_expander,
-        group_by_keys,
-        webdataset.shuffle(_SHUFFLE_BUFFER, initial=_SHUFFLE_BUFFER, rng=rng),
-    )
-    for sample in pipeline:
-        yield FramePair.from_sample(sample)
-
-
-def _open_tars(sources: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """In place of webdataset's opener, which leaves every tar open to the garbage collector."""
-    for source in sources:
-        try:
-            stream = Path(source["url"]).open("rb")  # noqa: SIM115 - closed below, when the next one is asked for
-        except OSError as exc:
-            raise ShardError(
-                f"{source['url']} cannot be opened ({exc.strerror}) although pairs.json names it: "
-                "run `mbert shard --pairs` again"
-            ) from exc
-        with stream:
-            yield {**source, "stream": stream}
 
 
 def read_expressions(folder: Path, shards: Sequence[str]) -> list[tuple[PairRow, FramePair]]:

@@ -1,0 +1,192 @@
+"""Where pair shards are: a folder, a URL or a brace pattern; how many pairs each has, and ranged reads of them."""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import braceexpand
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mbert import ConfigError, ManifestError, ShardError
+from mbert.manifests.schema import SCHEMA_VERSION, PairRow
+from mbert.manifests.store import read_json, read_table
+from mbert.shards.remote import Retry, fetch_file, is_url, read_range
+from mbert.shards.writer import TAR_HASH_ENTRY
+
+_INDEX = "pairs.json"
+_FOOTERS_AT_ONCE = 16
+_EXAMPLE = "write it like pairs/{000000..000099}.tar"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ShardSource:
+    """The pair shards of a corpus, wherever they are. Everything else names a shard by its place in `tars`."""
+
+    where: str  # as the user gave it
+    tars: tuple[str, ...]  # paths or URLs
+    counts: tuple[int, ...]  # pairs of each
+    corpus: str = ""  # fingerprint: that of pairs.json, for a pattern that of its tars
+    subjects: tuple[str, ...] | None = None  # None: not known, there is no pairs.json
+    cache: Path | None = None
+    retry: Retry = dataclasses.field(default_factory=Retry)
+
+    @property
+    def num_pairs(self) -> int:
+        """In all shards."""
+        return sum(self.counts)
+
+    def name(self, shard: int) -> str:
+        """For reports: the tar's name without its folder."""
+        return self.tars[shard].rpartition("/")[2].removesuffix(".tar")
+
+    def read(self, shard: int, start: int, stop: int | None) -> bytes:
+        """The bytes `[start, stop)` of a tar, or fewer where it ends before; None: to its end.
+
+        With a cache the whole tar is fetched first, about 65 MB by default. Raises ShardError naming tar and reason.
+        """
+        tar = self.tars[shard]
+        if is_url(tar) and self.cache is None:
+            return read_range(tar, start, stop, retry=self.retry)
+        path = self._local(tar)
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(start)
+                return file.read(-1 if stop is None else stop - start) or b""
+        except OSError as exc:
+            raise ShardError(
+                f"{tar} cannot be opened ({exc.strerror}) although pairs.json or its pattern names it: "
+                "run `mbert shard --pairs` again"
+            ) from exc
+
+    def read_twin(self, shard: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a shard's rows. Raises ShardError naming the twin when it is missing or damaged."""
+        twin = _twin(self.tars[shard])
+        try:
+            return read_table(self._open(twin), PairRow, columns=columns)
+        except ManifestError as exc:
+            raise ShardError(str(exc)) from exc
+
+    def _local(self, file: str) -> Path:
+        if not is_url(file):
+            return _as_path(file)
+        assert self.cache is not None
+        return fetch_file(file, self.cache, retry=self.retry)
+
+    def _open(self, file: str) -> "Path | _Fetched":
+        if is_url(file) and self.cache is None:
+            return _Fetched(file, self.retry)
+        return self._local(file)
+
+
+class _Fetched(io.BytesIO):
+    """A whole small file in memory that tells its URL in messages."""
+
+    def __init__(self, url: str, retry: Retry) -> None:
+        super().__init__(read_range(url, 0, None, retry=retry))
+        self._url = url
+
+    def __str__(self) -> str:
+        return self._url
+
+
+def open_source(where: str | Path, *, cache: Path | None = None, retry: Retry | None = None) -> ShardSource:
+    """Find shards: a folder or URL that holds pairs.json, a path or URL of one, or a brace pattern of tars.
+
+    `cache` is a folder for whole copies of shards behind URLs; it takes as much space as the shards do. Raises
+    ShardError or ManifestError naming what was looked for and where, ConfigError for a pattern that is none.
+    """
+    where, retry = str(where), retry or Retry()
+    if "{" in where or where.endswith(".tar"):
+        return _from_pattern(where, cache, retry)
+    index = where if where.endswith(".json") else f"{where.rstrip('/')}/{_INDEX}"
+    return _from_index(where, index, cache, retry)
+
+
+def _from_index(where: str, index: str, cache: Path | None, retry: Retry) -> ShardSource:
+    try:
+        options, num_pairs, names = _read_index(index, retry)
+        folder = index.rpartition("/")[0] or "."
+        size = int(options["options"]["pairs_per_shard"])
+        counts = [min(size, num_pairs - start) for start in range(0, num_pairs, size)]
+        source = ShardSource(
+            where=where,
+            tars=tuple(f"{folder}/{name}.tar" for name in names),
+            counts=tuple(counts),
+            corpus=str(options["corpus"]),
+            subjects=tuple(options["subjects"]),
+            cache=_cache_of(cache, str(options["corpus"])),
+            retry=retry,
+        )
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ManifestError(f"{index} is not an index of pair shards of this version ({exc!r})") from exc
+    if not names or len(counts) != len(names):
+        raise ManifestError(f"{index} names {len(names)} shards, its {num_pairs} pairs fill {len(counts)}")
+    return source
+
+
+def _read_index(index: str, retry: Retry) -> tuple[dict[str, Any], int, list[str]]:
+    if is_url(index):
+        found = json.loads(read_range(index, 0, None, retry=retry))
+    elif not _as_path(index).exists():
+        folder = _as_path(index).parent
+        raise ShardError(
+            f"there are no finished pair shards in {folder}, no {_as_path(index).name}: run `mbert shard --pairs` first"
+        )
+    else:
+        found = read_json(_as_path(index))
+    if found["schema"] != SCHEMA_VERSION:
+        raise ManifestError(
+            f"{index} has schema {found['schema']}, this version of mbert reads {SCHEMA_VERSION}: "
+            "run `mbert shard --pairs --overwrite`"
+        )
+    return found, int(found["num_pairs"]), list(found["shards"])
+
+
+def _from_pattern(where: str, cache: Path | None, retry: Retry) -> ShardSource:
+    """The tars of a pattern, counted by the footers of their twins."""
+    try:
+        tars = list(braceexpand.braceexpand(where))
+    except ValueError as exc:
+        raise ConfigError(f"{where!r} is not a brace pattern ({exc}): {_EXAMPLE}") from exc
+    wrong = [tar for tar in tars if not tar.endswith(".tar")]
+    if wrong or len(set(tars)) < len(tars):
+        what = f"names {wrong[0]!r}, which is not a .tar" if wrong else "names a tar twice"
+        raise ConfigError(f"the pattern {where!r} {what}: {_EXAMPLE}")
+    source = ShardSource(where=where, tars=tuple(tars), counts=(), retry=retry)
+
+    def read_footer(tar: str) -> tuple[int, str]:
+        twin = _twin(tar)
+        try:
+            with pq.ParquetFile(source._open(twin)) as file:
+                return int(file.metadata.num_rows), file.metadata.metadata[TAR_HASH_ENTRY.encode()].decode()
+        except (OSError, ShardError, pa.ArrowInvalid, KeyError, TypeError) as exc:
+            reason = "it does not exist" if isinstance(exc, FileNotFoundError) else exc
+            raise ShardError(
+                f"{where} names {len(tars)} shards, but {twin} cannot be read as a manifest of pairs ({reason}): "
+                "each tar needs its Parquet twin beside it"
+            ) from exc
+
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as threads:
+        footers = list(threads.map(read_footer, tars))
+    corpus = hashlib.sha256("".join(digest for _, digest in footers).encode()).hexdigest()
+    counts = tuple(count for count, _ in footers)
+    return dataclasses.replace(source, counts=counts, corpus=corpus, cache=_cache_of(cache, corpus))
+
+
+def _cache_of(cache: Path | None, corpus: str) -> Path | None:
+    """A folder of its own for each corpus: the same URL may hold another one tomorrow."""
+    return None if cache is None else cache / corpus[:16]
+
+
+def _twin(tar: str) -> str:
+    return f"{tar.removesuffix('.tar')}.parquet"
+
+
+def _as_path(where: str) -> Path:
+    return Path(where.removeprefix("file://"))
