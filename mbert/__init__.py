@@ -26,6 +26,8 @@ __all__ = [
 class MbertError(Exception):
     """Base of every error that is told to the user as one line, without a traceback."""
 
+    is_told = False  # by another process of this run
+
 
 class ConfigError(MbertError):
     """An option or a mixture of options is not allowed."""

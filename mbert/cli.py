@@ -37,7 +37,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except MbertError as exc:
-            if _is_first_process():
+            if _is_first_process() or not exc.is_told:
                 typer.secho(f"error: {exc}", fg="red", err=True)
             raise typer.Exit(2 if isinstance(exc, ConfigError) else 1) from exc
         except KeyboardInterrupt:
@@ -476,9 +476,8 @@ def pretrain(
         typer.echo("this run was already finished; another one: --out FOLDER, or --overwrite")
     typer.echo(f"loss {summary.first.loss:.4f} -> {summary.last.loss:.4f} after {summary.steps_done} steps")
     if summary.num_bad:
-        typer.echo(
-            f"{counted(summary.num_bad, 'damaged pair')} in the last epoch, good neighbours stood in: mbert verify"
-        )
+        bad = counted(summary.num_bad, "damaged pair")
+        typer.echo(f"{bad} in the last epoch, good neighbours stood in; look with: mbert verify")
     if summary.collapsed:
         typer.secho(
             f"warning: the contextual token says nearly the same of every face "

@@ -76,6 +76,7 @@ class Processes:
                 found[1] = exc
         dist.broadcast_object_list(found)
         if found[1] is not None:
+            found[1].is_told = True  # by the first one
             raise found[1]
         result: Result = found[0]
         return result

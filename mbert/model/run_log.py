@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, pictures, TensorBoard, Weights & Biases where asked for, its state."""
+"""What a run tells while it trains: metrics.jsonl, pictures, TensorBoard, Weights & Biases if asked, its state."""
 
 import contextlib
 import dataclasses
@@ -100,7 +100,7 @@ def logging_run(run: Path, *, done: int, report_to: Reporter, config: dict[str, 
     kept = [report for report in read_reports(run) if report.step <= done]
     (run / _METRICS).write_text("".join(json.dumps(r.to_line()) + "\n" for r in kept), encoding="utf-8")
     with contextlib.ExitStack() as stack:
-        metrics = stack.enter_context((run / _METRICS).open("a", encoding="utf-8"))
+        metrics = stack.enter_context((run / _METRICS).open("a", buffering=1, encoding="utf-8"))
         board = online = None
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
