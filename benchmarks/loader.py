@@ -5,7 +5,8 @@ crops are), or those of a workspace are taken. In one run, alternating: the bare
 the tars alone, and the full loader with 0, 1 and 2 worker processes, from its third batch on. `loader_over_decode` is
 per core: pairs per second of the loader, divided by its worker processes, over that of the bare loop in the same round.
 A stricter bare loop decodes into the same memory again and again, which spares it fresh memory and keeps it in the
-cache: `loader_over_decode_in_place`.
+cache: `loader_over_decode_in_place`. Where other programs use the machine, `loader_over_decode_cpu` is steadier: pairs
+per second of processor time, of all processes together, over that of the bare loop.
 
     python benchmarks/loader.py
 
@@ -15,6 +16,7 @@ The last line of the output is one JSON object.
 import argparse
 import itertools
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -79,10 +81,10 @@ def generate(folder, num_shards, pairs_per_shard):
 
 def decoding(pairs, into=(None, None)):
     """Pairs per second of a loop that does nothing else."""
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     for pair in pairs:
         pair.images(into=into)
-    return len(pairs) / (time.perf_counter() - began)
+    return len(pairs) / (time.perf_counter() - began), len(pairs) / (time.process_time() - cpu)
 
 
 def reading(source):
@@ -92,7 +94,15 @@ def reading(source):
     return source.num_pairs / (time.perf_counter() - began)
 
 
+def cpu_seconds():
+    """Of this process and of those that it has ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def loading(source, workers, batch_size, num_batches):
+    """Pairs per second from the third batch on, and per second of processor time with everything before and after."""
+    cpu = cpu_seconds()
     loader = PairLoader(source, batch_size=batch_size, image_size=SIZE, seed=0, workers=workers)
     batches = iter(loader)
     for _ in itertools.islice(batches, WARM_UP):
@@ -102,7 +112,7 @@ def loading(source, workers, batch_size, num_batches):
         pass
     rate = num_batches * batch_size / (time.perf_counter() - began)
     batches.close()
-    return rate
+    return rate, (WARM_UP + num_batches) * batch_size / (cpu_seconds() - cpu)
 
 
 def medians(values, digits):
@@ -120,7 +130,7 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     ratios, rates = {workers: [] for workers in WORKERS}, {workers: [] for workers in WORKERS}
-    strict = {workers: [] for workers in WORKERS}
+    strict, of_cpu = {workers: [] for workers in WORKERS}, {workers: [] for workers in WORKERS}
     others = {"decode": [], "decode_in_place": [], "read": []}
     memory = tuple(np.empty((2, SIZE, SIZE, 3), np.uint8))
     with tempfile.TemporaryDirectory() as name:
@@ -130,20 +140,23 @@ def main():
         num_bytes = sum(len(pair.t0_jpeg) + len(pair.t1_jpeg) for pair in pairs) / len(pairs)
         print(f"{source.num_pairs} pairs, {num_bytes / 2000:.1f} kB per frame", flush=True)
         for number in range(arguments.rounds):
-            decode, in_place, read = decoding(pairs), decoding(pairs, memory), reading(source)
+            decode, decode_cpu = decoding(pairs)
+            in_place, read = decoding(pairs, memory)[0], reading(source)
             for name, rate in zip(others, (decode, in_place, read), strict=True):
                 others[name].append(rate)
             line = f"round {number + 1}: decode {decode:.0f}, in place {in_place:.0f}, read {read:.0f}"
             for workers in WORKERS:
-                rate = loading(source, workers, arguments.batch_size, arguments.batches)
+                rate, cpu_rate = loading(source, workers, arguments.batch_size, arguments.batches)
                 rates[workers].append(rate)
                 ratios[workers].append(rate / max(1, workers) / decode)
                 strict[workers].append(rate / max(1, workers) / in_place)
+                of_cpu[workers].append(cpu_rate / decode_cpu)
                 line += f", loader {workers} workers {rate:.0f}"
             print(f"{line} pairs/s", flush=True)
     result = {
         "loader_over_decode": medians(ratios, 3),
         "loader_over_decode_in_place": medians(strict, 3),
+        "loader_over_decode_cpu": medians(of_cpu, 3),
         "pairs_per_s": {**medians(rates, 0), **medians(others, 0)},
     }
     print(json.dumps(result))

@@ -41,7 +41,7 @@ class FramePair:
         missing = [name for name in ("t0.jpg", "t1.jpg", "json") if name not in sample]
         if missing:
             raise ShardError(f"pair {key} in {sample.get('__url__')} lacks {', '.join(missing)}")
-        return cls(key=key, t0_jpeg=sample["t0.jpg"], t1_jpeg=sample["t1.jpg"], info=json.loads(sample["json"]))
+        return cls(key=key, t0_jpeg=sample["t0.jpg"], t1_jpeg=sample["t1.jpg"], info=json.loads(bytes(sample["json"])))
 
     def images(self, *, into: tuple[Image, Image] | tuple[None, None] = (None, None)) -> tuple[Image, Image]:
         """Decode both frames: two (H, W, 3) uint8 RGB arrays; raises ShardError naming the pair.

@@ -89,7 +89,7 @@ class PairReader:
         if segment.start < stop:
             begin = twin.starts[segment.start]
             end = twin.starts[stop] if stop < len(twin.starts) else None
-            data = self._source.read(segment.shard, begin, end)
+            data = memoryview(self._source.read(segment.shard, begin, end))  # pairs are views of it: no copies
             bounds = [start - begin for start in twin.starts[segment.start : stop]]
             bounds.append(len(data) if end is None else end - begin)
             for index, key in enumerate(twin.keys[segment.start : stop]):
@@ -99,7 +99,7 @@ class PairReader:
         return found + [BadPair(name, None, reason)] * lacking
 
 
-def _parse_pair(shard: str, key: str, data: bytes) -> FramePair | BadPair:
+def _parse_pair(shard: str, key: str, data: memoryview) -> FramePair | BadPair:
     """One pair from its own bytes in the tar, so that damage stays in its pair."""
     try:
         samples = list(group_by_keys(_members(data, shard)))
@@ -113,11 +113,11 @@ def _parse_pair(shard: str, key: str, data: bytes) -> FramePair | BadPair:
     return pair
 
 
-def _members(data: bytes, shard: str) -> Iterator[dict[str, Any]]:
+def _members(data: memoryview, shard: str) -> Iterator[dict[str, Any]]:
     """The whole members in a part of a tar, as `tar_file_expander` of webdataset gives them, at a tenth of the time."""
     position = 0
     while position + _HEADER <= len(data):
-        header = data[position : position + _HEADER]
+        header = bytes(data[position : position + _SIZE.stop])
         position += _HEADER
         name = header[_NAME].rstrip(b"\0")
         if not name:
