@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -244,7 +245,7 @@ def test_damaged_moments_and_positions_are_named(corpus, tmp_path):
 
 
 def torchrun(world, *words, cwd):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(world), "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, "-m", "mbert", "train", "pretrain", *words],
@@ -288,8 +289,12 @@ def test_two_killed_processes_go_on_alike_and_on_one_too(corpus, tmp_path):
     process = torchrun(2, *words, cwd=tmp_path)
     while read_progress(tmp_path / "run") is None and process.poll() is None:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    with Path(f"/proc/{process.pid}/task/{process.pid}/children").open() as children:
+        workers = [int(pid) for pid in children.read().split()]
+    for pid in (process.pid, *workers):
+        os.kill(pid, signal.SIGKILL)
     _, errors = process.communicate()
+    assert len(workers) == 2
     progress = read_progress(tmp_path / "run")
     assert progress is not None, errors
     assert (progress.world, progress.step % 3) == (2, 0)
