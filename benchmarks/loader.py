@@ -103,7 +103,7 @@ def cpu_seconds():
 def loading(source, workers, batch_size, num_batches):
     """Pairs per second from the third batch on, and per second of processor time with everything before and after."""
     cpu = cpu_seconds()
-    loader = PairLoader(source, batch_size=batch_size, image_size=SIZE, seed=0, workers=workers)
+    loader = PairLoader(source, batch_size=batch_size, image_size=SIZE, seed=0, workers=workers, lends=True)
     batches = iter(loader)
     for _ in itertools.islice(batches, WARM_UP):
         pass

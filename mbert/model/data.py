@@ -122,7 +122,7 @@ class Parts(IterableDataset[Part | Failure]):
 def _decode(row: npt.NDArray[np.uint8], pair: FramePair) -> None:
     """Both frames of a pair into its row of a batch, (2, S, S, 3)."""
     for image, place in zip(pair.images(into=(row[0], row[1])), row, strict=True):
-        if not np.shares_memory(image, place):
+        if not np.may_share_memory(image, place):  # by their bounds, which is quick
             place[:] = resize(image, len(place))
 
 

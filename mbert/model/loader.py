@@ -40,6 +40,8 @@ class PairLoader:
     that fill no whole batch, others in each epoch), `resumed` (what going on from `position` means, or ""), `bad`
     (pairs of this epoch and rank that could not be used so far; good neighbours took their places).
 
+    With `lends`, the frames of a batch are good until the next one is asked for, and no memory is made anew for each.
+
     Iterating raises ShardError when more than `max_bad` of an epoch's pairs are bad (each rank counts its own, and
     may meet at least one unless `max_bad` is 0), ModelError when a worker process dies.
     """
@@ -59,6 +61,7 @@ class PairLoader:
         block: int = 256,
         max_bad: float = 0.001,
         pin_memory: bool | None = None,  # None: where there is CUDA
+        lends: bool = False,
     ) -> None:
         lanes = lanes or _pick_lanes(source, world, workers, position)
         _check(batch_size, lanes, rank, world, workers, max_bad)
@@ -74,7 +77,7 @@ class PairLoader:
         self.bad: list[BadPair] = []
         self._source, self._layout, self._seed = source, layout, seed
         self._rank, self._world, self._workers = rank, world, workers
-        self._image_size, self._max_bad = image_size, max_bad
+        self._image_size, self._max_bad, self._lends = image_size, max_bad, lends
         self._pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self._at = Start(whole, 0, True)
         if position is not None:
@@ -135,7 +138,7 @@ class PairLoader:
             world=self._world,
         )
         if not self._workers:
-            return parts
+            return dataclasses.replace(parts, slots=parts.empty_frames()[None]) if self._lends else parts
         # Workers are at most _PREFETCH steps ahead of the step that is being joined.
         slots = parts.empty_frames().expand(_PREFETCH + 1, -1, -1, -1, -1, -1).contiguous()
         try:
@@ -148,7 +151,9 @@ class PairLoader:
         return dataclasses.replace(parts, slots=slots)
 
     def _take_frames(self, parts: Sequence[Part], slot: Tensor | None) -> Tensor:
-        """(2, B, H, W, 3), of the caller: a slot is overwritten when the next batch is asked for."""
+        """(2, B, H, W, 3), of the caller unless it is lent: a slot is overwritten when the next batch is asked for."""
+        if slot is not None and self._lends and not self._pin_memory:
+            return slot
         if slot is None:
             frames = parts[0].frames
             assert frames is not None

@@ -330,6 +330,7 @@ def _open_loader(
         world=processes.world,
         workers=plan.workers,
         max_bad=plan.config.max_bad,
+        lends=True,
         position=None if is_another_corpus and force else at,  # forced: from the start of the other corpus
     )
 
