@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "pipeline": {"mbert", "manifests", "shards", "pipeline"},
     "model": {"mbert", "manifests", "shards", "model"},
     "console": {"mbert"},
+    "__main__": {"cli"},
     "cli": {"mbert", "manifests", "shards", "pipeline", "model", "console"},
 }
 OWN_ROOM = {
