@@ -183,6 +183,7 @@ def test_other_settings_and_another_corpus_are_refused_unless_forced(corpus, tmp
     message = r"weight_decay: run 0\.05, asked 0\.1; corpus: run .*, asked another.*--force to go on"
     with pytest.raises(ConfigError, match=message):
         run_pretrain(pairs, tmp_path / "run", other)
+    assert read_json(tmp_path / "run" / "status.json")["state"] == "stopped"  # what was refused did not touch it
     summary = run_pretrain(pairs, tmp_path / "run", other, force=True)
     assert (summary.steps_done, summary.steps_done_now) == (4, 3)
     (forced,) = read_json(tmp_path / "run" / "config.json")["forced"]

@@ -24,7 +24,7 @@ from mbert.model.micron_bert import MicronBert
 from mbert.model.objective import Draws, ObjectiveConfig, is_collapsed, pretraining_losses
 from mbert.model.pictures import picture_pairs
 from mbert.model.run_log import StepReport, logging_run, read_reports, write_status
-from mbert.model.runs import running, settle_run
+from mbert.model.runs import holding, settle_run, telling
 from mbert.model.settings import with_settings
 from mbert.model.weights import TrainingState, write_model
 from mbert.shards.order import StreamPosition, num_lanes
@@ -147,14 +147,14 @@ def run_pretrain(
     with joined_processes() as processes:
         compute = pick_compute(config.precision, processes.local_rank)
         plan = decide(config, compute, processes, source)
-        with running(out, processes):
+        with holding(out, processes):
             progress = processes.on_first(lambda: _settle(out, plan, overwrite=overwrite, force=force, resume=resume))
             loader = _open_loader(source, plan, processes, None if progress is None else progress.position, force)
             notes = (*plan.notes, loader.resumed) if loader.resumed else plan.notes
             plan = dataclasses.replace(plan, done_before=progress.step if progress is not None else 0, notes=notes)
-            job = _begin(out, plan, source)
             on_plan(plan)
-            stopped = _train(job, loader, out, plan, processes, on_step)
+            with telling(out, processes):
+                stopped = _train(_begin(out, plan, source), loader, out, plan, processes, on_step)
     reports = read_reports(out)
     return PretrainSummary(
         steps=plan.steps,
@@ -274,7 +274,7 @@ def decide(config: PretrainConfig, compute: Compute, processes: Processes, sourc
         )
     steps_per_epoch = dealt // global_batch
     epochs = config.epochs or (_GPU_EPOCHS if compute.is_gpu else None)
-    steps = config.steps or (_CPU_STEPS if epochs is None else max(1, round(epochs * steps_per_epoch)))
+    steps = config.steps or (_CPU_STEPS if epochs is None else max(1, round(epochs * source.num_pairs / global_batch)))
     notes: tuple[str, ...] = ()
     if not compute.is_gpu and config.preset is None and config.steps is None and config.epochs is None:
         notes = (

@@ -60,26 +60,29 @@ def settle_run(
 
 
 @contextlib.contextmanager
-def running(run: Path, processes: Processes) -> Iterator[None]:
-    """Hold a run's folder and say how the run stands; raises ManifestError when another command is at work in it."""
+def holding(run: Path, processes: Processes) -> Iterator[None]:
+    """Hold a run's folder; raises ManifestError when another command is at work in it."""
     with contextlib.ExitStack() as stack:
-        processes.on_first(lambda: stack.enter_context(_held(run)))
+        processes.on_first(lambda: stack.enter_context(exclusive(run)))
         yield
 
 
 @contextlib.contextmanager
-def _held(run: Path) -> Iterator[None]:
-    with exclusive(run):
-        write_status(run, "running")
-        try:
-            yield
-        except KeyboardInterrupt:
-            write_status(run, "stopped", "Ctrl-C")
-            raise
-        except BaseException as exc:
-            with contextlib.suppress(Exception):  # a full disk may be the reason
-                write_status(run, "failed", str(exc) or type(exc).__name__)
-            raise
+def telling(run: Path, processes: Processes) -> Iterator[None]:
+    """Say in a run's folder that it is at work, and if it ends with an exception, with which."""
+    if not processes.is_first:
+        yield
+        return
+    write_status(run, "running")
+    try:
+        yield
+    except KeyboardInterrupt:
+        write_status(run, "stopped", "Ctrl-C")
+        raise
+    except BaseException as exc:
+        with contextlib.suppress(Exception):  # a full disk may be the reason
+            write_status(run, "failed", str(exc) or type(exc).__name__)
+        raise
 
 
 def list_runs(folder: Path) -> list[RunRow]:
