@@ -193,8 +193,9 @@ def test_centre_and_temperature_keep_the_token_from_collapsing_and_without_them_
 def test_the_released_variant_is_pretrained_and_continued(corpus, tmp_path):
     config = PretrainConfig(preset="tiny", variant="released", steps=3, batch_size=2)
     summary = run_pretrain(corpus.pairs, tmp_path / "run", config)
-    assert summary.last.loss_agent > 1  # a cross-entropy over 128 prototypes begins near log(128)
-    assert summary.last.loss == pytest.approx(summary.last.loss_reconstruction + summary.last.loss_agent, rel=1e-4)
+    parts = summary.last.parts
+    assert parts["loss_agent"] > 1  # a cross-entropy over 128 prototypes begins near log(128)
+    assert summary.last.loss == pytest.approx(parts["loss_reconstruction"] + parts["loss_agent"], rel=1e-4)
     with pytest.raises(ConfigError, match="variant: run released, asked paper"):
         run_pretrain(corpus.pairs, tmp_path / "run", PretrainConfig(preset="tiny", steps=3, batch_size=2))
     with pytest.raises(ConfigError, match="variant is 'other'; allowed are paper, released"):

@@ -58,7 +58,10 @@ def test_progress_tells_rate_and_time_left_on_stderr(four_commands):
     errors = [results[line].stderr for line in FOUR_COMMANDS]
     assert re.search(r"ingest: 18/18 inputs, 0 failed, \d+ frames/s, 0 s left", errors[0])
     assert re.search(r"shard: \d+ pairs, \d+ pairs/s, 0 s left", errors[1])
-    assert re.search(r"pretrain: step 20, loss \d\.\d+, \d+ pairs/s, 0 s left", errors[2])
+    assert re.search(
+        r"pretrain: step 20, loss \d\.\d+ \(reconstruction .*\), \d+ pairs/s, \d+% waiting for data, 0 s left",
+        errors[2],
+    )
     assert "loso: 3/3 subjects" in errors[3]
     assert not re.search(r"W0000|TensorFlow|Traceback", "".join(errors))
 
