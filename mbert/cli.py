@@ -25,7 +25,9 @@ from mbert.console import Progress, counted, print_some, told_time
 
 if TYPE_CHECKING:
     from mbert.manifests.workspace import Workspace
-    from mbert.model.pretrain import PretrainEstimate
+    from mbert.model.finetune import FinetuneSummary
+    from mbert.model.loop import LoopPlan
+    from mbert.model.pretrain import PretrainEstimate, PretrainSummary
     from mbert.model.run_log import StepReport
     from mbert.pipeline.engine import Engine
 
@@ -356,6 +358,18 @@ SetOption = Annotated[
 LoadersOption = Annotated[
     int | None, typer.Option(min=0, help="Processes that load pairs, per GPU.", show_default="8 with a GPU, else 0")
 ]
+TrainSeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.", show_default="0")]
+PrecisionOption = Annotated[
+    Literal["auto", "bf16", "fp16", "fp32"] | None,
+    typer.Option(help="Of the forward passes.", show_default="auto: bf16, on old GPUs fp16, on a CPU fp32"),
+]
+MinutesOption = Annotated[float | None, typer.Option(help="Save and stop after so long; to be continued.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Fail where there is no run to go on with.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Go on although settings or corpus have changed.")]
+OverwriteOption = Annotated[bool, typer.Option(help="Begin anew although the folder holds a run.")]
+CheckpointOption = Annotated[
+    Path | None, typer.Option(exists=True, help="Checkpoint or run.", show_default="WORKSPACE/runs/pretrain")
+]
 
 
 @train.command()
@@ -388,17 +402,14 @@ def pretrain(
     ] = None,
     config_file: ConfigOption = None,
     assignments: SetOption = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.", show_default="0")] = None,
-    precision: Annotated[
-        Literal["auto", "bf16", "fp16", "fp32"] | None,
-        typer.Option(help="Of the forward passes.", show_default="auto: bf16, on old GPUs fp16, on a CPU fp32"),
-    ] = None,
+    seed: TrainSeedOption = None,
+    precision: PrecisionOption = None,
     compiled: Annotated[bool | None, typer.Option("--compile", help="Use torch.compile.")] = None,
     workers: LoadersOption = None,
     max_bad: Annotated[
         float | None, typer.Option(help="Share of an epoch's pairs that may be damaged.", show_default="0.001")
     ] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Save and stop after so long; to be continued.")] = None,
+    max_minutes: MinutesOption = None,
     keep: Annotated[
         int | None, typer.Option(min=1, help="Newest checkpoints kept, beside the best.", show_default="1")
     ] = None,
@@ -406,9 +417,9 @@ def pretrain(
         Literal["none", "wandb"] | None, typer.Option(help="Where metrics go, beside the run's folder.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="WORKSPACE/runs/pretrain")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Fail where there is no run to go on with.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Go on although settings or corpus have changed.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Begin anew although the folder holds a run.")] = False,
+    resume: ResumeOption = False,
+    force: ForceOption = False,
+    overwrite: OverwriteOption = False,
     dry_run: Annotated[bool, typer.Option(help="Say what the run would cost, then stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -444,16 +455,7 @@ def pretrain(
     with Progress("pretrain", quiet=not _is_first_process()) as progress:
 
         def begin(plan: PretrainPlan) -> None:
-            for note in plan.notes:
-                progress.say(note)
-            if 0 < plan.done_before < plan.steps:
-                progress.say(f"going on after step {plan.done_before} of {plan.steps}")
-            processes = f" on {plan.world} processes" if plan.world > 1 else ""
-            progress.say(
-                f"{plan.preset} on {plan.compute.device} in {plan.compute.precision}, {plan.steps} steps of "
-                f"{plan.global_batch} pairs{processes}"
-            )
-            progress.begin(plan.steps - plan.done_before)
+            _begin_training(progress, plan, plan.preset)
 
         summary = run_pretrain(
             where,
@@ -470,11 +472,7 @@ def pretrain(
         return None
     if as_json:
         return _print_json(summary)
-    if summary.steps_done_now:
-        typer.echo(f"{summary.steps_done_now} steps in {summary.seconds:.0f} s")
-    else:
-        typer.echo("this run was already finished; another one: --out FOLDER, or --overwrite")
-    typer.echo(f"loss {summary.first.loss:.4f} -> {summary.last.loss:.4f} after {summary.steps_done} steps")
+    _tell_training(summary)
     if summary.num_bad:
         bad = counted(summary.num_bad, "damaged pair")
         typer.echo(f"{bad} in the last epoch, good neighbours stood in; look with: mbert verify")
@@ -485,10 +483,112 @@ def pretrain(
             "lower objective.agent_weight, or use more people",
             fg="yellow",
         )
-    if summary.stopped:
-        typer.echo(f"stopped by {summary.stopped} after step {summary.steps_done} of {summary.steps}, all is saved")
-        return typer.echo(f"resume with: mbert {shlex.join(sys.argv[1:])}")
-    return _print_next(summary.run, "mbert eval --protocol loso")
+    return _end_training(summary, "mbert eval --protocol loso")
+
+
+@train.command()
+def finetune(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    shards: Annotated[
+        Path | None, typer.Option(help="Folder of the pair shards.", show_default="WORKSPACE/shards/pairs")
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    head: Annotated[
+        Literal["linear", "mlp"] | None, typer.Option(help="What names the emotion.", show_default="linear")
+    ] = None,
+    frozen: Annotated[bool | None, typer.Option("--frozen", help="Learn the head alone.")] = None,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(help="Factor of the learning rate from a block to the one below.", show_default="0.75"),
+    ] = None,
+    class_weights: Annotated[
+        Literal["balanced", "none"] | None, typer.Option(help="Of rare classes in the loss.", show_default="balanced")
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Share of a label that is spread over all classes.", show_default="0")
+    ] = None,
+    mixup: Annotated[
+        float | None, typer.Option(help="Mix pairs, by shares from Beta(MIXUP, MIXUP); 0: do not.", show_default="0")
+    ] = None,
+    exclude_subject: Annotated[
+        list[str] | None, typer.Option(help="Hold a subject out, e.g. videos/s01; may be given several times.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps, instead of --epochs.", show_default="by the epochs")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the pairs.", show_default="30")] = None,
+    batch_size: BatchOption = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate.", show_default="5e-4, with --frozen 1e-3")
+    ] = None,
+    config_file: ConfigOption = None,
+    assignments: SetOption = None,
+    seed: TrainSeedOption = None,
+    precision: PrecisionOption = None,
+    max_minutes: MinutesOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="WORKSPACE/runs/finetune")] = None,
+    resume: ResumeOption = False,
+    force: ForceOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn the labels of the onset-apex pairs; an interrupted run goes on where it was. Runs under torchrun too."""
+    from mbert.model.finetune import FinetuneConfig, FinetunePlan, run_finetune
+    from mbert.model.settings import read_settings, with_settings
+
+    space = _workspace(workspace)
+    options = {
+        "head": head,
+        "frozen": frozen,
+        "layer_decay": layer_decay,
+        "class_weights": class_weights,
+        "label_smoothing": label_smoothing,
+        "mixup": mixup,
+        "exclude_subjects": exclude_subject or None,
+        "steps": steps,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "precision": precision,
+        "max_minutes": max_minutes,
+    }
+    config = with_settings(FinetuneConfig(), read_settings(config_file, assignments or []))
+    config = with_settings(config, _given(options))
+    with Progress("finetune", quiet=not _is_first_process()) as progress:
+
+        def begin(plan: FinetunePlan) -> None:
+            if config.frozen and layer_decay is not None:
+                progress.say("--layer-decay has no effect: the encoder is frozen")
+            part = "frozen encoder" if config.frozen else "encoder"
+            _begin_training(progress, plan, f"{part} and {config.head} head for {len(plan.classes)} classes")
+
+        summary = run_finetune(
+            shards or space.pairs,
+            checkpoint or space.runs / "pretrain",
+            out or space.runs / "finetune",
+            config,
+            labels_path=_labels_path(space),
+            overwrite=overwrite,
+            force=force,
+            resume=resume,
+            on_plan=begin,
+            on_step=lambda report: progress.advance(1, _told_step(report)),
+        )
+    if not _is_first_process():
+        return None
+    if as_json:
+        return _print_json(summary)
+    classes = ", ".join(f"{name} {count}" for name, count in summary.classes.items())
+    held_out = f"; held out: {', '.join(summary.excluded_subjects)}" if summary.excluded_subjects else ""
+    typer.echo(f"classes: {classes}, of {counted(summary.num_subjects, 'subject')}{held_out}")
+    _tell_training(summary)
+    typer.echo(
+        f"{summary.train_accuracy:.0%} of the training pairs named right in the last pass: training accuracy is no "
+        "score, these labels were learned from; the honest figure is that of people it has not seen: "
+        "mbert eval --protocol loso, which starts from the pretrained model"
+    )
+    return _end_training(summary, "mbert eval --protocol loso")
 
 
 @app.command()
@@ -542,19 +642,14 @@ def convert(
 def evaluate(
     protocol: Annotated[Literal["loso"], typer.Option(help="Leave one subject out.")] = "loso",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    checkpoint: Annotated[
-        Path | None, typer.Option(exists=True, help="Checkpoint or run.", show_default="WORKSPACE/runs/pretrain")
-    ] = None,
+    checkpoint: CheckpointOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the result.", show_default="WORKSPACE/runs/loso")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a pretrained model on labelled expressions, each subject by a head that never saw it."""
-    from mbert.manifests.labels import LABELS_NAME
-    from mbert.manifests.store import read_json
     from mbert.model.evaluate import run_loso
 
     space = _workspace(workspace)
-    labels_path = Path(read_json(space.corpus_config)["root"]) / LABELS_NAME if space.corpus_config.exists() else None
     with Progress(protocol) as progress:
 
         def tell(done: int, total: int) -> None:
@@ -566,7 +661,7 @@ def evaluate(
             space.pairs,
             checkpoint or space.runs / "pretrain",
             out or space.runs / protocol,
-            labels_path=labels_path,
+            labels_path=_labels_path(space),
             on_fold=tell,
         )
     if as_json:
@@ -588,7 +683,14 @@ def evaluate(
     typer.echo("confusion of μ-BERT (rows true, columns predicted: " + ", ".join(result.mbert.classes) + "):")
     for name, row in zip(result.mbert.classes, result.mbert.confusion, strict=True):
         typer.echo(f"  {name:{width}} " + " ".join(f"{count:5d}" for count in row))
-    if result.encoder_saw_test_subjects:
+    if result.encoder_learned_labels_of:
+        typer.secho(
+            f"warning: the encoder was finetuned on the labels of {len(result.encoder_learned_labels_of)} of these "
+            "subjects: its figures leak and are no score; evaluate the pretrained model, or hold these people out with "
+            "`mbert train finetune --exclude-subject`",
+            fg="yellow",
+        )
+    elif result.encoder_saw_test_subjects:
         typer.echo(
             "note: the encoder was pretrained, without labels, on frames of "
             f"{len(result.encoder_saw_test_subjects)} of these subjects; for a clean score pretrain on other people"
@@ -764,6 +866,42 @@ def _told_step(report: "StepReport") -> str:
         f"step {report.step}, loss {report.loss:.4f} ({parts}), {report.pairs_per_second:.0f} pairs/s, "
         f"{report.data_wait_share:.0%} waiting for data{memory}"
     )
+
+
+def _begin_training(progress: Progress, plan: "LoopPlan", what: str) -> None:
+    for note in plan.notes:
+        progress.say(note)
+    if 0 < plan.done_before < plan.steps:
+        progress.say(f"going on after step {plan.done_before} of {plan.steps}")
+    processes = f" on {plan.world} processes" if plan.world > 1 else ""
+    progress.say(
+        f"{what} on {plan.compute.device} in {plan.compute.precision}, {plan.steps} steps of "
+        f"{plan.global_batch} pairs{processes}"
+    )
+    progress.begin(plan.steps - plan.done_before)
+
+
+def _tell_training(summary: "PretrainSummary | FinetuneSummary") -> None:
+    if summary.steps_done_now:
+        typer.echo(f"{summary.steps_done_now} steps in {summary.seconds:.0f} s")
+    else:
+        typer.echo("this run was already finished; another one: --out FOLDER, or --overwrite")
+    typer.echo(f"loss {summary.first.loss:.4f} -> {summary.last.loss:.4f} after {summary.steps_done} steps")
+
+
+def _end_training(summary: "PretrainSummary | FinetuneSummary", command: str) -> None:
+    if summary.stopped:
+        typer.echo(f"stopped by {summary.stopped} after step {summary.steps_done} of {summary.steps}, all is saved")
+        return typer.echo(f"resume with: mbert {shlex.join(sys.argv[1:])}")
+    return _print_next(summary.run, command)
+
+
+def _labels_path(space: "Workspace") -> Path | None:
+    """The corpus' file of labels, to name it in errors."""
+    from mbert.manifests.labels import LABELS_NAME
+    from mbert.manifests.store import read_json
+
+    return Path(read_json(space.corpus_config)["root"]) / LABELS_NAME if space.corpus_config.exists() else None
 
 
 def _print_estimate(estimate: "PretrainEstimate") -> None:

@@ -14,24 +14,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torch.nn.functional as F
-from einops import rearrange
-from torch import Tensor
 
-from mbert import ManifestError, __version__
+from mbert import __version__
 from mbert.manifests.folds import Fold, leave_one_subject_out
-from mbert.manifests.labels import LABEL_COLUMNS
 from mbert.manifests.schema import PairRow
 from mbert.manifests.store import read_json, replacing, write_json
-from mbert.model.data import normalize, resize, stack_images
+from mbert.model.data import normalize
 from mbert.model.device import pick_compute
+from mbert.model.features import REGIONS, change_features, pool_regions
+from mbert.model.labelled import decode_pairs, labelled_expressions
 from mbert.model.metrics import Scores, score
 from mbert.model.micron_bert import MicronBert
 from mbert.model.weights import read_state
 from mbert.shards.pair import FramePair
-from mbert.shards.reader import list_shards, read_expressions
 
-_REGIONS = 7  # features are averaged over 7 x 7 regions of the face: about a brow, a mouth corner, an eye each
 _REGULARISATION = 1.0  # scikit-learn's default C; a constant, so that nothing is tuned on the protocol's own score
 _BATCH = 32
 
@@ -49,6 +45,7 @@ class EvalResult:
     num_samples: int
     num_subjects: int
     encoder_saw_test_subjects: list[str]  # their frames, without labels, were in the pretraining shards
+    encoder_learned_labels_of: list[str]  # test subjects it was finetuned on: the score of such an encoder leaks
     checkpoint: str
     seconds: float
     folder: str
@@ -68,7 +65,7 @@ def run_loso(
     subjects, ModelError without a checkpoint.
     """
     began = time.monotonic()
-    rows, pairs = _labelled_pairs(shards_folder, labels_path)
+    rows, pairs = labelled_expressions(shards_folder, labels_path)
     model = MicronBert.from_pretrained(checkpoint)
     state = read_state(checkpoint)
     folds = list(leave_one_subject_out([row.subject or "" for row in rows]))
@@ -87,6 +84,7 @@ def run_loso(
         num_samples=len(rows),
         num_subjects=len(folds),
         encoder_saw_test_subjects=sorted(set(subjects) & set(state.subjects)),
+        encoder_learned_labels_of=sorted(set(subjects) & set(state.labelled_subjects)),
         checkpoint=str(checkpoint),
         seconds=time.monotonic() - began,
         folder=str(out),
@@ -105,36 +103,19 @@ def run_loso(
     return result
 
 
-def _labelled_pairs(folder: Path, labels_path: Path | None) -> tuple[list[PairRow], list[FramePair]]:
-    found = [(row, pair) for row, pair in read_expressions(folder, list_shards(folder)) if row.emotion and row.subject]
-    if not found:
-        where = labels_path or Path("labels.csv")
-        state = "has no row with subject, onset, apex and emotion that fits a clip" if where.exists() else "is missing"
-        raise ManifestError(
-            f"evaluation needs labelled expressions, but {where} {state}: write one line per expression with the "
-            f"columns {', '.join(LABEL_COLUMNS)}, then run `mbert ingest` and `mbert shard --pairs` again"
-        )
-    return [row for row, _ in found], [pair for _, pair in found]
-
-
 def pair_features(model: MicronBert, pairs: Sequence[FramePair]) -> Features:
     """(n, regions² * D): where and how the encoding changes from onset to apex, weighted by the Patch of Interest."""
     compute = pick_compute()
     model.to(compute.device).eval()
-    grid = model.config.grid
     features = []
     with torch.inference_mode():
         for start in range(0, len(pairs), _BATCH):
             t0, t1 = (
                 normalize(images.to(compute.device), model.config.in_chans)
-                for images in _load(pairs[start : start + _BATCH], model.config.image_size)
+                for images in decode_pairs(pairs[start : start + _BATCH], model.config.image_size)
             )
             with compute.autocast():
-                encoded = model.encode_pair(t0, t1)
-            change = encoded.t1 - encoded.t0
-            if encoded.interest is not None:
-                change = change * encoded.interest[..., None]
-            features.append(_pool(rearrange(change.float(), "b (h w) d -> b d h w", h=grid)))
+                features.append(change_features(model, t0, t1).cpu().numpy())
     return np.concatenate(features)
 
 
@@ -142,20 +123,9 @@ def difference_features(pairs: Sequence[FramePair]) -> Features:
     """Baseline without a model: absolute difference of the two frames, averaged over twice as fine regions."""
     features = []
     for pair in pairs:
-        t0, t1 = (images.float() for images in _load([pair], pair.images()[0].shape[0]))
-        features.append(_pool((t1 - t0).abs().mean(dim=1, keepdim=True), 2 * _REGIONS))
+        t0, t1 = (images.float() for images in decode_pairs([pair], pair.images()[0].shape[0]))
+        features.append(pool_regions((t1 - t0).abs().mean(dim=1, keepdim=True), 2 * REGIONS).numpy())
     return np.concatenate(features)
-
-
-def _load(pairs: Sequence[FramePair], size: int) -> tuple[Tensor, Tensor]:
-    frames = [pair.images() for pair in pairs]
-    t0, t1 = zip(*frames, strict=True)
-    return stack_images([resize(image, size) for image in t0]), stack_images([resize(image, size) for image in t1])
-
-
-def _pool(maps: Tensor, regions: int = _REGIONS) -> Features:
-    pooled: Features = F.adaptive_avg_pool2d(maps, regions).flatten(1).cpu().numpy()
-    return pooled
 
 
 def _cross_predict(

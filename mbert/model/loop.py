@@ -78,6 +78,16 @@ class LoopPlan:
     config: LoopConfig
     compute: Compute
     workers: int
+    world: int  # processes
+    num_pairs: int
+    corpus: str  # fingerprint
+    done_before: int = 0  # steps that an earlier part of the run has done
+    notes: tuple[str, ...] = ()  # what was chosen for want of a GPU, what going on means, what has no effect
+
+    def identity(self) -> dict[str, object]:
+        """What must be equal for a run to be continued."""
+        kept = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in FREE}
+        return {**kept, **{name: getattr(self, name) for name in ("steps", "global_batch", "lr", "corpus")}}
 
 
 class Job(Protocol):
@@ -112,7 +122,9 @@ class Job(Protocol):
 class Loader(Protocol):
     """Where batches come from; each knows its `keys`."""
 
-    steps_per_epoch: int
+    @property
+    def steps_per_epoch(self) -> float:
+        """For reports: no whole number where a batch may span epochs."""
 
     @property
     def position(self) -> Any: ...  # noqa: D102 - with to_json()
@@ -245,7 +257,7 @@ class _Reports:
 
     _STOPS = ("SIGTERM", "SIGINT", "the time limit")
 
-    def __init__(self, plan: LoopPlan, processes: Processes, steps_per_epoch: int) -> None:
+    def __init__(self, plan: LoopPlan, processes: Processes, steps_per_epoch: float) -> None:
         self.stop = ""  # why the run is to end; the same on all processes
         self._plan, self._processes, self._steps_per_epoch = plan, processes, steps_per_epoch
         self._waiting: collections.deque[tuple[int, list[str], Tensor, Tensor, list[str], float, float]]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mbert import ConfigError, __version__
+from mbert import ConfigError
 from mbert.model.agent import ema_momentum
 from mbert.model.augment import AugmentConfig, augment
 from mbert.model.config import PRESETS, VARIANTS, MicronBertConfig
@@ -19,12 +19,12 @@ from mbert.model.cost import StepCost, step_cost
 from mbert.model.data import Batch, normalize
 from mbert.model.device import Compute, Processes, joined_processes, pick_compute
 from mbert.model.loader import PairLoader
-from mbert.model.loop import FREE, LoopConfig, LoopPlan, code_revision, step_seed, train
+from mbert.model.loop import LoopConfig, LoopPlan, step_seed
 from mbert.model.micron_bert import MicronBert
 from mbert.model.objective import Draws, ObjectiveConfig, is_collapsed, pretraining_losses
 from mbert.model.pictures import picture_pairs
-from mbert.model.run_log import StepReport, logging_run, read_reports, write_status
-from mbert.model.runs import holding, settle_run, telling
+from mbert.model.run_log import StepReport, read_reports
+from mbert.model.runs import holding, settle_run, train_and_tell
 from mbert.model.settings import with_settings
 from mbert.model.weights import TrainingState, write_model
 from mbert.shards.order import StreamPosition, num_lanes
@@ -67,14 +67,9 @@ class PretrainPlan(LoopPlan):
 
     config: PretrainConfig
     preset: str
-    num_pairs: int
     num_shards: int
     steps_per_epoch: int
     num_dropped: int  # pairs of an epoch that fill no whole batch
-    world: int
-    corpus: str
-    done_before: int = 0  # steps that an earlier part of the run has done
-    notes: tuple[str, ...] = ()  # what was chosen for want of a GPU, and what going on means
 
     @property
     def model_config(self) -> MicronBertConfig:
@@ -83,10 +78,8 @@ class PretrainPlan(LoopPlan):
 
     def identity(self) -> dict[str, object]:
         """What must be equal for a run to be continued."""
-        free = (*FREE, "grad_checkpointing")
-        kept = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in free}
-        chosen = ("preset", "steps", "global_batch", "lr", "corpus")
-        return {**kept, **{name: getattr(self, name) for name in chosen}}
+        kept = {name: value for name, value in LoopPlan.identity(self).items() if name != "grad_checkpointing"}
+        return {**kept, "preset": self.preset}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,13 +141,15 @@ def run_pretrain(
         compute = pick_compute(config.precision, processes.local_rank)
         plan = decide(config, compute, processes, source)
         with holding(out, processes):
-            progress = processes.on_first(lambda: _settle(out, plan, overwrite=overwrite, force=force, resume=resume))
+            about = {"model": dataclasses.asdict(plan.model_config)}
+            progress = processes.on_first(
+                lambda: settle_run(out, "pretrain", plan, about, overwrite=overwrite, force=force, resume=resume)
+            )
             loader = _open_loader(source, plan, processes, None if progress is None else progress.position, force)
             notes = (*plan.notes, loader.resumed) if loader.resumed else plan.notes
             plan = dataclasses.replace(plan, done_before=progress.step if progress is not None else 0, notes=notes)
             on_plan(plan)
-            with telling(out, processes):
-                stopped = _train(_begin(out, plan, source), loader, out, plan, processes, on_step)
+            stopped = train_and_tell(_begin(out, plan, source), loader, out, plan, processes, on_step)
     reports = read_reports(out)
     return PretrainSummary(
         steps=plan.steps,
@@ -300,22 +295,6 @@ def decide(config: PretrainConfig, compute: Compute, processes: Processes, sourc
     )
 
 
-def _settle(out: Path, plan: PretrainPlan, *, overwrite: bool, force: bool, resume: bool) -> Any:
-    about = {
-        "model": dataclasses.asdict(plan.model_config),
-        "settings": dataclasses.asdict(plan.config),
-        "device": str(plan.compute.device),
-        "precision": plan.compute.precision,
-        "processes": plan.world,
-        "num_pairs": plan.num_pairs,
-        "versions": {"mbert": __version__, "torch": torch.__version__, "revision": code_revision()},
-    }
-    progress = settle_run(out, "pretrain", plan.identity(), about, overwrite=overwrite, force=force)
-    if resume and progress is None:
-        raise ConfigError(f"--resume: there is no run with a checkpoint in {out}; begin one without --resume")
-    return progress
-
-
 def _open_loader(
     source: ShardSource, plan: PretrainPlan, processes: Processes, position: dict[str, Any] | None, force: bool
 ) -> PairLoader:
@@ -340,20 +319,3 @@ def _begin(out: Path, plan: PretrainPlan, source: ShardSource) -> PretrainJob:
     model = MicronBert.from_pretrained(out) if plan.done_before else MicronBert(plan.model_config)
     model.set_grad_checkpointing(plan.config.grad_checkpointing)
     return PretrainJob(model, plan, source.subjects or ())
-
-
-def _train(
-    job: PretrainJob,
-    loader: PairLoader,
-    out: Path,
-    plan: PretrainPlan,
-    processes: Processes,
-    on_step: Callable[[StepReport], None],
-) -> str:
-    if not processes.is_first:
-        return train(job, loader, out, plan, processes, None, lambda report: None)
-    config = plan.config
-    with logging_run(out, done=plan.done_before, report_to=config.report_to, config=dataclasses.asdict(config)) as log:
-        stopped = train(job, loader, out, plan, processes, log, on_step)
-    write_status(out, "stopped" if stopped else "finished", stopped)
-    return stopped

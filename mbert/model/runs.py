@@ -4,15 +4,18 @@ import contextlib
 import dataclasses
 import datetime
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mbert import ConfigError, ManifestError, ModelError
+import torch
+
+from mbert import ConfigError, ManifestError, ModelError, __version__
 from mbert.manifests.store import exclusive, is_locked, read_json, tell_differences, write_json
 from mbert.model.checkpoint import LAST, Progress, read_progress
 from mbert.model.device import Processes
-from mbert.model.run_log import STATUS, read_reports, write_status
+from mbert.model.loop import Job, Loader, LoopPlan, code_revision, train
+from mbert.model.run_log import STATUS, StepReport, logging_run, read_reports, write_status
 
 _CONFIG = "config.json"
 
@@ -33,14 +36,15 @@ class RunRow:
 
 
 def settle_run(
-    run: Path, kind: str, identity: dict[str, Any], about: dict[str, Any], *, overwrite: bool, force: bool
+    run: Path, kind: str, plan: LoopPlan, about: dict[str, Any], *, overwrite: bool, force: bool, resume: bool
 ) -> Progress | None:
     """Begin a run folder, or check that its run can be continued. Returns where it stands, None at the beginning.
 
-    Raises ConfigError when it holds a run of another `identity`, with the differences; `force` goes on nevertheless and
-    writes them into config.json.
+    `about` goes into config.json beside what all plans have. Raises ConfigError when the folder holds a run of another
+    identity, with the differences; `force` goes on nevertheless and writes them into config.json. With `resume` also
+    where there is nothing to go on with.
     """
-    path = run / _CONFIG
+    path, identity = run / _CONFIG, plan.identity()
     if overwrite:
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
     progress = read_progress(run)
@@ -55,8 +59,42 @@ def settle_run(
                     "--overwrite to begin anew, or --force to go on with these from here"
                 )
             forced = [*forced, {"step": progress.step, "differences": differences}]
-    write_json(path, {"kind": kind, "identity": identity, "forced": forced, **about})
+    elif resume:
+        raise ConfigError(f"--resume: there is no run with a checkpoint in {run}; begin one without --resume")
+    write_json(path, {"kind": kind, "identity": identity, "forced": forced, **about, **_told_plan(plan)})
     return progress
+
+
+def _told_plan(plan: LoopPlan) -> dict[str, Any]:
+    return {
+        "settings": dataclasses.asdict(plan.config),
+        "device": str(plan.compute.device),
+        "precision": plan.compute.precision,
+        "processes": plan.world,
+        "num_pairs": plan.num_pairs,
+        "versions": {"mbert": __version__, "torch": torch.__version__, "revision": code_revision()},
+    }
+
+
+def train_and_tell(
+    job: Job,
+    loader: Loader,
+    run: Path,
+    plan: LoopPlan,
+    processes: Processes,
+    on_step: Callable[[StepReport], None],
+) -> str:
+    """The loop, with a log and a status by the first process. Returns "" or why it stopped early."""
+    if not processes.is_first:
+        return train(job, loader, run, plan, processes, None, lambda report: None)
+    config = dataclasses.asdict(plan.config)
+    with (
+        _telling_exceptions(run),
+        logging_run(run, done=plan.done_before, report_to=plan.config.report_to, config=config) as log,
+    ):
+        stopped = train(job, loader, run, plan, processes, log, on_step)
+    write_status(run, "stopped" if stopped else "finished", stopped)
+    return stopped
 
 
 @contextlib.contextmanager
@@ -68,11 +106,7 @@ def holding(run: Path, processes: Processes) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def telling(run: Path, processes: Processes) -> Iterator[None]:
-    """Say in a run's folder that it is at work, and if it ends with an exception, with which."""
-    if not processes.is_first:
-        yield
-        return
+def _telling_exceptions(run: Path) -> Iterator[None]:
     write_status(run, "running")
     try:
         yield

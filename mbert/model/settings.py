@@ -77,6 +77,11 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
         if value not in options:
             raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(map(str, options))}")
         return value
+    if typing.get_origin(hint) is tuple:  # of any length, as tuple[str, ...]
+        kind = typing.get_args(hint)[0]
+        if not isinstance(value, list | tuple) or any(type(item) is not kind for item in value):
+            raise ConfigError(f"{name} is {value!r}; a list of {kind.__name__} is expected")
+        return tuple(value)
     kinds = [typing.get_origin(part) or part for part in typing.get_args(hint) or [hint]]
     if typing.get_origin(hint) is dict:
         kinds = [dict]

@@ -28,6 +28,7 @@ class TrainingState:
     corpus: str  # fingerprint of the corpus
     subjects: tuple[str, ...]  # whose frames were in the training shards
     losses: dict[str, float]  # of the last step
+    labelled_subjects: tuple[str, ...] = ()  # whose labels the encoder has learned from
 
 
 def write_model(
@@ -64,7 +65,8 @@ def read_state(path: Path) -> TrainingState:
     folder = model_folder(path)
     try:
         value = read_json(folder / STATE)
-        return TrainingState(**{**value, "subjects": tuple(value["subjects"])})
+        labelled = tuple(value.get("labelled_subjects", ()))  # absent before there was finetuning
+        return TrainingState(**{**value, "subjects": tuple(value["subjects"]), "labelled_subjects": labelled})
     except (ManifestError, TypeError, KeyError) as exc:
         raise ModelError(f"{folder / STATE} cannot be read: {exc}") from exc
 
