@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from typer.testing import CliRunner
 
 from mbert import ConfigError, ManifestError, ModelError
+from mbert.cli import app
 from mbert.manifests.store import read_json
 from mbert.model.augment import AugmentConfig
 from mbert.model.checkpoint import read_progress
@@ -318,7 +320,7 @@ def test_a_damaged_classifier_is_named(undisturbed, tmp_path):
             Classifier.from_pretrained(folder)
 
 
-def test_the_command_line_trains_tells_and_warns_of_leaking_scores(corpus, encoder, run_mbert, tmp_path):
+def test_the_command_line_trains_tells_and_warns_of_leaking_scores(corpus, encoder, run_mbert, tmp_path, monkeypatch):
     words = ["train", "finetune", "--shards", str(corpus.pairs), "--checkpoint", str(encoder), "--steps", "4"]
     words += ["--workspace", "w", "--exclude-subject", "videos/s03", "--set", "augment.flip=0"]
     done = run_mbert(*words, cwd=tmp_path)
@@ -331,14 +333,12 @@ def test_the_command_line_trains_tells_and_warns_of_leaking_scores(corpus, encod
     ):
         assert re.search(pattern, done.stdout), done.stdout
     assert "encoder and linear head for 3 classes on cpu in fp32, 4 steps of 12 pairs" in done.stderr
-    again = run_mbert(*words, "--json", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    again = CliRunner().invoke(app, [*words, "--json"])
     assert json.loads(again.stdout)["steps_done_now"] == 0
-    wrong = run_mbert(*words, "--head", "mlp", cwd=tmp_path)
-    assert (wrong.returncode, "head: run linear, asked mlp" in wrong.stderr) == (2, True)
-    scored = run_mbert(
-        "eval", "--workspace", str(corpus.root), "--checkpoint", "w/runs/finetune", "--out", "loso", cwd=tmp_path
-    )
-    assert scored.returncode == 0, scored.stderr
-    assert "finetuned on the labels of 2 of these subjects" in scored.stdout
-    listed = json.loads(run_mbert("runs", "-w", "w", "--json", cwd=tmp_path).stdout)
+    listed = json.loads(CliRunner().invoke(app, ["runs", "-w", "w", "--json"]).stdout)
     assert [(row["kind"], row["state"], row["step"]) for row in listed] == [("finetune", "finished", 4)]
+    scored = ["eval", "--workspace", str(corpus.root), "--checkpoint", "w/runs/finetune", "--out", "loso"]
+    assert "finetuned on the labels of 2 of these subjects" in CliRunner().invoke(app, scored).stdout
+    wrong = CliRunner().invoke(app, [*words, "--head", "mlp"])
+    assert (wrong.exit_code, "head: run linear, asked mlp" in wrong.output) == (2, True)
