@@ -24,7 +24,7 @@ def picture_pairs(model: MicronBert, t0: Tensor, t1: Tensor, config: ObjectiveCo
     was_training = model.training
     model.eval()
     mask = random_swap_mask(model.config.grid, config, Draws(0, range(len(t0))), device=t0.device)
-    restored = model(t0, t1, mask).reconstruction
+    restored = model.forward(t0, t1, mask).reconstruction  # not by a call: that would compile for this batch size
     rows = [
         denormalize(t0),
         denormalize(t1),
