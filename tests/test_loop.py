@@ -76,6 +76,10 @@ def start(forks, corpus, run, config=QUICK):
     return process
 
 
+def children_of(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def wait_for_step(run, step, process):
     while len(losses(run)) < step and process.is_alive():
         time.sleep(0.005)
@@ -106,6 +110,7 @@ def test_a_scheduler_s_sigterm_saves_and_ends_with_0_and_the_way_on(corpus, undi
     settings = {**dataclasses.asdict(QUICK), "save_every": 1000}
     (tmp_path / "run.yaml").write_text(json.dumps(settings))  # JSON is YAML
     words = ["train", "pretrain", "--shards", str(corpus.pairs), "--out", "run", "--config", "run.yaml"]
+    words += ["--workers", "1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "mbert", *words],
         cwd=tmp_path,
@@ -115,9 +120,12 @@ def test_a_scheduler_s_sigterm_saves_and_ends_with_0_and_the_way_on(corpus, undi
     )
     while not losses(tmp_path / "run") and process.poll() is None:
         time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
+    loaders = children_of(process.pid)
+    for pid in (*loaders, process.pid, process.pid):  # as a scheduler does: everybody, and torchrun passes it on
+        os.kill(pid, signal.SIGTERM)
     told, errors = process.communicate()
     assert process.returncode == 0, errors
+    assert len(loaders) >= 1
     step = read_progress(tmp_path / "run").step
     assert 0 < step < 40
     assert f"stopped by SIGTERM after step {step} of 40, all is saved" in told
@@ -290,8 +298,7 @@ def test_two_killed_processes_go_on_alike_and_on_one_too(corpus, tmp_path):
     process = torchrun(2, *words, cwd=tmp_path)
     while read_progress(tmp_path / "run") is None and process.poll() is None:
         time.sleep(0.02)
-    with Path(f"/proc/{process.pid}/task/{process.pid}/children").open() as children:
-        workers = [int(pid) for pid in children.read().split()]
+    workers = children_of(process.pid)
     for pid in (process.pid, *workers):
         os.kill(pid, signal.SIGKILL)
     _, errors = process.communicate()

@@ -136,10 +136,11 @@ def epochs(source: ShardSource, start: Start, *, seed: int) -> Iterator[Start]:
 
 
 def set_up_worker(_worker: int) -> None:
-    """One thread for each worker process; a Ctrl-C is for the main process, which then ends the workers."""
+    """One thread for each worker process; signals to stop are for the main process, which then ends the workers."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # schedulers send them to every process of a job
+        signal.signal(number, signal.SIG_IGN)
 
 
 def resize(image: Image, size: int) -> Image:

@@ -369,7 +369,8 @@ def code_revision() -> str | None:
 def _noting_signals(max_minutes: float | None) -> Iterator[Callable[[], str]]:
     """Turn Ctrl-C, a scheduler's SIGTERM and the time limit into an answer between two steps: why to stop, or "".
 
-    A second signal does at once what it always does.
+    A second Ctrl-C ends the run at once. A second SIGTERM does not: a scheduler signals a process and torchrun, which
+    passes it on.
     """
     ends = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
     caught: list[str] = []
@@ -384,7 +385,8 @@ def _noting_signals(max_minutes: float | None) -> Iterator[Callable[[], str]]:
 
     def note(number: int, _frame: object) -> None:
         caught.append(signal.Signals(number).name)
-        signal.signal(number, before[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
 
     for number in before:
         signal.signal(number, note)
