@@ -5,8 +5,6 @@ from typing import Any, Literal
 
 from mbert import ConfigError
 
-Preset = Literal["tiny", "small", "base"]
-
 _CHOICES = {
     "roles": ("paper", "released"),
     "attention": ("diagonal", "full"),
