@@ -26,8 +26,8 @@ from mbert.model.loop import LoopConfig, LoopPlan
 from mbert.model.micron_bert import MicronBert
 from mbert.model.objective import ObjectiveConfig
 from mbert.model.pictures import picture_pairs
-from mbert.model.run_log import StepReport, read_reports
-from mbert.model.runs import holding, settle_run, train_and_tell
+from mbert.model.run_log import StepReport
+from mbert.model.runs import Ended, holding, settle_run, train_and_tell
 from mbert.model.weights import TrainingState
 
 ClassWeights = Literal["balanced", "none"]
@@ -142,8 +142,9 @@ def run_finetune(
             job = _begin(out, plan, backbone)
             loader = _open_loader(labelled, job, plan, processes)
             on_plan(plan)
-            stopped = train_and_tell(job, loader, out, plan, processes, on_step)
-    return _summarize(out, plan, stopped, loader.steps_per_epoch, time.monotonic() - began)
+            last_pass = math.ceil(loader.steps_per_epoch)
+            ended = train_and_tell(job, loader, out, plan, processes, on_step, num_recent=last_pass)
+    return _summarize(out, plan, ended, time.monotonic() - began)
 
 
 def decide(
@@ -281,20 +282,19 @@ def _open_loader(labelled: LabelledPairs, job: FinetuneJob, plan: FinetunePlan, 
     )
 
 
-def _summarize(out: Path, plan: FinetunePlan, stopped: str, steps_per_epoch: float, seconds: float) -> FinetuneSummary:
-    reports = read_reports(out)
-    last_pass = reports[-math.ceil(steps_per_epoch) :]
+def _summarize(out: Path, plan: FinetunePlan, ended: Ended, seconds: float) -> FinetuneSummary:
+    last = ended.recent[-1]
     return FinetuneSummary(
         steps=plan.steps,
-        steps_done=reports[-1].step,
-        steps_done_now=reports[-1].step - plan.done_before,
-        first=reports[0],
-        last=reports[-1],
-        train_accuracy=float(np.mean([report.parts["accuracy"] for report in last_pass])),
+        steps_done=last.step,
+        steps_done_now=last.step - plan.done_before,
+        first=ended.first,
+        last=last,
+        train_accuracy=float(np.mean([report.parts["accuracy"] for report in ended.recent])),
         classes=plan.classes,
         num_subjects=len(plan.subjects),
         excluded_subjects=plan.config.exclude_subjects,
-        stopped=stopped,
+        stopped=ended.stopped,
         seconds=seconds,
         checkpoint=str(out / "checkpoints" / "last"),
         run=str(out),

@@ -23,7 +23,7 @@ from mbert.model.loop import LoopConfig, LoopPlan, step_seed
 from mbert.model.micron_bert import MicronBert
 from mbert.model.objective import Draws, ObjectiveConfig, is_collapsed, pretraining_losses
 from mbert.model.pictures import picture_pairs
-from mbert.model.run_log import StepReport, read_reports
+from mbert.model.run_log import StepReport
 from mbert.model.runs import holding, settle_run, train_and_tell
 from mbert.model.settings import with_settings
 from mbert.model.weights import TrainingState, write_model
@@ -149,16 +149,17 @@ def run_pretrain(
             notes = (*plan.notes, loader.resumed) if loader.resumed else plan.notes
             plan = dataclasses.replace(plan, done_before=progress.step if progress is not None else 0, notes=notes)
             on_plan(plan)
-            stopped = train_and_tell(_begin(out, plan, source), loader, out, plan, processes, on_step)
-    reports = read_reports(out)
+            job = _begin(out, plan, source)
+            ended = train_and_tell(job, loader, out, plan, processes, on_step, num_recent=_RECENT)
+    last = ended.recent[-1]
     return PretrainSummary(
         steps=plan.steps,
-        steps_done=reports[-1].step,
-        steps_done_now=reports[-1].step - plan.done_before,
-        first=reports[0],
-        last=reports[-1],
-        stopped=stopped,
-        collapsed=is_collapsed(float(np.median([report.parts["token_std"] for report in reports[-_RECENT:]]))),
+        steps_done=last.step,
+        steps_done_now=last.step - plan.done_before,
+        first=ended.first,
+        last=last,
+        stopped=ended.stopped,
+        collapsed=is_collapsed(float(np.median([report.parts["token_std"] for report in ended.recent]))),
         num_bad=len(loader.bad),
         seconds=time.monotonic() - began,
         checkpoint=str(out / "checkpoints" / "last"),

@@ -35,6 +35,15 @@ class RunRow:
     checkpoint: str | None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run, or this part of it, ended."""
+
+    stopped: str  # why before its last step, or ""
+    first: StepReport  # of the run
+    recent: list[StepReport]  # the last ones
+
+
 def settle_run(
     run: Path, kind: str, plan: LoopPlan, about: dict[str, Any], *, overwrite: bool, force: bool, resume: bool
 ) -> Progress | None:
@@ -83,10 +92,28 @@ def train_and_tell(
     plan: LoopPlan,
     processes: Processes,
     on_step: Callable[[StepReport], None],
+    *,
+    num_recent: int,
+) -> Ended:
+    """The loop, with a log and a status by the first process. All processes are told how it ended."""
+    stopped = (
+        _train_first(job, loader, run, plan, processes, on_step)
+        if processes.is_first
+        else train(job, loader, run, plan, processes, None, lambda report: None)
+    )
+    # Others do not read the log: it may not be written yet, or not be seen yet on another node.
+    first, *recent = processes.on_first(lambda: _first_and_recent(read_reports(run), num_recent))
+    return Ended(stopped, first, recent)
+
+
+def _train_first(
+    job: Job,
+    loader: Loader,
+    run: Path,
+    plan: LoopPlan,
+    processes: Processes,
+    on_step: Callable[[StepReport], None],
 ) -> str:
-    """The loop, with a log and a status by the first process. Returns "" or why it stopped early."""
-    if not processes.is_first:
-        return train(job, loader, run, plan, processes, None, lambda report: None)
     config = dataclasses.asdict(plan.config)
     with (
         _telling_exceptions(run),
@@ -95,6 +122,10 @@ def train_and_tell(
         stopped = train(job, loader, run, plan, processes, log, on_step)
     write_status(run, "stopped" if stopped else "finished", stopped)
     return stopped
+
+
+def _first_and_recent(reports: list[StepReport], num_recent: int) -> list[StepReport]:
+    return [reports[0], *reports[-num_recent:]]
 
 
 @contextlib.contextmanager
