@@ -115,9 +115,28 @@ def ingest(
         str | None, typer.Option("--filter", help="A filter graph as for `ffmpeg -vf`; with --decoder ffmpeg.")
     ] = None,
     fps: Annotated[float, typer.Option(help="Frame rate of frame folders; video files carry their own.")] = 30.0,
-    labels: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Label file.", show_default="FOLDER/labels.csv")
+    dataset: Annotated[
+        str, typer.Option(help="The layout of FOLDER: auto, videos, or a dataset's name (docs/datasets.md).")
+    ] = "auto",
+    name: Annotated[
+        str | None, typer.Option(help="Prefix of the ids of your own videos.", show_default="videos")
     ] = None,
+    distribution: Annotated[
+        Literal["auto", "raw", "cropped"],
+        typer.Option(help="Of a dataset that comes in both; auto: raw if it is there."),
+    ] = "auto",
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="labels.csv, or a dataset's annotation sheet.",
+            show_default="searched for",
+        ),
+    ] = None,
+    errata: Annotated[
+        Literal["default", "none"], typer.Option(help="Correct known mistakes of annotations (docs/datasets.md).")
+    ] = "default",
     workers: WorkersOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
@@ -129,7 +148,7 @@ def ingest(
     as_json: JsonOption = False,
 ) -> None:
     """Turn raw face video into aligned face crops with manifests."""
-    from mbert.pipeline.ingest import IngestPlan, estimate_ingest, run_ingest
+    from mbert.pipeline.ingest import CorpusChoice, IngestPlan, estimate_ingest, run_ingest
     from mbert.pipeline.ingest_input import Going, IngestOptions, Outcome
 
     options = IngestOptions(
@@ -144,6 +163,7 @@ def ingest(
         filters=filters,
         folder_fps=fps,
     )
+    choice = CorpusChoice(dataset=dataset, name=name, labels_path=labels, distribution=distribution, errata=errata)
     where = _engine(engine, workers, address, timeout)
     if dry_run:
         estimate = estimate_ingest(
@@ -154,7 +174,7 @@ def ingest(
             limit=limit,
             overwrite=overwrite,
             retry_failed=retry_failed,
-            labels_path=labels,
+            choice=choice,
         )
         if as_json:
             return _print_json(estimate)
@@ -174,6 +194,8 @@ def ingest(
 
         def begin(plan: IngestPlan) -> None:
             counts["total"] = plan.num_to_do
+            for note in plan.notes:
+                progress.say(note)
             progress.begin(plan.num_bytes + plan.num_to_do)
 
         def advance(num_bytes: int) -> None:
@@ -201,7 +223,7 @@ def ingest(
             limit=limit,
             overwrite=overwrite,
             retry_failed=retry_failed,
-            labels_path=labels,
+            choice=choice,
             on_plan=begin,
             on_outcome=note_outcome,
             on_going=note_going,
@@ -228,7 +250,7 @@ def ingest(
     if summary.labels_path:
         typer.echo(f"labels: {counted(summary.num_labelled_clips, 'clip')} labelled by {summary.labels_path}")
     if summary.label_remarks:
-        typer.echo(f"{summary.label_remarks} inputs have labels that do not fit: see reason in videos.parquet")
+        typer.echo(f"{counted(summary.label_remarks, 'label')} cannot be used as annotated: see them with mbert labels")
     if summary.vanished:
         typer.echo("no longer there, their crops are kept:")
         print_some(list(summary.vanished))

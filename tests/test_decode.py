@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mbert import ConfigError, InputError
-from mbert.pipeline.corpora.videos import list_sources
+from mbert.pipeline.corpora.videos import list_videos
 from mbert.pipeline.decode import content_hash
 from mbert.pipeline.ingest_input import IngestOptions
 
@@ -16,7 +16,7 @@ def gray_frames(num_frames, height=64, width=96):
 
 
 def decode(path, **options):
-    (source,) = list_sources(path).sources
+    (source,) = list_videos(path).sources
     decoder = IngestOptions(folder_fps=options.pop("folder_fps", 30)).open_decoder(source, **options)
     return list(decoder), decoder.info
 
@@ -136,7 +136,7 @@ def test_the_listing_is_natural_complete_and_says_what_it_left_out(tmp_path, wri
     (root / "notes.txt").write_text("x")
     (root / "labels.csv").write_text("x")
     (root / "loop").symlink_to(root, target_is_directory=True)
-    listing = list_sources(root)
+    listing = list_videos(root)
     assert [(source.path, source.kind) for source in listing.sources] == [
         ("clip2.mp4", "video"),
         ("clip10.mp4", "video"),
@@ -149,9 +149,9 @@ def test_the_listing_is_natural_complete_and_says_what_it_left_out(tmp_path, wri
 
 def test_a_folder_without_inputs_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds no video file"):
-        list_sources(tmp_path)
+        list_videos(tmp_path)
     with pytest.raises(ConfigError, match="does not exist"):
-        list_sources(tmp_path / "nowhere")
+        list_videos(tmp_path / "nowhere")
 
 
 def test_the_hash_of_a_folder_depends_on_names_and_bytes(tmp_path):
@@ -160,7 +160,7 @@ def test_the_hash_of_a_folder_depends_on_names_and_bytes(tmp_path):
         folder.mkdir(exist_ok=True)
         for name, data in files.items():
             (folder / f"{name}.png").write_bytes(data)
-        return content_hash(list_sources(folder).sources[0])
+        return content_hash(list_videos(folder).sources[0])
 
     assert hash_of(f1=b"a", f2=b"b") == hash_of(f1=b"a", f2=b"b")
     assert len({hash_of(f1=b"a", f2=b"b"), hash_of(f1=b"ab", f3=b""), hash_of(f1=b"a", f2=b"c")}) == 3

@@ -18,7 +18,7 @@ from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
 from mbert.manifests.store import read_json, read_rows, read_table
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.engine import Engine
-from mbert.pipeline.ingest import run_ingest
+from mbert.pipeline.ingest import CorpusChoice, run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
 from mbert.shards.image import decode_jpeg
 from mbert.shards.verify import verify_frames
@@ -202,7 +202,9 @@ def test_a_label_file_without_its_columns_stops_before_any_work(few_videos, tmp_
     labels = tmp_path / "labels.csv"
     labels.write_text("path,subject\n")
     with pytest.raises(ManifestError, match="lacks the columns onset, apex, offset, emotion"):
-        run_ingest(few_videos, Workspace(tmp_path / "workspace"), IngestOptions(), labels_path=labels)
+        run_ingest(
+            few_videos, Workspace(tmp_path / "workspace"), IngestOptions(), choice=CorpusChoice(labels_path=labels)
+        )
     assert not (tmp_path / "workspace").exists()
 
 

@@ -35,7 +35,7 @@ def portrait(face):
 
 
 def test_clips_are_real_videos_that_their_labels_describe(synthetic_videos):
-    labels = read_labels(synthetic_videos / "labels.csv")
+    labels = read_labels(synthetic_videos / "labels.csv", "videos")
     assert len(labels) == 18
     assert {label.emotion for label in labels} == set(EXPRESSIONS)
     for label in labels:
@@ -47,7 +47,7 @@ def test_clips_are_real_videos_that_their_labels_describe(synthetic_videos):
 
 def test_the_face_moves_at_the_apex_and_rests_at_onset_and_offset(synthetic_videos):
     ratios = []
-    for label in read_labels(synthetic_videos / "labels.csv"):
+    for label in read_labels(synthetic_videos / "labels.csv", "videos"):
         frames = [cv2.GaussianBlur(frame, (0, 0), 1).astype(int) for frame in frames_of(synthetic_videos / label.path)]
         rest = np.abs(frames[label.onset] - frames[label.onset - 3]).mean()
         ratios.append(np.abs(frames[label.apex] - frames[label.onset]).mean() / rest)

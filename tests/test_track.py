@@ -110,7 +110,9 @@ def test_a_scene_cut_ends_the_clip_although_the_face_stays_in_place():
 
 
 def test_long_tracks_are_cut_but_not_inside_a_label():
-    label = Label(line=2, path="a", subject="s", onset=28, apex=33, offset=38, emotion="x")
+    label = Label(
+        line=2, path="a", dataset="videos", subject="videos/s", sample="a", onset=28, apex=33, offset=38, emotion="x"
+    )
     rules = CutRules.for_labels([label], max_seconds=1.0, max_bytes=1 << 40)
     clips, _ = clips_of(lambda index: [make_face(160, 120)], num_frames=100, rules=rules)
     assert ranges(clips) == [(0, 0, 38), (0, 39, 69), (0, 70, 99)]
@@ -118,7 +120,17 @@ def test_long_tracks_are_cut_but_not_inside_a_label():
 
 def test_two_labels_are_cut_apart_half_way():
     labels = [
-        Label(line=line, path="a", subject="s", onset=onset, apex=onset + 4, offset=onset + 8, emotion="x")
+        Label(
+            line=line,
+            path="a",
+            dataset="videos",
+            subject="videos/s",
+            sample="a",
+            onset=onset,
+            apex=onset + 4,
+            offset=onset + 8,
+            emotion="x",
+        )
         for line, onset in ((2, 5), (3, 30))
     ]
     rules = CutRules.for_labels(labels, max_seconds=1000.0, max_bytes=1 << 40)

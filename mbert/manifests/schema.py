@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Status = Literal[
     "pending",  # planned, not done yet
@@ -30,7 +30,9 @@ Status = Literal[
     "error",  # an unexpected error, named in the reason
 ]
 STATUSES: tuple[str, ...] = typing.get_args(Status)
-PairKind = Literal["sampled", "onset_apex"]
+PairKind = Literal["sampled", "onset_apex", "onset_between"]  # between: the later frame lies before the apex
+ApexSource = Literal["annotated", "middle", "spotted"]
+Expression = Literal["micro", "macro"]
 AlignMode = Literal["auto", "clip", "smooth", "frame"]
 
 Float32 = Annotated[float, pa.float32()]
@@ -80,12 +82,36 @@ class ClipRow:
     align: AlignMode  # what was done: "clip", "smooth" or "frame"
     face_px: Float32  # median over the clip, in source pixels
     jitter_px: Float32 | None  # RMS motion of rigid regions between consecutive crops, in crop pixels
-    subject: str | None = None  # prefixed by the dataset, so that ids of two datasets never meet
+    subject: str | None = None  # prefixed by the dataset it was recorded for, so that ids of two never meet
+    sample: str | None = None  # the labelled expression: its name in its dataset; the rest describes it
     onset: int | None = None
     apex: int | None = None
     offset: int | None = None
     emotion: str | None = None  # as annotated
-    action_units: str | None = None
+    action_units: str | None = None  # as annotated
+    objective_class: str | None = None  # as annotated
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class LabelRow:
+    """One annotated expression and what became of it."""
+
+    dataset: str
+    subject: str | None
+    sample: str
+    path: str  # of the input, relative to the ingested folder
+    video_id: str
+    clip_id: str | None  # that holds it; None: it cannot be used, see `remark`
+    line: int  # of the annotation
+    expression: Expression
+    onset: int | None  # frame indices, after errata and checks
+    apex: int | None
+    offset: int | None
+    emotion: str | None
+    action_units: str | None
+    objective_class: str | None
+    errata: str | None  # ids of the corrections, separated by spaces
+    remark: str | None  # what is wrong with it, or was changed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +152,13 @@ class PairRow:
     t1: int
     delta_seconds: float
     kind: PairKind
-    emotion: str | None  # only on onset-apex pairs
+    dataset: str
+    # Only on pairs of a labelled expression, that is of another kind than `sampled`:
+    sample: str | None
+    apex_source: ApexSource | None
+    emotion: str | None
+    action_units: str | None
+    objective_class: str | None
     t0_offset: int  # byte range of each JPEG in the tar: any frame is one ranged read
     t0_size: int
     t1_offset: int

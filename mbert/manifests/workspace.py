@@ -31,6 +31,11 @@ class Workspace:
         return self.corpus / "clips.parquet"
 
     @property
+    def labels(self) -> Path:
+        """One row per annotated expression."""
+        return self.corpus / "labels.parquet"
+
+    @property
     def frames(self) -> Path:
         """Tars of aligned crops and their twins."""
         return self.corpus / "frames"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from mbert import InputError
-from mbert.pipeline.corpora.videos import Source, frame_files
+from mbert.pipeline.corpora.source import Source, frame_files
 from mbert.shards.image import Image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are not in it

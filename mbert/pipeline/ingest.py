@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from mbert import ConfigError, __version__
-from mbert.manifests.labels import LABELS_NAME, Label, join_labels, labels_by_path, read_labels
-from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, VideoRow, video_key
+from mbert.manifests.errata import ERRATA_VERSION, Errata, apply_errata
+from mbert.manifests.labels import LABEL_FIELDS, checked, join_labels, label_row, labels_by_input
+from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import (
     exclusive,
     read_json,
@@ -29,7 +30,8 @@ from mbert.manifests.store import (
     write_rows,
 )
 from mbert.manifests.workspace import Workspace
-from mbert.pipeline.corpora.videos import DATASET, Listing, list_sources, natural_order
+from mbert.pipeline.corpora.registry import AUTO, list_corpus
+from mbert.pipeline.corpora.source import Distribution, Listing, natural_order
 from mbert.pipeline.decode import content_hash
 from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
 from mbert.pipeline.ingest_input import (
@@ -49,12 +51,36 @@ _TRIED_FRAMES = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusChoice:
+    """Which dataset lies in a folder, and how its annotation is read; see `list_corpus`."""
+
+    dataset: str = AUTO
+    name: str | None = None  # prefix of all ids of one's own videos
+    labels_path: Path | None = None
+    distribution: Distribution = "auto"
+    errata: Errata = "default"
+
+    def list(self, path: Path) -> Listing:
+        """The inputs under a folder and their labels, corrected and checked."""
+        listing = list_corpus(
+            path,
+            dataset=self.dataset,
+            name=self.name,
+            labels_path=self.labels_path,
+            distribution=self.distribution,
+        )
+        labels = tuple(checked(label) for label in apply_errata(listing.labels, self.errata))
+        return dataclasses.replace(listing, labels=labels)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class IngestPlan:
     """What a run is going to do."""
 
     num_inputs: int  # in the folder at hand
     num_to_do: int
     num_bytes: int  # of the inputs that are still to do
+    notes: tuple[str, ...]  # how the folder was understood
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,11 +106,12 @@ class IngestSummary:
     num_frames_decoded: int  # by this run
     seconds: float  # wall time of this run
     num_labelled_clips: int
-    label_remarks: int
+    label_remarks: int  # labels that cannot be used, or not as annotated
     changed: tuple[str, ...]  # inputs whose content is not what was ingested
     vanished: tuple[str, ...]  # ingested inputs that are no longer there; their crops are kept
     ignored: tuple[str, ...]  # files that are no inputs
     failures: dict[str, str]  # path -> reason
+    notes: tuple[str, ...]  # how the folder was understood
     labels_path: str
     corpus: str
 
@@ -98,7 +125,7 @@ def run_ingest(
     limit: int | None = None,
     overwrite: bool = False,
     retry_failed: bool = False,
-    labels_path: Path | None = None,
+    choice: CorpusChoice = CorpusChoice(),
     on_plan: Callable[[IngestPlan], None] = lambda plan: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     on_going: Callable[[Going], None] = lambda going: None,
@@ -109,15 +136,15 @@ def run_ingest(
     ManifestError for a label file that cannot be read or a corpus that another process works on.
     """
     began = time.monotonic()
-    listing, labels_path, labels = _read_inputs(path, labels_path)
+    listing = choice.list(path)
     options.check()
     with exclusive(workspace.corpus):
         if overwrite:
             _remove_corpus(workspace)
         config = _checked_config(workspace, options)
         same_root = config.get("root", str(listing.root)) == str(listing.root)
-        _write_config(workspace, listing.root, options, config.get("versions", []))
-        corpus = _Corpus(workspace, listing, labels)
+        _write_config(workspace, listing, options, choice, config)
+        corpus = _Corpus(workspace, listing)
         corpus.plan(limit, retry_failed=retry_failed)
         corpus.write()
         tasks = corpus.tasks(options, engine)
@@ -137,13 +164,14 @@ def run_ingest(
         num_crops=sum(row.num_crops for row in corpus.videos.values()),
         num_frames_decoded=num_frames,
         seconds=time.monotonic() - began,
-        num_labelled_clips=sum(clip.emotion is not None for group in corpus.clips.values() for clip in group),
-        label_remarks=sum("label line" in (row.reason or "") for row in corpus.videos.values()),
+        num_labelled_clips=sum(clip.sample is not None for group in corpus.clips.values() for clip in group),
+        label_remarks=sum(label.remark is not None for label in corpus.labels),
         changed=corpus.changed(),
         vanished=corpus.vanished() if same_root else (),
         ignored=listing.ignored,
         failures={row.path: row.reason or row.status for row in corpus.rows() if row.status not in ("ok", "pending")},
-        labels_path=str(labels_path) if labels_path.exists() else "",
+        notes=listing.notes,
+        labels_path=", ".join(str(file) for file in listing.annotations),
         corpus=str(workspace.corpus),
     )
 
@@ -157,14 +185,14 @@ def estimate_ingest(
     limit: int | None = None,
     overwrite: bool = False,
     retry_failed: bool = False,
-    labels_path: Path | None = None,
+    choice: CorpusChoice = CorpusChoice(),
 ) -> IngestEstimate:
     """What `run_ingest` would do with the same arguments; writes nothing in the workspace. Raises what it raises."""
-    listing, _, labels = _read_inputs(path, labels_path)
+    listing = choice.list(path)
     options.check()
     if not overwrite:
         _checked_config(workspace, options)
-    corpus = _Corpus(Workspace(workspace.root / "nowhere") if overwrite else workspace, listing, labels)
+    corpus = _Corpus(Workspace(workspace.root / "nowhere") if overwrite else workspace, listing)
     corpus.plan(limit, retry_failed=retry_failed)
     tasks = corpus.tasks(options, engine)
     plan = _plan(listing, tasks)
@@ -195,15 +223,9 @@ def estimate_ingest(
     )
 
 
-def _read_inputs(path: Path, labels_path: Path | None) -> tuple[Listing, Path, dict[str, list[Label]]]:
-    listing = list_sources(path)
-    labels_path = labels_path or listing.root / LABELS_NAME
-    return listing, labels_path, labels_by_path(read_labels(labels_path)) if labels_path.exists() else {}
-
-
 def _plan(listing: Listing, tasks: list[IngestTask]) -> IngestPlan:
     num_bytes = sum(task.source.num_bytes for task in tasks)
-    return IngestPlan(num_inputs=len(listing.sources), num_to_do=len(tasks), num_bytes=num_bytes)
+    return IngestPlan(num_inputs=len(listing.sources), num_to_do=len(tasks), num_bytes=num_bytes, notes=listing.notes)
 
 
 def _checked_config(workspace: Workspace, options: IngestOptions) -> dict[str, Any]:
@@ -219,17 +241,28 @@ def _checked_config(workspace: Workspace, options: IngestOptions) -> dict[str, A
     return found
 
 
-def _write_config(workspace: Workspace, root: Path, options: IngestOptions, versions: list[dict[str, str]]) -> None:
+def _write_config(
+    workspace: Workspace, listing: Listing, options: IngestOptions, choice: CorpusChoice, before: dict[str, Any]
+) -> None:
     names = ["av", "mediapipe", "numpy", "opencv-contrib-python", "simplejpeg"]
     names += ["face-alignment"] if options.landmarker == "fan" else []
     current = {"mbert": __version__, **{name: importlib.metadata.version(name) for name in names}}
+    versions = before.get("versions", [])
+    applied = sorted({erratum for label in listing.labels for erratum in label.errata})
+    latest = {
+        "root": str(listing.root),
+        "annotations": [str(file) for file in listing.annotations],
+        "errata": {"version": ERRATA_VERSION, "choice": choice.errata, "applied": applied},
+        "notes": list(listing.notes),
+    }
+    datasets = sorted({source.dataset for source in listing.sources})
     write_json(
         workspace.corpus_config,
         {
-            "root": str(root),  # of the latest ingest
+            "root": str(listing.root),  # of the latest ingest
             "options": dataclasses.asdict(options),
             "schema": SCHEMA_VERSION,
-            "dataset": DATASET,
+            "datasets": {**before.get("datasets", {}), **dict.fromkeys(datasets, latest)},
             "jpeg": {"quality": JPEG_QUALITY, "subsampling": JPEG_SUBSAMPLING},
             # Of every ingest that added to the corpus, where they differ.
             "versions": versions if current in versions else [*versions, current],
@@ -239,7 +272,7 @@ def _write_config(workspace: Workspace, root: Path, options: IngestOptions, vers
 
 def _remove_corpus(workspace: Workspace) -> None:
     """Delete what an ingest wrote, and nothing else."""
-    ours = [workspace.videos, workspace.clips, workspace.corpus_config]
+    ours = [workspace.videos, workspace.clips, workspace.labels, workspace.corpus_config]
     for file in [*ours, *workspace.frames.glob("*.parquet"), *workspace.frames.glob("*.tar")]:
         file.unlink(missing_ok=True)
 
@@ -247,15 +280,18 @@ def _remove_corpus(workspace: Workspace) -> None:
 class _Corpus:
     """The rows of a corpus while a run adds to it."""
 
-    def __init__(self, workspace: Workspace, listing: Listing, labels: dict[str, list[Label]]) -> None:
+    def __init__(self, workspace: Workspace, listing: Listing) -> None:
         self._workspace = workspace
-        self._labels = labels
+        self._labels = labels_by_input(listing.labels)
         self._root = listing.root
         self._sources = {source.video_id: source for source in listing.sources}
         self.videos: dict[str, VideoRow] = {row.video_id: row for row in _read_if_there(workspace.videos, VideoRow)}
         self.clips: dict[str, list[ClipRow]] = {}
         for clip in _read_if_there(workspace.clips, ClipRow):
             self.clips.setdefault(clip.video_id, []).append(clip)
+        self._label_rows: dict[str, list[LabelRow]] = {}
+        for label in _read_if_there(workspace.labels, LabelRow):
+            self._label_rows.setdefault(label.video_id, []).append(label)
 
     def plan(self, limit: int | None, *, retry_failed: bool = False) -> None:
         """Add a pending row with its own tar for each new input, and a row for each label without an input.
@@ -279,13 +315,13 @@ class _Corpus:
                 mtime_ns=source.mtime_ns,
             )
             number += 1
-        for path, group in self._labels.items():
-            key = video_key(DATASET, path)
+        for key, group in self._labels.items():
             if key not in self._sources and key not in self.videos:
                 lines = ", ".join(str(label.line) for label in group)
                 reason = f"label line {lines} names it, but there is no such file or folder"
+                dataset, path = group[0].dataset, group[0].path
                 self.videos[key] = VideoRow(
-                    video_id=key, dataset=DATASET, path=path, kind="video", status="missing", reason=reason
+                    video_id=key, dataset=dataset, path=path, kind="video", status="missing", reason=reason
                 )
 
     def tasks(self, options: IngestOptions, engine: Engine) -> list[IngestTask]:
@@ -303,7 +339,7 @@ class _Corpus:
                     shard=row.shard or "",
                     frames_folder=self._workspace.frames.absolute(),
                     options=options,
-                    labels=tuple(self._labels.get(row.path, ())),
+                    labels=tuple(self._labels.get(row.video_id, ())),
                 )
             )
         # One input alone may have all cores for decoding; else each process keeps to its own.
@@ -321,22 +357,30 @@ class _Corpus:
 
     def rows(self) -> list[VideoRow]:
         """Every input in reading order."""
-        return sorted(self.videos.values(), key=lambda row: natural_order(row.path))
+        return sorted(self.videos.values(), key=lambda row: (row.dataset, natural_order(row.path)))
+
+    @property
+    def labels(self) -> list[LabelRow]:
+        """Every label in reading order of the inputs, as it was joined last."""
+        return [label for row in self.rows() for label in self._label_rows.get(row.video_id, ())]
 
     def write(self) -> None:
-        """Join the labels as they are now, then write `clips.parquet` and `videos.parquet`.
+        """Join the labels as they are now, then write `clips.parquet`, `labels.parquet` and `videos.parquet`.
 
-        Only inputs of the folder at hand are joined: its label file says nothing about the others.
+        Only inputs of the folder at hand are joined: its labels say nothing about the others.
         """
-        for key in self._sources.keys() & self.videos.keys():
-            row = self.videos[key]
+        for key in (self._sources.keys() | self._labels.keys()) & self.videos.keys():
+            row, labels = self.videos[key], self._labels.get(key, ())
             if row.status == "ok":
                 bare = [_without_labels(clip) for clip in self.clips.get(key, ())]
-                self.clips[key], remarks = join_labels(bare, self._labels.get(row.path, ()))
-                kept = [part for part in (row.reason or "").split("; ") if part and not part.startswith("label line")]
-                self.videos[key] = dataclasses.replace(row, reason="; ".join([*kept, *remarks]) or None)
+                subject = self._sources[key].subject if key in self._sources else None
+                self.clips[key], self._label_rows[key] = join_labels(bare, labels, subject=subject)
+            else:
+                why = row.reason or row.status
+                self._label_rows[key] = [label_row(label, clip_id=None, problem=label.fault or why) for label in labels]
         rows = self.rows()
         write_rows(self._workspace.clips, ClipRow, [clip for row in rows for clip in self.clips.get(row.video_id, ())])
+        write_rows(self._workspace.labels, LabelRow, self.labels)
         write_rows(self._workspace.videos, VideoRow, rows)
 
     def changed(self) -> tuple[str, ...]:
@@ -362,4 +406,5 @@ def _read_if_there(path: Path, row_type: type[Any]) -> list[Any]:
 
 
 def _without_labels(clip: ClipRow) -> ClipRow:
-    return dataclasses.replace(clip, subject=None, onset=None, apex=None, offset=None, emotion=None, action_units=None)
+    nothing: dict[str, Any] = dict.fromkeys(LABEL_FIELDS)
+    return dataclasses.replace(clip, **nothing)

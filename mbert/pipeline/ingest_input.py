@@ -23,7 +23,7 @@ from mbert.manifests.schema import AlignMode, ClipRow, FrameRow, VideoRow, clip_
 from mbert.manifests.store import read_extra, writing_rows
 from mbert.manifests.workspace import twin_paths
 from mbert.pipeline.align import fit_pose, is_still, pose_matrices, stable_poses, warp
-from mbert.pipeline.corpora.videos import Source
+from mbert.pipeline.corpora.source import Source
 from mbert.pipeline.decode import Decoder, FrameFolder, StreamInfo, VideoFile, content_hash
 from mbert.pipeline.decode_ffmpeg import FfmpegFile, check_ffmpeg_options
 from mbert.pipeline.engine import Loss, tell
@@ -55,7 +55,7 @@ class IngestOptions:
     decoder: Literal["pyav", "ffmpeg"] = "pyav"
     hwaccel: str | None = None  # for ffmpeg: a name from `ffmpeg -hwaccels`
     filters: str | None = None  # for ffmpeg: a filter graph, as for `ffmpeg -vf`
-    folder_fps: float = 30.0  # frame rate of frame folders; video files carry their own times
+    folder_fps: float = 30.0  # of frame folders whose dataset does not say; video files carry their own times
     max_clip_seconds: float = 10.0  # longer tracks are cut, but never inside a labelled expression
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class IngestOptions:
     def open_decoder(self, source: Source, num_threads: int = 0) -> Decoder:
         """Open an input. Raises InputError with the status and the reason when it cannot be read."""
         if source.kind == "frames":
-            return FrameFolder(source.location, fps=self.folder_fps)
+            return FrameFolder(source.location, fps=source.fps or self.folder_fps)
         if self.decoder == "ffmpeg":
             return FfmpegFile(source.location, hwaccel=self.hwaccel, filters=self.filters, num_threads=num_threads)
         return VideoFile(source.location, num_threads=num_threads)

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mbert import ConfigError
-from mbert.manifests.labels import LABEL_COLUMNS, LABELS_NAME, OPTIONAL_COLUMNS
+from mbert.manifests.labels import LABEL_COLUMNS, LABELS_NAME
 from mbert.manifests.store import replacing
 from mbert.pipeline.align import fit_pose, pose_matrices, warp
-from mbert.pipeline.corpora.videos import IMAGE_SUFFIXES
+from mbert.pipeline.corpora.source import IMAGE_SUFFIXES
 from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
 from mbert.pipeline.landmarkers import MediaPipeMesh
 from mbert.pipeline.landmarks import Points
@@ -128,7 +128,7 @@ def synthesize(
     for _ in run_tasks(_write_clip, tasks, engine):
         pass
     with replacing(folder / LABELS_NAME) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*LABEL_COLUMNS, *OPTIONAL_COLUMNS])
+        writer = csv.DictWriter(file, [*LABEL_COLUMNS, "action_units"])
         writer.writeheader()
         for task in tasks:
             writer.writerow({name: getattr(task.clip, name) for name in writer.fieldnames})

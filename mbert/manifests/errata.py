@@ -1,0 +1,68 @@
+"""Corrections of published annotations: which, why, and where they are from. On unless `--errata none`."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from mbert.manifests.labels import Label
+
+ERRATA_VERSION = 1
+Errata = Literal["default", "none"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Erratum:
+    """One correction. It applies to labels whose fields equal `where` (subject without its prefix), and to no other:
+    an edition in which the mistake is mended is left alone.
+    """
+
+    id: str
+    dataset: str
+    where: Mapping[str, str | int | None]
+    change: Mapping[str, Any]
+    why: str
+    source: str
+
+    def fits(self, label: Label) -> bool:
+        """Whether it speaks of this label."""
+        if label.dataset != self.dataset:
+            return False
+        return all(_same(_field(label, name), value) for name, value in self.where.items())
+
+
+# Frame numbers are those of the annotation. MEB: the loaders of the meb package (tvaranka/meb), which compare the
+# annotation with the images.
+ERRATA: Sequence[Erratum] = (
+    Erratum(
+        id="samm-013-1-9-offset",
+        dataset="samm",
+        where={"subject": "013", "sample": "013_1_9"},
+        change={"offset": 5739},
+        why="the annotated offset does not belong to the clip",
+        source="MEB",
+    ),
+)
+
+
+def apply_errata(labels: Iterable[Label], choice: Errata) -> list[Label]:
+    """The labels as corrected; each says which corrections it had."""
+    if choice == "none":
+        return list(labels)
+    corrected = []
+    for label in labels:
+        for erratum in ERRATA:
+            if erratum.fits(label):
+                label = dataclasses.replace(label, errata=(*label.errata, erratum.id), **erratum.change)
+        corrected.append(label)
+    return corrected
+
+
+def _field(label: Label, name: str) -> object:
+    value = getattr(label, name)
+    return value.partition("/")[2] if name == "subject" and value else value
+
+
+def _same(found: object, wanted: object) -> bool:
+    if isinstance(found, str) and isinstance(wanted, str):
+        return found.casefold() == wanted.casefold()
+    return found == wanted

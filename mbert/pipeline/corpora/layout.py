@@ -1,0 +1,128 @@
+"""Finding one's way in unpacked datasets: folders by their names, the raw and the cropped tree, annotation files."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from mbert import ConfigError, ManifestError
+from mbert.pipeline.corpora.sheet import SHEET_SUFFIXES
+from mbert.pipeline.corpora.source import IMAGE_SUFFIXES, Distribution, natural_order
+
+_DEPTH = 3  # levels below the given folder at which a dataset may begin
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tree:
+    """The folder in which a distribution of a dataset begins."""
+
+    folder: Path
+    is_cropped: bool
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders directly in a folder, in reading order; none where it cannot be read. Hidden ones are left out."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [folder / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    except OSError:
+        return []
+    return sorted(found, key=lambda path: natural_order(path.name))
+
+
+def folders_below(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
+    """A folder and those below it, level by level, down to `depth` levels."""
+    level = [root]
+    for _ in range(depth + 1):
+        yield from level
+        level = [child for folder in level for child in subfolders(folder)]
+
+
+def first_image(folder: Path) -> str | None:
+    """The name of some image in a folder; None where there is none."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
+                    return entry.name
+    except OSError:
+        pass
+    return None
+
+
+def find_trees(root: Path, is_tree: Callable[[Path], bool], is_cropped: Callable[[Path], bool]) -> list[Tree]:
+    """Every folder at which a dataset begins; what lies inside of one is not searched again."""
+    found: list[Tree] = []
+    for folder in folders_below(root):
+        if not any(tree.folder in folder.parents for tree in found) and is_tree(folder):
+            found.append(Tree(folder, is_cropped(folder)))
+    return found
+
+
+def choose_tree(
+    trees: Sequence[Tree], distribution: Distribution, root: Path, title: str, layout: str
+) -> tuple[Tree, tuple[str, ...]]:
+    """The tree of the wanted distribution (raw before cropped), and notes for the user.
+
+    Raises ConfigError when there is none; `layout` tells what is looked for.
+    """
+    kinds = {"raw": False, "cropped": True}
+    wanted = [tree for tree in trees if distribution == "auto" or tree.is_cropped == kinds[distribution]]
+    if not wanted:
+        other = f" (there is another distribution: {trees[0].folder})" if trees else ""
+        which = "" if distribution == "auto" else f"{distribution} "
+        raise ConfigError(f"{root} holds no {which}images of {title}{other}; looked for {layout}")
+    chosen = min(wanted, key=lambda tree: tree.is_cropped)
+    notes = [f"{title}: {'cropped' if chosen.is_cropped else 'raw'} images in {chosen.folder}"]
+    left = [str(tree.folder) for tree in trees if tree is not chosen]
+    if left:
+        notes.append(f"{title}: not read, because samples must not count twice: {', '.join(left)}")
+    return chosen, tuple(notes)
+
+
+def find_annotation(root: Path, given: Path | None, patterns: Sequence[str], title: str) -> Path:
+    """The annotation file: the given one, else the one in `root` (two levels deep) or beside it that fits.
+
+    `patterns` are regular expressions for names, case ignored, the most wanted first. Raises ManifestError naming what
+    was looked for.
+    """
+    if given is not None:
+        return given
+    found = search_annotation(root, patterns)
+    if found is None:
+        raise ManifestError(
+            f"the annotation file of {title} is neither in {root} nor beside it; its name is like "
+            f"{' or '.join(pattern.replace(chr(92), '') for pattern in patterns)}: give it with --labels FILE "
+            "(or ingest the images without labels: --dataset videos)"
+        )
+    return found
+
+
+def search_annotation(root: Path, patterns: Sequence[str]) -> Path | None:
+    """As `find_annotation`; None where there is none."""
+    files = [file for folder in (*folders_below(root, 2), root.parent) for file in _sheets(folder)]
+    for pattern in patterns:
+        for file in files:
+            if re.fullmatch(pattern, file.name, re.IGNORECASE):
+                return file
+    return None
+
+
+def _sheets(folder: Path) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if os.path.splitext(entry.name)[1].lower() in SHEET_SUFFIXES)
+    except OSError:
+        return
+    yield from (folder / name for name in names if not name.startswith((".", "~$")))
+
+
+def matched(name: str) -> str:
+    """What is compared of a folder's name and an annotated one: case and spaces differ within one dataset."""
+    return re.sub(r"\s+", "", name.casefold())
+
+
+def by_name(folders: Iterable[Path]) -> dict[str, Path]:
+    """Folders by what is compared of their names."""
+    return {matched(folder.name): folder for folder in folders}

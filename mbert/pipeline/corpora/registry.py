@@ -1,0 +1,57 @@
+"""Which datasets are known, and which of them a folder holds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mbert import ConfigError
+from mbert.manifests.labels import LABELS_NAME
+from mbert.pipeline.corpora import casme2
+from mbert.pipeline.corpora.source import Corpus, Distribution, Listing
+from mbert.pipeline.corpora.videos import DATASET, list_videos
+
+CORPORA: Mapping[str, Corpus] = {corpus.name: corpus for corpus in (casme2.CORPUS,)}
+AUTO = "auto"
+DATASETS = (AUTO, DATASET, *CORPORA)
+
+
+def list_corpus(
+    path: Path,
+    *,
+    dataset: str = AUTO,
+    name: str | None = None,
+    labels_path: Path | None = None,
+    distribution: Distribution = "auto",
+) -> Listing:
+    """The inputs and labels under a folder. With `auto`, of the one dataset that recognises it, else as any videos.
+
+    A folder with a `labels.csv`, a single file and a folder that is given a `name` are taken as any videos. Raises
+    ConfigError for an unknown dataset, for a folder that several recognise, and when there is no input.
+    """
+    if dataset not in DATASETS:
+        raise ConfigError(f"--dataset is {dataset!r}; allowed are {', '.join(DATASETS)}")
+    path = path.absolute()
+    notes: tuple[str, ...] = ()
+    if dataset == AUTO and path.is_dir() and name is None and not (path / LABELS_NAME).exists():
+        reasons = {corpus.name: reason for corpus in CORPORA.values() if (reason := corpus.recognise(path))}
+        if len(reasons) > 1:
+            told = "; ".join(f"{found}: {reason}" for found, reason in reasons.items())
+            raise ConfigError(f"{path} looks like several datasets ({told}): ingest them one by one, with --dataset")
+        for found, reason in reasons.items():
+            dataset, notes = found, (f"taken as {CORPORA[found].title}: {reason}",)
+    if dataset in (AUTO, DATASET):
+        if distribution != "auto":
+            raise ConfigError("--distribution is for datasets that come both raw and cropped")
+        return list_videos(path, labels_path, dataset=name or DATASET)
+    if name is not None:
+        raise ConfigError(f"--name is for your own videos; {CORPORA[dataset].title} has its name")
+    listing = CORPORA[dataset].read(path, labels_path, distribution)
+    if not listing.sources:
+        raise ConfigError(f"{path} holds no input of {CORPORA[dataset].title}")
+    return Listing(
+        root=listing.root,
+        sources=listing.sources,
+        labels=listing.labels,
+        annotations=listing.annotations,
+        ignored=listing.ignored,
+        notes=(*notes, *listing.notes),
+    )
