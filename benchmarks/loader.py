@@ -63,7 +63,7 @@ def generate(folder, num_shards, pairs_per_shard):
                 rows.append(
                     PairRow(
                         key=key, shard=f"{shard:06d}", clip_id=clip, subject=None, t0=0, t1=6, delta_seconds=0.2,
-                        kind="sampled", emotion=None, t0_offset=at0, t0_size=size0, t1_offset=at1, t1_size=size1,
+                        kind="sampled", dataset="videos", t0_offset=at0, t0_size=size0, t1_offset=at1, t1_size=size1,
                     )
                 )  # fmt: skip
         write_rows(twin, PairRow, rows, extra={TAR_HASH_ENTRY: writer.sha256})

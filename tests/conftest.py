@@ -113,7 +113,7 @@ def write_pairs() -> Callable[..., Path]:
                     rows.append(
                         PairRow(
                             key=key, shard=f"{shard:06d}", clip_id=clip, subject="videos/s01", t0=0, t1=6,
-                            delta_seconds=0.2, kind="sampled", emotion=None, t0_offset=t0[0], t0_size=t0[1],
+                            delta_seconds=0.2, kind="sampled", dataset="videos", t0_offset=t0[0], t0_size=t0[1],
                             t1_offset=t1[0], t1_size=t1[1],
                         )
                     )  # fmt: skip

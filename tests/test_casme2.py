@@ -1,6 +1,6 @@
 import pytest
-
 from lookalike import expression_frames, write_book, write_images
+
 from mbert import ConfigError, ManifestError
 from mbert.manifests.labels import checked
 from mbert.pipeline.corpora.casme2 import CORPUS
@@ -114,7 +114,7 @@ def test_a_row_without_a_folder_and_a_folder_without_a_row_are_both_there(casme2
 
 def test_a_missing_annotation_file_is_told_with_what_was_looked_for(casme2, tmp_path):
     (tmp_path / "images").symlink_to(casme2 / "CASME2_RAW_selected")
-    with pytest.raises(ManifestError, match="annotation file of CASME II.*--labels FILE"):
+    with pytest.raises(ManifestError, match=r"annotation file of CASME II.*--labels FILE"):
         CORPUS.read(tmp_path, None, "auto")
     given = CORPUS.read(tmp_path, casme2 / "CASME2-coding-20140508.xlsx", "auto")
     assert len(given.labels) == 6

@@ -134,7 +134,7 @@ def test_the_listing_is_natural_complete_and_says_what_it_left_out(tmp_path, wri
     (root / "nothing").mkdir()
     (root / "folder.mp4").mkdir()
     (root / "notes.txt").write_text("x")
-    (root / "labels.csv").write_text("x")
+    (root / "labels.csv").write_text("path,subject,onset,apex,offset,emotion\n")
     (root / "loop").symlink_to(root, target_is_directory=True)
     listing = list_videos(root)
     assert [(source.path, source.kind) for source in listing.sources] == [

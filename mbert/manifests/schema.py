@@ -154,11 +154,11 @@ class PairRow:
     kind: PairKind
     dataset: str
     # Only on pairs of a labelled expression, that is of another kind than `sampled`:
-    sample: str | None
-    apex_source: ApexSource | None
-    emotion: str | None
-    action_units: str | None
-    objective_class: str | None
+    sample: str | None = None
+    apex_source: ApexSource | None = None
+    emotion: str | None = None
+    action_units: str | None = None
+    objective_class: str | None = None
     t0_offset: int  # byte range of each JPEG in the tar: any frame is one ranged read
     t0_size: int
     t1_offset: int

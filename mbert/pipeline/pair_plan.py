@@ -7,19 +7,22 @@ that a task needs nothing but two numbers: memory does not grow with the number 
 import dataclasses
 import functools
 import shutil
-from collections.abc import Iterator
+import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from mbert import ConfigError
 from mbert.manifests.query import FrameCondition
-from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
+from mbert.manifests.schema import ApexSource, ClipRow, FrameRow, PairKind, VideoRow
 from mbert.manifests.store import naming_write_faults, read_rows, read_table, write_rows
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.pairs import clip_rng, nearest_frame, sample_pairs
+from mbert.pipeline.spot import spot_apex
+from mbert.shards.image import Image, decode_jpeg
 
 Records = npt.NDArray[np.void]
 
@@ -29,13 +32,18 @@ RECORD = np.dtype(
         ("t0", "<i8"),  # frame_index
         ("t1", "<i8"),
         ("delta_seconds", "<f8"),
-        ("is_expression", "?"),  # onset-apex, else sampled
+        ("kind", "u1"),  # place in KINDS
+        ("apex_source", "u1"),  # place in APEX_SOURCES, of the pairs of an expression
         ("t0_offset", "<u8"),  # byte range of each JPEG in the tar of its video
         ("t0_size", "<u4"),
         ("t1_offset", "<u8"),
         ("t1_size", "<u4"),
     ]
 )
+KINDS: tuple[PairKind, ...] = typing.get_args(PairKind)
+APEX_SOURCES: tuple[ApexSource, ...] = typing.get_args(ApexSource)
+ApexChoice = Literal["annotated", "middle", "spotted"]
+_SAMPLED, _ONSET_APEX, _ONSET_BETWEEN = (KINDS.index(kind) for kind in ("sampled", "onset_apex", "onset_between"))
 _ROUNDS = 6
 
 
@@ -47,6 +55,10 @@ class PairOptions:
     max_delta_ms: float = 367.0  # 11 frames at 30 fps
     pairs_per_second: float = 10.0  # first frames drawn per second of video
     pairs_per_shard: int = 2048  # about 65 MB at 224 px
+    # What stands in for an apex that is not annotated: nothing (such an expression gives no pair), the frame half-way
+    # between onset and offset, or the frame that has moved most since the onset.
+    apex: ApexChoice = "middle"
+    frames_between: int = 3  # pairs of the onset with frames between it and the apex, for `mbert eval --frames`
     where: str | None = None  # SQL: both frames of a pair must fulfil it
     seed: int = 0
 
@@ -57,6 +69,12 @@ class PairOptions:
             )
         if self.pairs_per_second <= 0 or self.pairs_per_shard < 1:
             raise ConfigError("pairs per second must be above 0 and pairs per shard at least 1")
+        if self.apex not in typing.get_args(ApexChoice):
+            raise ConfigError(f"apex is {self.apex!r}; allowed are {', '.join(typing.get_args(ApexChoice))}")
+        if self.frames_between < 0:
+            raise ConfigError(
+                f"{self.frames_between} frames are to lie between onset and apex; it must not be negative"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +82,9 @@ class PairPlan:
     """What was planned."""
 
     num_pairs: int
-    num_expressions: int  # onset-apex pairs among them
+    num_onset_apex: int  # among them
+    num_onset_between: int
+    num_apexes_filled: int  # onset-apex pairs whose apex is not annotated
     pairs_left_out: int  # that do not fulfil `where`
     clips_without_pairs: int
     labels_without_apex: int  # labelled clips that give no onset-apex pair
@@ -100,19 +120,23 @@ def plan_pairs(
             frames = {name: table[name].to_numpy() for name in ("frame_index", "pts_seconds", "offset", "size")}
             for number in numbers:
                 rows = np.flatnonzero(clip_of_row == place.get(clips[number].clip_id, -1))
-                pairs, is_expression = _pairs_of_clip(
-                    clips[number], frames["frame_index"][rows], frames["pts_seconds"][rows], options
+                clip, index, seconds = clips[number], frames["frame_index"][rows], frames["pts_seconds"][rows]
+                found = _find_expression(
+                    clip, index, options.apex, functools.partial(_read_crops, workspace, shard, frames, rows)
                 )
+                pairs, kinds = _pairs_of_clip(clip, seconds, found, options)
+                counts["labels_without_apex"] += clip.sample is not None and found is None
                 if fulfil is not None:
                     keep = fulfil[rows][pairs].all(axis=1)
                     counts["pairs_left_out"] += int((~keep).sum())
-                    pairs, is_expression = pairs[keep], is_expression[keep]
-                file.write(_records(number, rows[pairs], is_expression, frames).tobytes())
+                    pairs, kinds = pairs[keep], kinds[keep]
+                source = found.source if found else "annotated"
+                file.write(_records(number, rows[pairs], kinds, source, frames).tobytes())
                 counts["num_pairs"] += len(pairs)
-                counts["num_expressions"] += int(is_expression.sum())
+                counts["num_onset_apex"] += int((kinds == _ONSET_APEX).sum())
+                counts["num_onset_between"] += int((kinds == _ONSET_BETWEEN).sum())
+                counts["num_apexes_filled"] += source != "annotated" and bool((kinds == _ONSET_APEX).any())
                 counts["clips_without_pairs"] += not len(pairs)
-                clip = clips[number]
-                counts["labels_without_apex"] += clip.emotion is not None and None in (clip.onset, clip.apex)
     return PairPlan(**counts)
 
 
@@ -123,10 +147,39 @@ def _by_shard(clips: list[ClipRow]) -> Iterator[tuple[str, list[int]]]:
     yield from groups.items()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Expression:
+    """Positions of onset and apex among the frames of a clip, the onset first."""
+
+    onset: int
+    apex: int
+    source: ApexSource
+
+
+def _find_expression(
+    clip: ClipRow, index: npt.NDArray[np.int64], choice: ApexChoice, read: Callable[[int, int], list[Image]]
+) -> _Expression | None:
+    """Onset and apex of the labelled expression; None where there is none, or no apex is to be had."""
+    if clip.sample is None or clip.onset is None:
+        return None
+    onset = nearest_frame(index, clip.onset)
+    source: ApexSource = "annotated"
+    if clip.apex is not None:
+        apex = nearest_frame(index, clip.apex)
+    elif choice == "annotated" or clip.offset is None:
+        return None
+    else:
+        offset = nearest_frame(index, clip.offset)
+        source, apex = choice, nearest_frame(index, (clip.onset + clip.offset + 1) // 2)
+        if choice == "spotted" and offset > onset:
+            apex = onset + spot_apex(read(onset, offset + 1))
+    return _Expression(onset, apex, source) if onset < apex else None
+
+
 def _pairs_of_clip(
-    clip: ClipRow, index: npt.NDArray[np.int64], pts_seconds: npt.NDArray[np.float64], options: PairOptions
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Positions (P, 2) of the pairs of one clip, sorted by time, and which of them is the labelled one, (P,)."""
+    clip: ClipRow, pts_seconds: npt.NDArray[np.float64], found: _Expression | None, options: PairOptions
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Positions (P, 2) of the pairs of one clip, sorted by time, and their kinds, (P,)."""
     pairs = sample_pairs(
         pts_seconds,
         min_delta_seconds=options.min_delta_ms / 1000,
@@ -134,19 +187,34 @@ def _pairs_of_clip(
         pairs_per_second=options.pairs_per_second,
         rng=clip_rng(options.seed, clip.clip_id),
     )
-    is_expression = np.zeros(len(pairs), dtype=bool)
-    if clip.onset is not None and clip.apex is not None and clip.emotion is not None:
-        labelled = nearest_frame(index, clip.onset), nearest_frame(index, clip.apex)
-        if labelled[0] < labelled[1]:
-            pairs = np.unique(np.concatenate([pairs, [labelled]]), axis=0)
-            is_expression = (pairs == labelled).all(axis=1)
-    return pairs, is_expression
+    kinds = dict.fromkeys(map(tuple, pairs.tolist()), _SAMPLED)
+    if found is not None:
+        steps = np.linspace(found.onset, found.apex, options.frames_between + 2)[1:-1].round().astype(int)
+        kinds |= {(found.onset, place): _ONSET_BETWEEN for place in steps.tolist() if found.onset < place < found.apex}
+        kinds[found.onset, found.apex] = _ONSET_APEX
+    ordered = sorted(kinds)
+    return np.array(ordered, np.int64).reshape(-1, 2), np.array([kinds[pair] for pair in ordered], np.uint8)
 
 
-def _records(number: int, rows: npt.NDArray[np.int64], is_expression: Any, frames: dict[str, Any]) -> Records:
+def _read_crops(
+    workspace: Workspace, shard: str, frames: dict[str, Any], rows: npt.NDArray[np.int64], start: int, stop: int
+) -> list[Image]:
+    """Decode the crops `[start, stop)` of a clip whose frames stand in some rows."""
+    tar, _ = twin_paths(workspace.frames, shard)
+    images = []
+    with tar.open("rb") as file:
+        for row in rows[start:stop].tolist():
+            file.seek(int(frames["offset"][row]))
+            images.append(decode_jpeg(file.read(int(frames["size"][row]))))
+    return images
+
+
+def _records(
+    number: int, rows: npt.NDArray[np.int64], kinds: Any, source: ApexSource, frames: dict[str, Any]
+) -> Records:
     records = np.zeros(len(rows), RECORD)
     t0, t1 = rows.T
-    records["clip"], records["is_expression"] = number, is_expression
+    records["clip"], records["kind"], records["apex_source"] = number, kinds, APEX_SOURCES.index(source)
     for name, side in (("t0", t0), ("t1", t1)):
         records[name] = frames["frame_index"][side]
         records[f"{name}_offset"], records[f"{name}_size"] = frames["offset"][side], frames["size"][side]

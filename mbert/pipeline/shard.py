@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from mbert import ConfigError, ManifestError, ShardError, __version__
+from mbert.manifests.labels import LABEL_FIELDS
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, PairRow, VideoRow, arrow_schema, pair_key
 from mbert.manifests.store import (
     exclusive,
@@ -31,7 +32,7 @@ from mbert.manifests.store import (
 )
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
-from mbert.pipeline.pair_plan import PairOptions, Records, dealt_pairs, pair_condition, plan_pairs
+from mbert.pipeline.pair_plan import APEX_SOURCES, KINDS, PairOptions, Records, dealt_pairs, pair_condition, plan_pairs
 from mbert.shards.pair import FramePair
 from mbert.shards.writer import TAR_HASH_ENTRY, writing_tar
 
@@ -39,8 +40,9 @@ _PLAN_ENTRY = "mbert_plan"
 _OPEN_TARS = 128  # well below the usual limit of open files
 _PAIRS_IN_MEMORY = 256  # about 8 MB at 224 px, which stay in the cache of a core
 _SCHEMA = arrow_schema(PairRow)
-_PLANNED = ["clip", "t0", "t1", "delta_seconds", "is_expression"]
-_INFO = ("key", "clip_id", "subject", "t0", "t1", "delta_seconds", "kind", "emotion")
+_PLANNED = ["clip", "t0", "t1", "delta_seconds", "kind", "apex_source"]
+_OF_EXPRESSION = ("sample", "emotion", "action_units", "objective_class")  # columns of clip and pair
+_INFO = ("key", "clip_id", "dataset", "subject", "t0", "t1", "delta_seconds", "kind", "apex_source", *_OF_EXPRESSION)
 _RANGES = ("t0_offset", "t0_size", "t1_offset", "t1_size")
 
 
@@ -56,6 +58,7 @@ class ShardSummary:
     pairs_left_out: int  # by `where`
     clips_without_pairs: int
     labels_without_apex: int  # labelled clips that give no onset-apex pair
+    apexes_filled: int  # onset-apex pairs whose apex is not annotated
     seconds: float
     folder: str
 
@@ -105,7 +108,8 @@ def run_shard(
                 on_shard(num_pairs)
         finally:
             shutil.rmtree(plan_folder, ignore_errors=True)
-        kinds = {"sampled": plan.num_pairs - plan.num_expressions, "onset_apex": plan.num_expressions}
+        labelled = {"onset_apex": plan.num_onset_apex, "onset_between": plan.num_onset_between}
+        kinds = {"sampled": plan.num_pairs - sum(labelled.values()), **labelled}
         totals: dict[str, Any] = {
             "num_pairs": plan.num_pairs,
             "num_shards": len(names),
@@ -131,6 +135,7 @@ def run_shard(
         pairs_left_out=plan.pairs_left_out,
         clips_without_pairs=plan.clips_without_pairs,
         labels_without_apex=plan.labels_without_apex,
+        apexes_filled=plan.num_apexes_filled,
         seconds=time.monotonic() - began,
         folder=str(workspace.pairs),
     )
@@ -183,7 +188,7 @@ def _fingerprint(workspace: Workspace, videos: list[VideoRow], clips: list[ClipR
     for row in videos:
         digest.update(f"{row.video_id} {row.sha256} {row.num_crops}\n".encode())
     for clip in clips:
-        digest.update(f"{clip.clip_id} {clip.subject} {clip.onset} {clip.apex} {clip.emotion}\n".encode())
+        digest.update(" ".join([clip.clip_id, *(str(getattr(clip, name)) for name in LABEL_FIELDS)]).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -247,8 +252,9 @@ def write_shard(task: ShardTask) -> int:
 def _pair_rows(records: Records, clips: list[ClipRow], shard: str) -> list[dict[str, Any]]:
     """The columns of the pair manifest, except where the frames will lie."""
     rows = []
-    for clip_number, t0, t1, delta_seconds, is_expression in records[_PLANNED].tolist():
+    for clip_number, t0, t1, delta_seconds, kind, apex_source in records[_PLANNED].tolist():
         clip = clips[clip_number]
+        is_sampled = KINDS[kind] == "sampled"
         rows.append(
             {
                 "key": pair_key(clip.clip_id, t0, t1),
@@ -258,8 +264,10 @@ def _pair_rows(records: Records, clips: list[ClipRow], shard: str) -> list[dict[
                 "t0": t0,
                 "t1": t1,
                 "delta_seconds": delta_seconds,
-                "kind": "onset_apex" if is_expression else "sampled",
-                "emotion": clip.emotion if is_expression else None,
+                "kind": KINDS[kind],
+                "dataset": clip.dataset,
+                "apex_source": None if is_sampled else APEX_SOURCES[apex_source],
+                **{name: None if is_sampled else getattr(clip, name) for name in _OF_EXPRESSION},
             }
         )
     return rows

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mbert import ConfigError, ManifestError
 from mbert.pipeline.corpora.sheet import SHEET_SUFFIXES
-from mbert.pipeline.corpora.source import IMAGE_SUFFIXES, Distribution, natural_order
+from mbert.pipeline.corpora.source import IMAGE_SUFFIXES, Distribution, natural_order, suffix_of
 
 _DEPTH = 3  # levels below the given folder at which a dataset may begin
 
@@ -44,7 +44,7 @@ def first_image(folder: Path) -> str | None:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
+                if suffix_of(entry.name) in IMAGE_SUFFIXES and not entry.name.startswith("."):
                     return entry.name
     except OSError:
         pass
@@ -112,7 +112,7 @@ def search_annotation(root: Path, patterns: Sequence[str]) -> Path | None:
 def _sheets(folder: Path) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if os.path.splitext(entry.name)[1].lower() in SHEET_SUFFIXES)
+            names = sorted(entry.name for entry in entries if suffix_of(entry.name) in SHEET_SUFFIXES)
     except OSError:
         return
     yield from (folder / name for name in names if not name.startswith((".", "~$")))

@@ -71,14 +71,18 @@ def natural_order(text: str) -> list[tuple[int, int, str]]:
     ]
 
 
+def suffix_of(name: str) -> str:
+    """`.jpg` of `img1.JPG`; as `Path.suffix`, for folders of very many files."""
+    return f".{name.rpartition('.')[2].lower()}"
+
+
 def frame_files(folder: Path) -> Iterator[tuple[int, Path]]:
     """The images of a frame folder with their frame index, the last integer in the name, in numeric order."""
     numbered = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
-                digits = re.findall(r"\d+", stem)
+            if suffix_of(entry.name) in IMAGE_SUFFIXES and not entry.name.startswith("."):
+                digits = re.findall(r"\d+", entry.name.rpartition(".")[0])
                 if digits:
                     numbered.append((int(digits[-1]), folder / entry.name))
     yield from sorted(numbered, key=lambda item: (item[0], item[1].name))

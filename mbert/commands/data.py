@@ -1,0 +1,312 @@
+"""Raw video to pair shards: ingest, shard, verify."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mbert import ConfigError
+from mbert.commands.console import Progress, counted, print_some, told_time
+from mbert.commands.options import (
+    DEFAULT_WORKSPACE,
+    AddressOption,
+    EngineOption,
+    JsonOption,
+    SeedOption,
+    WorkersOption,
+    WorkspaceOption,
+    engine_of,
+    print_json,
+    print_next,
+    workspace_of,
+)
+
+
+def ingest(
+    folder: Annotated[Path, typer.Argument(exists=True, help="Videos and frame folders, nested; labels.csv optional.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    align: Annotated[
+        Literal["auto", "clip", "smooth", "frame"],
+        typer.Option(help="One transform per still clip and a smooth track else (auto); `frame` is for comparison."),
+    ] = "auto",
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Width and height of a crop, in pixels.")] = 224,
+    faces: Annotated[str, typer.Option(help="How many faces to follow at a time: all, largest, or a number.")] = "all",
+    landmarker: Annotated[
+        Literal["mediapipe", "fan"], typer.Option(help="MediaPipe's face mesh, or face-alignment's 68 points.")
+    ] = "mediapipe",
+    landmarker_model: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A face_landmarker.task.", show_default="bundled weights"),
+    ] = None,
+    landmark_hz: Annotated[float, typer.Option(help="Landmark measurements per second of video.")] = 5.0,
+    decoder: Annotated[
+        Literal["pyav", "ffmpeg"], typer.Option(help="FFmpeg's libraries, or the ffmpeg program.")
+    ] = "pyav",
+    hwaccel: Annotated[
+        str | None, typer.Option(help="Decode on hardware: a name from `ffmpeg -hwaccels`; with --decoder ffmpeg.")
+    ] = None,
+    filters: Annotated[
+        str | None, typer.Option("--filter", help="A filter graph as for `ffmpeg -vf`; with --decoder ffmpeg.")
+    ] = None,
+    fps: Annotated[float, typer.Option(help="Frame rate of frame folders; video files carry their own.")] = 30.0,
+    dataset: Annotated[
+        str, typer.Option(help="The layout of FOLDER: auto, videos, or a dataset's name (docs/datasets.md).")
+    ] = "auto",
+    name: Annotated[
+        str | None, typer.Option(help="Prefix of the ids of your own videos.", show_default="videos")
+    ] = None,
+    distribution: Annotated[
+        Literal["auto", "raw", "cropped"],
+        typer.Option(help="Of a dataset that comes in both; auto: raw if it is there."),
+    ] = "auto",
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="labels.csv, or a dataset's annotation sheet.",
+            show_default="searched for",
+        ),
+    ] = None,
+    errata: Annotated[
+        Literal["default", "none"], typer.Option(help="Correct known mistakes of annotations (docs/datasets.md).")
+    ] = "default",
+    workers: WorkersOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which one input is given up.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ingest at most so many new inputs this time.")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Try the inputs that failed again, and no others.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Delete the corpus of this workspace and make it anew.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done and how long it may take, then stop.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn raw face video into aligned face crops with manifests."""
+    from mbert.pipeline.ingest import CorpusChoice, IngestPlan, estimate_ingest, run_ingest
+    from mbert.pipeline.ingest_input import Going, IngestOptions, Outcome
+
+    options = IngestOptions(
+        size=size,
+        align=align,
+        landmarker=landmarker,
+        landmarker_model=None if landmarker_model is None else str(landmarker_model.absolute()),
+        landmark_hz=landmark_hz,
+        max_faces=_max_faces(faces),
+        decoder=decoder,
+        hwaccel=hwaccel,
+        filters=filters,
+        folder_fps=fps,
+    )
+    choice = CorpusChoice(dataset=dataset, name=name, labels_path=labels, distribution=distribution, errata=errata)
+    where = engine_of(engine, workers, address, timeout)
+    if dry_run:
+        estimate = estimate_ingest(
+            folder,
+            workspace_of(workspace),
+            options,
+            engine=where,
+            limit=limit,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            choice=choice,
+        )
+        if as_json:
+            return print_json(estimate)
+        typer.echo(
+            f"{estimate.num_to_do} of {counted(estimate.num_inputs, 'input')} to do, {estimate.num_bytes / 1e6:.0f} MB"
+        )
+        if estimate.tried:
+            typer.echo("tried on the first frames of:")
+            print_some([f"{path}: {result}" for path, result in estimate.tried.items()])
+        if estimate.seconds is not None:
+            typer.echo(f"about {told_time(estimate.seconds)} with {counted(max(where.workers, 1), 'worker')}")
+        typer.echo(f"nothing was written to {estimate.corpus}; next: the same command without --dry-run")
+        return None
+    with Progress("ingest") as progress:
+        counts = {"done": 0, "failed": 0, "frames": 0}
+        told: dict[str, Going] = {}  # of the inputs that are going on
+
+        def begin(plan: IngestPlan) -> None:
+            counts["total"] = plan.num_to_do
+            for note in plan.notes:
+                progress.say(note)
+            progress.begin(plan.num_bytes + plan.num_to_do)
+
+        def advance(num_bytes: int) -> None:
+            rate = (counts["frames"] + sum(going.num_frames for going in told.values())) / progress.seconds
+            status = f"{counts['done']}/{counts['total']} inputs, {counts['failed']} failed, {rate:.0f} frames/s"
+            progress.advance(num_bytes, status)
+
+        def note_going(going: Going) -> None:
+            before = told.get(going.video_id)
+            told[going.video_id] = going
+            advance(going.num_bytes - (before.num_bytes if before else 0))
+
+        def note_outcome(outcome: Outcome) -> None:
+            before = told.pop(outcome.video.video_id, None)
+            counts["done"] += 1
+            counts["failed"] += outcome.video.status != "ok"
+            counts["frames"] += outcome.video.num_frames or 0
+            advance(outcome.video.num_bytes + 1 - (before.num_bytes if before else 0))
+
+        summary = run_ingest(
+            folder,
+            workspace_of(workspace),
+            options,
+            engine=where,
+            limit=limit,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            choice=choice,
+            on_plan=begin,
+            on_outcome=note_outcome,
+            on_going=note_going,
+        )
+    if as_json:
+        return print_json(summary)
+    done = summary.statuses.get("ok", 0)
+    rate = summary.num_frames_decoded / max(summary.seconds, 1e-9)
+    typer.echo(
+        f"{done} of {counted(sum(summary.statuses.values()), 'input')} have faces: "
+        f"{counted(summary.num_clips, 'clip')}, {counted(summary.num_crops, 'crop')}"
+    )
+    if summary.num_new:
+        typer.echo(
+            f"this run: {counted(summary.num_new, 'input')}, {summary.num_frames_decoded} frames, {rate:.0f} frames/s"
+        )
+    else:
+        typer.echo("nothing new to ingest")
+    if summary.failures:
+        by_status = ", ".join(f"{count} {name}" for name, count in sorted(summary.statuses.items()) if name != "ok")
+        typer.echo(f"without crops ({by_status}):")
+        print_some([f"{path}: {reason}" for path, reason in summary.failures.items()])
+        typer.echo("when they are mended: the same command with --retry-failed")
+    if summary.labels_path:
+        typer.echo(f"labels: {counted(summary.num_labelled_clips, 'clip')} labelled by {summary.labels_path}")
+    if summary.label_remarks:
+        typer.echo(f"{counted(summary.label_remarks, 'label')} cannot be used as annotated: mbert labels tells why")
+    if summary.vanished:
+        typer.echo("no longer there, their crops are kept:")
+        print_some(list(summary.vanished))
+    if summary.changed:
+        typer.echo("changed since they were ingested (--overwrite makes the corpus anew):")
+        print_some(list(summary.changed))
+    if summary.ignored:
+        typer.echo(f"{len(summary.ignored)} files are neither video nor image, the first is {summary.ignored[0]}")
+    print_next(summary.corpus, "mbert shard --pairs")
+
+
+def shard(
+    pairs: Annotated[bool, typer.Option("--pairs", help="Make frame-pair shards, the one kind there is.")] = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    min_delta_ms: Annotated[float, typer.Option(help="Smallest distance of a pair's frames, in ms.")] = 167.0,
+    max_delta_ms: Annotated[float, typer.Option(help="Largest distance, in ms.")] = 367.0,
+    pairs_per_second: Annotated[float, typer.Option(help="Pairs drawn per second of video.")] = 10.0,
+    pairs_per_shard: Annotated[int, typer.Option(min=1, help="Pairs in a tar.")] = 2048,
+    apex: Annotated[
+        Literal["annotated", "middle", "spotted"],
+        typer.Option(
+            help="What stands in for an apex that is not annotated: nothing (no pair), the frame half-way between "
+            "onset and offset, or the frame that has moved most."
+        ),
+    ] = "middle",
+    frames_between: Annotated[
+        int, typer.Option(min=0, help="Pairs of the onset with frames before the apex, for eval --frames.")
+    ] = 3,
+    seed: SeedOption = 0,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep a pair only if both frames fulfil this, e.g. 'jitter_px < 0.2 and face_px > 120': SQL over the "
+            "columns of the frame, clip and video manifests."
+        ),
+    ] = None,
+    workers: WorkersOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    overwrite: Annotated[bool, typer.Option(help="Make the shards anew with other options.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Pair the crops by time and deal the pairs to WebDataset shards."""
+    from mbert.pipeline.pair_plan import PairOptions
+    from mbert.pipeline.shard import run_shard
+
+    if not pairs:
+        raise ConfigError("say what to make: `mbert shard --pairs`")
+    options = PairOptions(
+        min_delta_ms=min_delta_ms,
+        max_delta_ms=max_delta_ms,
+        pairs_per_second=pairs_per_second,
+        pairs_per_shard=pairs_per_shard,
+        apex=apex,
+        frames_between=frames_between,
+        where=where,
+        seed=seed,
+    )
+    with Progress("shard") as progress:
+        done = 0
+
+        def tell(num_pairs: int) -> None:
+            nonlocal done
+            done += num_pairs
+            progress.advance(num_pairs, f"{done} pairs, {done / progress.seconds:.0f} pairs/s")
+
+        summary = run_shard(
+            workspace_of(workspace),
+            options,
+            engine=engine_of(engine, workers, address),
+            overwrite=overwrite,
+            on_plan=lambda num_pairs, num_shards: progress.begin(num_pairs),
+            on_shard=tell,
+        )
+    if as_json:
+        return print_json(summary)
+    kinds = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in sorted(summary.kinds.items()))
+    typer.echo(
+        f"{counted(summary.num_pairs, 'pair')} ({kinds}) in {counted(summary.num_shards, 'shard')}, "
+        f"{summary.num_bytes / 1e6:.0f} MB"
+    )
+    typer.echo(f"this run wrote {counted(summary.num_new_shards, 'shard')} in {summary.seconds:.1f} s")
+    if summary.pairs_left_out:
+        typer.echo(f"{counted(summary.pairs_left_out, 'pair')} left out by --where")
+    if summary.clips_without_pairs:
+        typer.echo(f"{summary.clips_without_pairs} clips give no pair")
+    if summary.apexes_filled:
+        typer.echo(f"{summary.apexes_filled} onset-apex pairs without an annotated apex: {apex} (column apex_source)")
+    if summary.labels_without_apex:
+        typer.echo(
+            f"{summary.labels_without_apex} labelled clips give no onset-apex pair: they lack frames, see mbert labels"
+        )
+    print_next(summary.folder, "mbert train pretrain")
+
+
+def verify(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE, workers: WorkersOption = None, as_json: JsonOption = False
+) -> None:
+    """Check every tar against its manifest: bytes, names, neighbours, images. Ends with 1 at the first fault."""
+    from mbert.pipeline.verify import run_verify
+
+    with Progress("verify") as progress:
+        done = 0
+
+        def tell(num_members: int) -> None:
+            nonlocal done
+            done += num_members
+            progress.advance(1, f"{done} members")
+
+        summary = run_verify(
+            workspace_of(workspace), engine=engine_of("local", workers, None), on_plan=progress.begin, on_tar=tell
+        )
+    if as_json:
+        return print_json(summary)
+    typer.echo(
+        f"{counted(summary.num_frame_tars, 'tar')} of crops and {counted(summary.num_pair_shards, 'pair shard')} "
+        f"are as their manifests say: {summary.num_members} members"
+    )
+
+
+def _max_faces(text: str) -> int | None:
+    named = {"all": None, "largest": 1}
+    if text not in named and not text.isdecimal():
+        raise ConfigError(f"--faces is {text!r}; allowed are all, largest, or a number")
+    return named[text] if text in named else int(text)

@@ -1,0 +1,69 @@
+"""Options and small pieces that several commands share."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from mbert.manifests.workspace import Workspace
+    from mbert.pipeline.engine import Engine
+
+WorkspaceOption = Annotated[
+    Path, typer.Option("--workspace", "-w", envvar="MBERT_WORKSPACE", help="Folder that the commands share.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Processes of this machine.", show_default="one per core")
+]
+EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster (the ray extra).")]
+AddressOption = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster.", show_default="RAY_ADDRESS, else a cluster of this machine")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+CheckpointOption = Annotated[
+    Path | None, typer.Option(exists=True, help="Checkpoint or run.", show_default="WORKSPACE/runs/pretrain")
+]
+DEFAULT_WORKSPACE = Path("workspace")
+
+
+def workspace_of(path: Path) -> "Workspace":
+    """The workspace in a folder."""
+    from mbert.manifests.workspace import Workspace
+
+    return Workspace(path)
+
+
+def engine_of(
+    kind: Literal["local", "ray"], workers: int | None, address: str | None, timeout: float | None = None
+) -> "Engine":
+    """Where the tasks of a pipeline run."""
+    from mbert.pipeline.engine import Engine, default_workers
+
+    return Engine(kind=kind, workers=workers or default_workers(), address=address, timeout_seconds=timeout)
+
+
+def labels_path_of(space: "Workspace") -> Path | None:
+    """The corpus' file of labels, to name it in errors."""
+    from mbert.manifests.labels import LABELS_NAME
+    from mbert.manifests.store import read_json
+
+    return Path(read_json(space.corpus_config)["root"]) / LABELS_NAME if space.corpus_config.exists() else None
+
+
+def is_first_process() -> bool:
+    """Of those that torchrun started; the others work and are silent."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def print_json(summary: Any) -> None:
+    """A summary as one JSON object on stdout."""
+    typer.echo(json.dumps(dataclasses.asdict(summary)))
+
+
+def print_next(where: str, command: str) -> None:
+    """The last line of a summary: where things are, and the next command."""
+    typer.echo(f"in {where}; next: {command}")

@@ -1,0 +1,175 @@
+"""Does it run here: demo, doctor."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mbert import ConfigError, MbertError, __version__
+from mbert.commands.console import counted
+from mbert.commands.options import (
+    JsonOption,
+    SeedOption,
+    engine_of,
+)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("mbert-demo"),
+    photos: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Portraits to use instead of the bundled astronaut photo."),
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="A smaller corpus and fewer steps: does everything run?")] = False,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a small labelled corpus of real videos and run the four commands on it; minutes, no network."""
+    from mbert.pipeline.synthesize import SynthesisOptions, synthesize
+
+    began = time.monotonic()
+    if out.exists() and any(out.iterdir()) and not (out / "videos" / "labels.csv").exists():
+        raise ConfigError(f"{out} is not empty and holds no demo; give another folder with --out")
+    if (out / "videos" / "labels.csv").exists():
+        typer.echo(f"using the videos that are already in {out / 'videos'}", err=True)
+    else:
+        typer.echo(f"making videos of pseudo-subjects in {out / 'videos'} ...", err=True)
+        size = {"num_subjects": 4, "clips_per_emotion": 1} if quick else {}
+        synthesize(
+            out / "videos", SynthesisOptions(seed=seed, **size), photos=photos, engine=engine_of("local", None, None)
+        )
+    results = {}
+    for name, words in {
+        "ingest": ["ingest", "videos/"],
+        "shard": ["shard", "--pairs"],
+        "pretrain": ["train", "pretrain", *(["--steps", "30"] if quick else [])],
+        "loso": ["eval", "--protocol", "loso"],
+    }.items():
+        typer.secho(f"\n$ mbert {' '.join(words)}", bold=True, err=True)
+        results[name] = _run_command(words, out)
+    if as_json:
+        typer.echo(json.dumps(results))
+        return
+    _print_demo(results, out, time.monotonic() - began)
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """List what is installed, what will be used, and what is missing with the command that mends it."""
+    import importlib.metadata
+
+    checks: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    for name in (
+        "av",
+        "mediapipe",
+        "face-alignment",
+        "webdataset",
+        "pyarrow",
+        "duckdb",
+        "timm",
+        "torch",
+        "torchvision",
+    ):
+        try:
+            checks[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing[name] = f"pip install {name}"
+    with _noting(missing, "landmarker", "pip install 'mediapipe==0.10.21'"):
+        from mbert.pipeline.landmarkers import open_landmarker
+
+        landmarker = open_landmarker("mediapipe")
+        checks["landmarker"] = f"{landmarker.name}, on CPU"
+        landmarker.close()
+    with _noting(missing, "decoder", "pip install av"):
+        import av
+
+        version = ".".join(str(part) for part in av.library_versions["libavcodec"])
+        checks["decoder"] = f"PyAV {av.__version__}, libavcodec {version}"
+    with _noting(missing, "ffmpeg", "pip install imageio-ffmpeg"):
+        from mbert.pipeline.decode_ffmpeg import ffmpeg_program
+
+        checks["ffmpeg"] = f"{ffmpeg_program()}, for --decoder ffmpeg"
+    try:
+        checks["ray"] = f"{importlib.metadata.version('ray')}, for --engine ray"
+    except importlib.metadata.PackageNotFoundError:
+        checks["ray"] = "not installed; only --engine ray needs it: pip install 'mbert[ray]'"
+    with _noting(missing, "device", "pip install torch torchvision"):
+        import torch
+
+        from mbert.model.device import pick_compute
+
+        compute = pick_compute()
+        name = (
+            torch.cuda.get_device_name() if compute.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        )
+        checks["device"] = f"{name}, {compute.precision}"
+    checks["free disk space"] = f"{shutil.disk_usage('.').free / 1e9:.0f} GB"
+    if as_json:
+        typer.echo(json.dumps({"mbert": __version__, "found": checks, "missing": missing}))
+    else:
+        typer.echo(f"mbert {__version__}")
+        for name, text in checks.items():
+            typer.echo(f"  {name:16} {text}")
+        for name, mend in missing.items():
+            typer.secho(f"  {name:16} missing: {mend}", fg="red")
+        if not missing:
+            typer.echo("everything that the four commands need is there")
+    if missing:
+        raise typer.Exit(1)
+
+
+def _run_command(words: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Run one of our own commands as a user would, in `folder`; returns its JSON summary."""
+    command = [sys.executable, "-m", "mbert.cli", *words, "--workspace", "workspace", "--json"]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise typer.Exit(done.returncode)  # the command has said why
+    return dict(json.loads(done.stdout))
+
+
+def _print_demo(results: dict[str, Any], out: Path, seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    ingested, sharded, trained, scored = (results[name] for name in ("ingest", "shard", "pretrain", "loso"))
+    table = Table("", "", title=f"the demo took {seconds:.0f} s", show_header=False)
+    rate = ingested["num_frames_decoded"] / max(ingested["seconds"], 1e-9)
+    table.add_row(
+        "frames ingested", f"{ingested['num_crops']}" + (f", {rate:.0f} frames/s" if ingested["num_new"] else "")
+    )
+    table.add_row("pairs", f"{sharded['num_pairs']} in {counted(sharded['num_shards'], 'shard')}")
+    table.add_row("pretraining loss", f"{trained['first']['loss']:.4f} -> {trained['last']['loss']:.4f}")
+    for score in ("uf1", "uar"):
+        mine, interval, chance = (scored["mbert"][name] for name in (score, f"{score}_interval", f"chance_{score}"))
+        difference = scored["frame_difference"][score]
+        table.add_row(
+            f"LOSO {score.upper()}",
+            f"{mine:.3f} ({interval[0]:.3f}-{interval[1]:.3f}), chance {chance:.3f}, frame difference {difference:.3f}",
+        )
+    workspace = out / "workspace"
+    for name, path in {
+        "videos and labels": out / "videos",
+        "crops": workspace / "corpus",
+        "pair shards": workspace / "shards" / "pairs",
+        "checkpoint": workspace / "runs" / "pretrain" / "checkpoints" / "last",
+        "scores": workspace / "runs" / "loso" / "results.json",
+    }.items():
+        table.add_row(name, str(path))
+    Console().print(table)
+    typer.echo("pseudo-subjects and drawn-on motion: this shows that everything runs, not how good the method is")
+
+
+@contextlib.contextmanager
+def _noting(missing: dict[str, str], name: str, mend: str) -> Iterator[None]:
+    """Whatever keeps a part from loading is what `doctor` is there to report."""
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError, MbertError) as exc:
+        missing[name] = f"{mend} ({exc})"
