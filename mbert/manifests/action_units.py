@@ -47,7 +47,7 @@ class ActionUnit:
 
 _UNIT = (
     r"(?P<doubt>\?)?(?:(?P<kind>AU|AD|M)\s*)?(?:(?P<side>[LRTBA](?:/?[LRTBA])?)\s*)?(?P<number>\d{1,2})"
-    r"(?P<intensity>[A-E](?:/[A-E](?!\s*\d))?)?(?P<static>\s*\(K\))?(?P<doubt_after>\s*(?:\?|\(\?\)))?(?=OR|[^A-Z0-9]|$)"
+    r"(?P<intensity>[A-E](?:/[A-E])?)?(?P<static>\s*\(K\))?(?P<doubt_after>\s*(?:\?|\(\?\)))?(?=OR|[^A-Z0-9]|$)"
 )
 _TOKEN = re.compile(
     rf"(?P<unit>{_UNIT})|REF\s*\(\s*(?P<reflex>\d{{1,2}})\s*\)|(?P<either>OR|/)|(?P<open>\()|(?P<close>\))|[+,;、\s?]"
