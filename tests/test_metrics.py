@@ -84,9 +84,9 @@ def test_random_predictions_score_at_chance():
 def test_folds_test_every_sample_once_and_never_train_on_its_subject():
     subjects = ["b", "a", "b", "c", "a"]
     folds = list(leave_one_subject_out(subjects))
-    assert [fold.subject for fold in folds] == ["a", "b", "c"]
+    assert [fold.name for fold in folds] == ["a", "b", "c"]
     assert sorted(index for fold in folds for index in fold.test) == [0, 1, 2, 3, 4]
-    assert [{subjects[index] for index in fold.train} & {fold.subject} for fold in folds] == [set(), set(), set()]
+    assert [{subjects[index] for index in fold.train} & {fold.name} for fold in folds] == [set(), set(), set()]
     assert [len(fold.train) + len(fold.test) for fold in folds] == [5, 5, 5]
 
 
