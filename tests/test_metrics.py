@@ -6,7 +6,8 @@ from sklearn.metrics import f1_score, recall_score
 
 from mbert import ConfigError, ModelError
 from mbert.manifests.folds import leave_one_subject_out
-from mbert.model.metrics import confusion_matrix, score, uar, uf1
+from mbert.model.confusion import confusion_matrix, uar, uf1
+from mbert.model.metrics import score
 
 CLASSES = ["negative", "positive", "surprise"]
 
