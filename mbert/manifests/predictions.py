@@ -73,7 +73,8 @@ def _prediction(path: Path, where: str, cells: dict[str, str]) -> Prediction:
     dataset = cells["dataset"].casefold() if "dataset" in cells else None
     subject = cells["subject"]
     if dataset is not None:
-        subject = f"{dataset}/{subject[len(dataset) + 1 :] if _has_prefix(subject, dataset) else subject}"
+        prefix = f"{dataset}/"
+        subject = prefix + (subject[len(prefix) :] if subject.casefold().startswith(prefix) else subject)
     return Prediction(
         dataset=dataset,
         subject=subject,
@@ -81,10 +82,6 @@ def _prediction(path: Path, where: str, cells: dict[str, str]) -> Prediction:
         label=cells["label"].casefold(),
         prediction=cells["prediction"].casefold(),
     )
-
-
-def _has_prefix(subject: str, dataset: str) -> bool:
-    return subject.casefold().startswith(f"{dataset}/")
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -125,61 +122,73 @@ def _text_rows(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, dict[str
     rows = list(_split(path, lines))
     if not rows:
         return
-    line, first = rows[0]
+    first_line, first = rows[0]
     if any(_plain(cell) in names for cell in first for names in _NAMES.values()):
         columns, rows = _find_columns(path, first), rows[1:]
-    elif len(first) == 2:
+    elif len(_words(lines[first_line - 1])) == 2:
         yield from _log_rows(path, lines)
         return
     elif len(first) in _WITHOUT_HEADER:
         columns = {name: index for index, name in enumerate(_WITHOUT_HEADER[len(first)])}
     else:
-        raise ManifestError(f"{path} line {line} has {len(first)} cells and names no column: {first}; {_FORMS}")
+        raise ManifestError(f"{path} line {first_line} has {len(first)} cells and names no column: {first}; {_FORMS}")
     for line, cells in rows:
         if len(cells) > len(first):
-            raise ManifestError(f"{path} line {line} has {len(cells)} cells, but line 1 {len(first)}: {cells}")
+            raise ManifestError(
+                f"{path} line {line} has {len(cells)} cells, but line {first_line} has {len(first)}: {cells}"
+            )
         padded = [*cells, *[""] * (len(first) - len(cells))]
         yield f"line {line}", {name: padded[index] for name, index in columns.items()}
 
 
 def _split(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Number and cells of each line that is not blank. What parts the cells is told from the first such line."""
-    first = next((line.strip() for line in lines if line.strip()), "")
-    delimiter = next((mark for mark in "\t;," if mark in first), None)
+    first = next((line for line in lines if line.strip()), "")
+    delimiter = max(",;\t", key=first.strip().count)
+    if delimiter not in first.strip():
+        yield from ((number, line.split()) for number, line in enumerate(lines, start=1) if line.strip())
+        return
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     try:
-        reader = csv.reader(lines, delimiter=delimiter or " ", skipinitialspace=True)
-        numbered = ((reader.line_num, cells) for cells in reader) if delimiter else enumerate(map(str.split, lines), 1)
-        for number, cells in numbered:
-            stripped = [cell.strip() for cell in cells]
-            while stripped and not stripped[-1]:  # spreadsheets pad all lines to the longest one
-                stripped.pop()
-            if stripped:
-                yield number, stripped
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            while cells and not cells[-1]:  # spreadsheets pad all lines to the longest one
+                cells.pop()
+            if cells:
+                yield reader.line_num, cells
     except csv.Error as exc:
         raise ManifestError(f"{path} line {reader.line_num} cannot be read as CSV: {exc}") from exc
 
 
 def _log_rows(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     dataset = subject = ""
-    num_samples = 1
+    num_samples: dict[int, int] = {}  # of the subject that a line names
     for number, line in enumerate(lines, start=1):
-        words = re.split(r"[\s,;]+", line.strip(" \t\r\n,;"))
-        match words:
-            case [""]:
-                continue
+        match _words(line):
+            case []:
+                pass
             case [dataset, subject]:
-                if not num_samples:
-                    raise ManifestError(f"{path} line {number}: the subject named before it has no samples")
-                num_samples = 0
+                latest = number
+                num_samples[latest] = 0
             case [clip, label, prediction]:
-                num_samples += 1
+                num_samples[latest] += 1
                 cells = {"dataset": dataset, "subject": subject, "clip": clip, "label": label, "prediction": prediction}
                 yield f"line {number}", cells
-            case _:
+            case words:
                 raise ManifestError(
                     f"{path} line {number} has {len(words)} words: {line.strip()!r}; a line of a log is "
                     "'dataset subject' or 'clip label prediction'"
                 )
+    bare = [number for number, samples in num_samples.items() if not samples]
+    if bare:
+        raise ManifestError(
+            f"{path} line {bare[0]} has two words, which name dataset and subject, but no sample follows; "
+            "take it out, or complete it to 'clip label prediction'"
+        )
+
+
+def _words(line: str) -> list[str]:
+    return re.findall(r"[^\s,;]+", line)
 
 
 def _find_columns(path: Path, header: Sequence[str]) -> dict[str, int]:
