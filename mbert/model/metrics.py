@@ -93,7 +93,7 @@ def score(
         if strange:
             raise ModelError(
                 f"predicted classes {strange} do not occur among the labels {classes}, so UF1 is not defined; "
-                "pass all classes of the protocol to see the scores that are"
+                "name all classes of the protocol to get accuracy and weighted F1"
             )
     rows, columns = class_positions(truth, predicted, classes)
     names, groups = group_by_name(subjects, len(rows))
