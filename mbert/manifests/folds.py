@@ -13,7 +13,7 @@ from typing import Literal
 from mbert import ConfigError, ManifestError
 from mbert.manifests.action_units import CD6ME_UNITS
 from mbert.manifests.classes import Labelled
-from mbert.manifests.people import bare_subject, person, subject_number
+from mbert.manifests.people import bare_subject, people_of, person, subject_number
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -170,7 +170,8 @@ def check_samples(samples: Sequence[Labelled]) -> None:
     seen: set[tuple[str, str, str]] = set()
     for sample in samples:
         subject = _subject(sample)
-        if not subject.startswith(f"{sample.dataset}/") or not bare_subject(subject):
+        prefix = subject.partition("/")[0]
+        if prefix not in (sample.dataset, people_of(sample.dataset)) or not bare_subject(subject):
             raise ManifestError(
                 f"subject {subject!r} of sample {sample.sample} lacks the prefix of its dataset; it is written "
                 f"{sample.dataset}/{bare_subject(subject)}, so that equal ids of two datasets stay two people"

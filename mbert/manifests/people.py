@@ -4,7 +4,12 @@ import re
 
 # Releases that show the people of another dataset: other cameras or longer cuts of the same recordings. A person of
 # one of them must not be tested by what was learned from the other.
-_SAME_PEOPLE = {"smic_e": "smic", "smic_nir": "smic", "smic_vis": "smic", "samm_lv": "samm"}
+_SAME_PEOPLE = {"casme3b": "casme3", "smic_e": "smic", "smic_nir": "smic", "smic_vis": "smic", "samm_lv": "samm"}
+
+
+def people_of(dataset: str) -> str:
+    """The prefix of a dataset's subjects: the dataset that its people were first released with."""
+    return _SAME_PEOPLE.get(dataset, dataset)
 
 
 def bare_subject(subject: str) -> str:
@@ -29,4 +34,4 @@ def person(subject: str) -> str:
     """
     dataset, slash, _ = subject.partition("/")
     bare = plain_id(bare_subject(subject))
-    return f"{_SAME_PEOPLE.get(dataset, dataset)}/{bare}" if slash else bare
+    return f"{people_of(dataset)}/{bare}" if slash else bare
