@@ -152,6 +152,13 @@ def test_a_missing_annotation_file_is_told_with_what_was_looked_for(mmew, tmp_pa
         CORPUS.read(tmp_path, None, "auto")
 
 
+def test_the_second_edition_of_the_sheet_comes_first(mmew, tmp_path):
+    (tmp_path / "images").symlink_to(mmew / "Micro_Expression")
+    for name, rows in (("MMEW_Micro_Exp.xlsx", ROWS), ("MMEW_Micro_Exp_v2.xlsx", ROWS[:2])):
+        write_book(tmp_path / name, {"Sheet1": [HEADER, *([*row[:7], None] for row in rows)]})
+    assert len(CORPUS.read(tmp_path, None, "auto").labels) == 2
+
+
 def test_every_row_tells_what_became_of_it(mmew, tmp_path):
     workspace = Workspace(tmp_path)
     run_ingest(mmew, workspace, IngestOptions(size=64))
