@@ -32,6 +32,9 @@ class Erratum:
 
 # Frame numbers are those of the annotation. MEB: the loaders of the meb package (tvaranka/meb), which compare the
 # annotation with the images.
+# Left out: the apexes of SAMM 028_4_1, 032_3_1 and 032_3_2, about which sources disagree (those that lie outside of the
+# expression become missing); corrections of CASME and MMEW, which are published by row number without the values that
+# they replace, so that it cannot be told whether an edition has the mistake.
 ERRATA: Sequence[Erratum] = (
     Erratum(
         id="samm-013-1-9-offset",

@@ -5,11 +5,20 @@ from pathlib import Path
 
 from mbert import ConfigError
 from mbert.manifests.labels import LABELS_NAME
-from mbert.pipeline.corpora import casme2
+from mbert.pipeline.corpora import casme, casme2, mmew, samm, samm_lv
 from mbert.pipeline.corpora.source import Corpus, Distribution, Listing
 from mbert.pipeline.corpora.videos import DATASET, list_videos
 
-CORPORA: Mapping[str, Corpus] = {corpus.name: corpus for corpus in (casme2.CORPUS,)}
+CORPORA: Mapping[str, Corpus] = {
+    corpus.name: corpus
+    for corpus in (
+        casme.CORPUS,
+        casme2.CORPUS,
+        mmew.CORPUS,
+        samm.CORPUS,
+        samm_lv.CORPUS,
+    )
+}
 AUTO = "auto"
 DATASETS = (AUTO, DATASET, *CORPORA)
 

@@ -49,25 +49,24 @@ class SheetRow:
         return f"label line {self.line}: {', '.join(self.faults)}" if self.faults else None
 
 
-def read_sheet(path: Path, header: Sequence[str], *, sheet: str | None = None) -> list[SheetRow]:
+def read_sheet(path: Path, header: Sequence[str | tuple[str, ...]], *, sheet: str | None = None) -> list[SheetRow]:
     """The rows below the first row that has all of the `header` columns; empty rows are left out.
 
-    All sheets are searched, or those whose name contains `sheet`. Raises ManifestError naming file and columns when no
-    sheet has such a row.
+    A tuple holds the names that a column has in different editions. All sheets are searched, or those whose name
+    contains `sheet`. Raises ManifestError naming file and columns when no sheet has such a row.
     """
-    wanted = {_plain(name) for name in header}
+    columns = [(name,) if isinstance(name, str) else name for name in header]
     found: list[str] = []
     for name, cells in read_cells(path).items():
         if sheet is not None and sheet.casefold() not in name.casefold():
             continue
         for index, row in enumerate(cells):
             names = [_plain(cell) for cell in row]
-            if wanted <= set(names):
+            if all(any(_plain(name) in names for name in column) for column in columns):
                 return list(_rows_below(names, cells, index))
         found.append(name)
-    raise ManifestError(
-        f"{path}: no sheet ({', '.join(found) or 'it has none'}) has a row with the columns {', '.join(header)}"
-    )
+    told = ", ".join(" or ".join(column) for column in columns)
+    raise ManifestError(f"{path}: no sheet ({', '.join(found) or 'it has none'}) has a row with the columns {told}")
 
 
 def read_cells(path: Path) -> dict[str, list[list[str]]]:
