@@ -73,7 +73,8 @@ def checked(label: Label) -> Label:
         apex = None
     if not remarks:
         return label
-    remark = f"{_where(label)}: {'; '.join(remarks)}"
+    told = "; ".join(remarks)
+    remark = f"{label.remark}; {told}" if label.remark else f"{_where(label)}: {told}"
     return dataclasses.replace(label, apex=apex, offset=offset, remark=remark)
 
 

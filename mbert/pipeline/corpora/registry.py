@@ -5,11 +5,20 @@ from pathlib import Path
 
 from mbert import ConfigError
 from mbert.manifests.labels import LABELS_NAME
-from mbert.pipeline.corpora import casme2
+from mbert.pipeline.corpora import casme2, dfme, fourdme, smic, smic_e
 from mbert.pipeline.corpora.source import Corpus, Distribution, Listing
 from mbert.pipeline.corpora.videos import DATASET, list_videos
 
-CORPORA: Mapping[str, Corpus] = {corpus.name: corpus for corpus in (casme2.CORPUS,)}
+CORPORA: Mapping[str, Corpus] = {
+    corpus.name: corpus
+    for corpus in (
+        casme2.CORPUS,
+        smic.CORPUS,
+        smic_e.CORPUS,
+        fourdme.CORPUS,
+        dfme.CORPUS,
+    )
+}
 AUTO = "auto"
 DATASETS = (AUTO, DATASET, *CORPORA)
 
