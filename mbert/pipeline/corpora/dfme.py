@@ -100,7 +100,7 @@ def _trees(root: Path) -> list[Tree]:
 def _is_tree(folder: Path) -> bool:
     clips = (clip for clip in subfolders(folder) if _CLIP.fullmatch(clip.name))
     image = next((name for clip in clips if (name := first_image(clip))), "")
-    return re.fullmatch(r"\d+\.\w+", image) is not None
+    return re.fullmatch(r"\d+\.png", image, re.IGNORECASE) is not None
 
 
 def _subject(text: str) -> str | None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from mbert.manifests.labels import Label
 from mbert.pipeline.corpora.layout import (
     Tree,
-    by_name,
     choose_tree,
     find_annotation,
     find_trees,
@@ -36,20 +35,19 @@ def _recognise(root: Path) -> str | None:
 def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Listing:
     tree, notes = choose_tree(_trees(root), distribution, root, _TITLE, _LAYOUT)
     annotation = find_annotation(root, annotation, _SHEETS, _TITLE)
-    people = {_subject(folder.name): folder for folder in subfolders(tree.folder)}
-    clips = {subject: by_name(subfolders(folder)) for subject, folder in people.items()}
-    sources = [
-        frames_source(root, folder, "4dme", subject=subject, fps=_FPS)
-        for subject, folders in clips.items()
-        for folder in folders.values()
-    ]
+    clips = {
+        (_subject(person.name), matched(clip.name)): clip
+        for person in subfolders(tree.folder)
+        for clip in subfolders(person)
+    }
+    sources = [frames_source(root, folder, "4dme", subject=subject, fps=_FPS) for (subject, _), folder in clips.items()]
     labels = []
     for row in read_sheet(annotation, ("sub_ID", "fold_name", "Onset", "Apex", "Offset")):
         person, name = row.text("sub_ID"), row.text("fold_name")
         if person is None or name is None:
             continue  # sums below the table
         subject = _subject(person)
-        folder = clips.get(subject, {}).get(matched(name), people.get(subject, tree.folder / person) / name)
+        folder = clips.get((subject, matched(name)), tree.folder / person / name)
         labels.append(
             Label(
                 line=row.line,

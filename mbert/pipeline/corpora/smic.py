@@ -65,8 +65,8 @@ def choose_by_camera(
         groups.setdefault(found[1].casefold() if found else "hs", []).append(tree)
     chosen: dict[str, Tree] = {}
     notes: list[str] = []
-    for camera, group in groups.items():
-        chosen[camera], told = choose_tree(group, distribution, root, f"{title} {camera.upper()}", layout)
+    for camera in (camera for camera in CAMERA_FPS if camera in groups):
+        chosen[camera], told = choose_tree(groups[camera], distribution, root, f"{title} {camera.upper()}", layout)
         notes += told
     if not chosen:
         choose_tree((), distribution, root, title, layout)

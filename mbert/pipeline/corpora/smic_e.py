@@ -30,7 +30,7 @@ def _recognise(root: Path) -> str | None:
 
 def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Listing:
     trees, notes = choose_by_camera(_trees(root), distribution, root, _TITLE, _LAYOUT)
-    sheets = _sheets(root, annotation, sorted(trees))
+    sheets = _sheets(root, annotation, list(trees))
     sources = []
     labels: list[Label] = []
     for camera, tree in trees.items():
@@ -58,12 +58,14 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
 def _sheets(root: Path, given: Path | None, cameras: list[str]) -> dict[str, Path]:
     """The annotation file of each camera. A given one is for the camera in its name, or for the only one."""
     patterns = {
-        camera: (rf"SMIC[-_ ]{camera}[-_ ]E.*\.xlsx?", rf"SMIC[-_ ]{camera}[-_ ]E.*\.csv") for camera in cameras
+        camera: (rf"SMIC[-_ ]{camera.upper()}[-_ ]E.*\.xlsx?", rf"SMIC[-_ ]{camera.upper()}[-_ ]E.*\.csv")
+        for camera in cameras
     }
     fitting = [
         camera
         for camera in cameras
-        if given is not None and (len(cameras) == 1 or re.fullmatch(patterns[camera][0], given.name, re.IGNORECASE))
+        if given is not None
+        and (len(cameras) == 1 or re.fullmatch("|".join(patterns[camera]), given.name, re.IGNORECASE))
     ]
     if given is not None and not fitting:
         raise ConfigError(
