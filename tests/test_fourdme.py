@@ -20,7 +20,7 @@ ROWS = [
     (1, "clip_2", 10, 8, 20, "AU4(k)+L7", "Negative"),  # the subject is a number; apex before onset
     ("sub01", "Clip_3 ", 10, 15, 20, 12, "Others"),  # AUs as a number; case and space of the name differ
     ("sub02", "clip_1", 10, "/", 20, "4", "Repression"),  # a name of another subject; no apex
-    ("sub02", "clip_9", 10, 15, 20, "4", "Negative"),  # its folder is missing
+    (2, "clip_9", 10, 15, 20, "4", "Negative"),  # its folder is missing
 ]
 FOLDERS = {"sub01/clip_1": (95, 106), "sub01/clip_2": (8, 22), "sub01/clip_3": (10, 20), "sub02/clip_1": (10, 20)}
 

@@ -35,6 +35,7 @@ def _recognise(root: Path) -> str | None:
 def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Listing:
     tree, notes = choose_tree(_trees(root), distribution, root, _TITLE, _LAYOUT)
     annotation = find_annotation(root, annotation, _SHEETS, _TITLE)
+    people = {_subject(folder.name): folder for folder in subfolders(tree.folder)}
     clips = {
         (_subject(person.name), matched(clip.name)): clip
         for person in subfolders(tree.folder)
@@ -47,7 +48,7 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
         if person is None or name is None:
             continue  # sums below the table
         subject = _subject(person)
-        folder = clips.get((subject, matched(name)), tree.folder / person / name)
+        folder = clips.get((subject, matched(name)), people.get(subject, tree.folder / person) / name)
         labels.append(
             Label(
                 line=row.line,
