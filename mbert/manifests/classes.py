@@ -168,7 +168,10 @@ _MAPS = (
     ClassMap(
         name="smic-3",
         classes=_THREE,
-        datasets={name: _as_annotated(*_THREE) for name in ("smic", "smic_e", "smic_nir", "smic_vis")},
+        datasets={
+            name: _as_annotated(*_THREE)
+            for name in ("smic", "smic_e", "smic_e_nir", "smic_e_vis", "smic_nir", "smic_vis")
+        },
         source="SMIC, as annotated, of every camera and of the long version.",
     ),
     ClassMap(

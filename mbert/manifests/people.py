@@ -4,7 +4,8 @@ import re
 
 # Releases that show the people of another dataset: other cameras or longer cuts of the same recordings. A person of
 # one of them must not be tested by what was learned from the other.
-_SAME_PEOPLE = {"casme3b": "casme3", "smic_e": "smic", "smic_nir": "smic", "smic_vis": "smic", "samm_lv": "samm"}
+_SMIC = ("smic_e", "smic_e_nir", "smic_e_vis", "smic_nir", "smic_vis")
+_SAME_PEOPLE = {**dict.fromkeys(_SMIC, "smic"), "casme3b": "casme3", "samm_lv": "samm"}
 
 
 def people_of(dataset: str) -> str:

@@ -34,9 +34,10 @@ def subfolders(folder: Path) -> list[Path]:
 def folders_below(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """A folder and those below it, level by level, down to `depth` levels."""
     level = [root]
-    for _ in range(depth + 1):
-        yield from level
+    yield root
+    for _ in range(depth):
         level = [child for folder in level for child in subfolders(folder)]
+        yield from level
 
 
 def first_image(folder: Path) -> str | None:

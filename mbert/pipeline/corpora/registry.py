@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mbert import ConfigError
 from mbert.manifests.labels import LABELS_NAME
-from mbert.pipeline.corpora import casme, casme2, mmew, samm, samm_lv
+from mbert.pipeline.corpora import casme, casme2, dfme, fourdme, mmew, samm, samm_lv, smic, smic_e
 from mbert.pipeline.corpora.source import Corpus, Distribution, Listing
 from mbert.pipeline.corpora.videos import DATASET, list_videos
 
@@ -14,9 +14,13 @@ CORPORA: Mapping[str, Corpus] = {
     for corpus in (
         casme.CORPUS,
         casme2.CORPUS,
-        mmew.CORPUS,
+        smic.CORPUS,
+        smic_e.CORPUS,
         samm.CORPUS,
         samm_lv.CORPUS,
+        mmew.CORPUS,
+        fourdme.CORPUS,
+        dfme.CORPUS,
     )
 }
 AUTO = "auto"

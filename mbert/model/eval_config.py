@@ -1,0 +1,70 @@
+"""What an evaluation is asked to do."""
+
+import dataclasses
+import typing
+from typing import Literal
+
+from mbert import ConfigError
+from mbert.manifests.classes import ClassMap, class_map
+from mbert.manifests.folds import PROTOCOLS, EvalProtocol
+from mbert.model.features import check_inputs
+from mbert.model.finetune import FinetuneConfig
+from mbert.model.probe import SELECT, Select
+
+Mode = Literal["probe", "finetune"]
+Baseline = Literal["majority", "frame_difference", "optical_flow", "flow_cnn", "random_weights"]
+BASELINES: tuple[Baseline, ...] = typing.get_args(Baseline)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """An evaluation. Everything but `workers` decides its result."""
+
+    protocol: str = "loso"
+    classes: str | None = None  # a class map, or "action-units"; None: what the protocol is published with
+    datasets: tuple[str, ...] = ()  # that take part; empty: those of the protocol, or all
+    mode: Mode = "probe"  # linear heads on a frozen encoder, or all of it trained per fold
+    select: Select = "fixed"  # how a fold chooses: not at all, on an inner split, or on its test side (for comparison)
+    inputs: tuple[str, ...] = ("change",)  # what the head looks at, names as in features.py
+    frames: int = 1  # between onset and apex, the apex included
+    baselines: tuple[Baseline, ...] = BASELINES
+    seeds: int = 1  # runs with a seed each; the folds stay the same
+    seed: int = 0
+    k: int = 5  # folds of kfold
+    test_share: float = 0.2  # of the subjects, for holdout
+    test_subjects: tuple[str, ...] = ()  # for holdout, instead of a share
+    finetune: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
+    workers: int | None = None  # processes for folds that train; None: one for each GPU, or two cores
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("protocol", tuple(PROTOCOLS)), ("mode", typing.get_args(Mode)), ("select", SELECT)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
+        if strange := [name for name in self.baselines if name not in BASELINES]:
+            raise ConfigError(f"baselines has {', '.join(strange)}; allowed are {', '.join(BASELINES)}")
+        for name in ("frames", "seeds"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_inputs(self.inputs)
+        if self.mode == "finetune" and (self.frames > 1 or self.class_map is None):
+            what = "action units" if self.class_map is None else "more than one frame"
+            raise ConfigError(f"mode finetune does not learn {what}; use mode probe")
+        if self.class_map is None and self.select != "fixed":
+            raise ConfigError(f"select is {self.select!r}; for action units it is fixed")
+
+    @property
+    def rules(self) -> EvalProtocol:
+        """Of the protocol."""
+        return PROTOCOLS[self.protocol]
+
+    @property
+    def class_map(self) -> ClassMap | None:
+        """None: action units. Raises ConfigError for an unknown name."""
+        if self.classes == ACTION_UNITS or (self.classes is None and self.rules.class_map is None):
+            return None
+        if self.rules.class_map is None:
+            raise ConfigError(f"protocol {self.protocol} is of action units; --classes does not apply")
+        return class_map(self.classes or self.rules.class_map)
+
+
+ACTION_UNITS = "action-units"
