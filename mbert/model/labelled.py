@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mbert import ConfigError, ManifestError
+from mbert.manifests.classes import CLASS_MAPS, ClassMap
 from mbert.manifests.labels import LABEL_COLUMNS
 from mbert.manifests.schema import PairRow
 from mbert.model.augment import draw
@@ -21,12 +23,31 @@ _OF_PARTNERS = 2**32  # added to the epoch in seeds: partners are drawn apart fr
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Expression:
+    """A labelled expression, its frames still compressed."""
+
+    row: PairRow  # of onset and apex
+    steps: tuple[FramePair, ...]  # the onset with later frames in time order; the last one is the apex
+    label: str  # its class
+
+    @property
+    def pair(self) -> FramePair:
+        """Onset and apex."""
+        return self.steps[-1]
+
+    @property
+    def subject(self) -> str:
+        """Prefixed by the dataset."""
+        return self.row.subject or ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class LabelledPairs:
     """What is learned from: pairs in key order, the class of each, whose faces they show."""
 
     pairs: tuple[FramePair, ...]
     labels: tuple[int, ...]  # places in `classes`
-    classes: tuple[str, ...]  # casefolded emotions, sorted
+    classes: tuple[str, ...]  # those that occur, in the order of the class map
     subjects: tuple[str, ...]  # of these pairs, sorted
 
     @property
@@ -112,48 +133,105 @@ class LabelledLoader:
 
 
 def read_labelled(
-    folder: Path, *, labels_path: Path | None = None, exclude_subjects: Sequence[str] = ()
+    folder: Path,
+    *,
+    classes: ClassMap = CLASS_MAPS["annotated"],
+    labels_path: Path | None = None,
+    exclude_subjects: Sequence[str] = (),
 ) -> LabelledPairs:
-    """The labelled expressions of all subjects but the excluded ones.
+    """The labelled expressions of all subjects but the excluded ones, under a class map.
 
     Raises ManifestError without labelled pairs, ConfigError for an excluded subject that does not occur and where
     fewer than two classes are left.
     """
-    rows, pairs = labelled_expressions(folder, labels_path)
-    everybody = sorted({row.subject or "" for row in rows})
+    expressions, _ = labelled_expressions(folder, labels_path, classes=classes)
+    everybody = sorted({expression.subject for expression in expressions})
     if unknown := sorted(set(exclude_subjects) - set(everybody)):
         raise ConfigError(f"no labelled expression is of {', '.join(unknown)}; the subjects are {', '.join(everybody)}")
-    kept = [place for place, row in enumerate(rows) if row.subject not in exclude_subjects]
-    emotions = [(rows[place].emotion or "").casefold() for place in kept]
-    classes = sorted(set(emotions))
-    if len(classes) < 2:
+    kept = [expression for expression in expressions if expression.subject not in exclude_subjects]
+    found = {expression.label for expression in kept}
+    if len(found) < 2:
         without = f" without {', '.join(exclude_subjects)}" if exclude_subjects else ""
         raise ConfigError(
             f"finetuning needs at least 2 classes, the {len(kept)} labelled expressions in {folder}{without} have "
-            f"{len(classes)}: {', '.join(classes) or 'none'}; label more, or exclude fewer subjects"
+            f"{len(found)}: {', '.join(sorted(found)) or 'none'}; label more, or exclude fewer subjects"
         )
+    return labelled_pairs(kept, [name for name in classes.classes if name in found] or sorted(found))
+
+
+def labelled_pairs(expressions: Sequence[Expression], classes: Sequence[str]) -> LabelledPairs:
+    """Expressions as finetuning takes them; each one's label is among the classes."""
     return LabelledPairs(
-        pairs=tuple(pairs[place] for place in kept),
-        labels=tuple(classes.index(name) for name in emotions),
+        pairs=tuple(expression.pair for expression in expressions),
+        labels=tuple(classes.index(expression.label) for expression in expressions),
         classes=tuple(classes),
-        subjects=tuple(sorted({rows[place].subject or "" for place in kept})),
+        subjects=tuple(sorted({expression.subject for expression in expressions})),
     )
 
 
-def labelled_expressions(folder: Path, labels_path: Path | None) -> tuple[list[PairRow], list[FramePair]]:
-    """The onset-apex pairs that have an emotion and a subject, in key order.
+def labelled_expressions(
+    folder: Path,
+    labels_path: Path | None,
+    *,
+    classes: ClassMap | None = CLASS_MAPS["annotated"],
+    datasets: Sequence[str] = (),
+    frames: int = 1,
+) -> tuple[list[Expression], dict[str, int]]:
+    """The expressions of the shards that have a subject and a class, in key order; and how many were left out, and why.
 
-    Raises ManifestError where there are none; it names `labels_path`, the corpus' file of labels.
+    Without a class map, those whose action units are annotated, and their label is "". `datasets` (empty: all) may take
+    part. `frames` pairs of each, from the onset to frames evenly spread up to the apex.
+
+    Raises ManifestError where there are none; it names `labels_path`, the corpus' file of labels. ConfigError when the
+    shards do not hold so many frames.
     """
-    found = [(row, pair) for row, pair in read_expressions(folder, list_shards(folder)) if row.emotion and row.subject]
+    steps: dict[str, list[FramePair]] = {}
+    apexes = []
+    pairs = read_expressions(folder, list_shards(folder), ("onset_between", "onset_apex"))
+    for row, pair in sorted(pairs, key=lambda item: (item[0].clip_id, item[0].t1)):
+        steps.setdefault(row.clip_id, []).append(pair)  # in time order: the apex last
+        if row.kind == "onset_apex":
+            apexes.append(row)
+    left_out: Counter[str] = Counter()
+    found = []
+    for row in apexes:
+        label = "" if classes is None else classes.class_of(row)
+        if datasets and row.dataset not in datasets:
+            left_out[f"of {row.dataset}"] += 1
+        elif not row.subject:
+            left_out["without a subject"] += 1
+        elif label is None:
+            left_out[f"without a class in {classes.name}" if classes else ""] += 1
+        elif classes is None and row.action_units is None:
+            left_out["without action units"] += 1
+        else:
+            found.append(Expression(row, tuple(_spread(steps[row.clip_id], frames)), label))
     if not found:
-        where = labels_path or Path("labels.csv")
-        state = "has no row with subject, onset, apex and emotion that fits a clip" if where.exists() else "is missing"
-        raise ManifestError(
-            f"labelled expressions are needed, but {where} {state}: write one line per expression with the "
-            f"columns {', '.join(LABEL_COLUMNS)}, then run `mbert ingest` and `mbert shard --pairs` again"
+        raise _without_expressions(labels_path, left_out)
+    if frames > 1 and frames > (most := max(len(group) for group in steps.values())):
+        raise ConfigError(
+            f"{frames} frames of an expression are asked for, the shards hold {most}: make them anew with "
+            f"`mbert shard --pairs --frames-between {frames - 1} --overwrite`"
         )
-    return [row for row, _ in found], [pair for _, pair in found]
+    return found, dict(left_out)
+
+
+def _spread(steps: list[FramePair], frames: int) -> list[FramePair]:
+    """So many of the steps, evenly spread, the last one among them; a quick expression gives some twice."""
+    places = np.linspace(len(steps) / frames, len(steps), frames).round().astype(int) - 1
+    return [steps[max(place, 0)] for place in places.tolist()]
+
+
+def _without_expressions(labels_path: Path | None, left_out: Mapping[str, int]) -> ManifestError:
+    if left_out:
+        told = ", ".join(f"{count} {why}" for why, count in left_out.items())
+        return ManifestError(f"no labelled expression is left: {told}; see `mbert labels` for what there is")
+    where = labels_path or Path("labels.csv")
+    state = "has no row with subject, onset, apex and emotion that fits a clip" if where.exists() else "is missing"
+    return ManifestError(
+        f"labelled expressions are needed, but {where} {state}: write one line per expression with the "
+        f"columns {', '.join(LABEL_COLUMNS)}, then run `mbert ingest` and `mbert shard --pairs` again"
+    )
 
 
 def decode_pairs(pairs: Sequence[FramePair], size: int) -> tuple[Tensor, Tensor]:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from webdataset.tariterators import group_by_keys
 
 from mbert import ShardError
-from mbert.manifests.schema import PairRow
+from mbert.manifests.schema import PairKind, PairRow
 from mbert.manifests.store import read_json, read_table
 from mbert.manifests.workspace import twin_paths
 from mbert.shards.order import Segment
@@ -137,17 +138,18 @@ def list_shards(folder: Path) -> list[str]:
     return list(read_json(index)["shards"])
 
 
-def read_expressions(folder: Path, shards: Sequence[str]) -> list[tuple[PairRow, FramePair]]:
-    """The onset-apex pairs of all shards in key order, each by ranged reads of its two frames."""
+def read_expressions(
+    folder: Path, shards: Sequence[str], kinds: Sequence[PairKind] = ("onset_apex",)
+) -> list[tuple[PairRow, FramePair]]:
+    """The pairs of labelled expressions in all shards in key order, each by ranged reads of its two frames."""
     found = []
     for shard in shards:
         tar, twin = twin_paths(folder, shard)
-        rows = read_table(twin, PairRow).to_pylist()
-        rows = [PairRow(**row) for row in rows if row["kind"] == "onset_apex"]
-        if not rows:
+        table = read_table(twin, PairRow, where=pc.field("kind").isin(list(kinds)))
+        if not len(table):
             continue
         with tar.open("rb") as file:
-            for row in rows:
+            for row in (PairRow(**values) for values in table.to_pylist()):
                 frames = []
                 for offset, size in ((row.t0_offset, row.t0_size), (row.t1_offset, row.t1_size)):
                     file.seek(offset)
