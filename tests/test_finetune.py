@@ -21,13 +21,14 @@ from mbert.model.checkpoint import read_progress
 from mbert.model.classifier import Classifier, ClassifierConfig
 from mbert.model.config import MicronBertConfig
 from mbert.model.data import normalize
-from mbert.model.features import change_features, num_features
+from mbert.model.features import num_features, pair_inputs
 from mbert.model.finetune import FinetuneConfig, run_finetune
 from mbert.model.label_loss import balanced_weights, mix, mixing_shares, soft_targets, weighted_cross_entropy
 from mbert.model.labelled import LabelledLoader, decode_pairs, read_labelled
 from mbert.model.micron_bert import MicronBert
 from mbert.model.optim import adamw
 from mbert.model.run_log import read_reports
+from mbert.model.settings import read_settings, with_settings
 from mbert.model.weights import TrainingState, read_state, write_model
 
 TINY = MicronBertConfig(
@@ -244,10 +245,10 @@ def test_the_folder_is_that_of_a_micron_bert_and_of_a_classifier(undisturbed, co
     classifier, model = Classifier.from_pretrained(run).eval(), MicronBert.from_pretrained(run).eval()
     with torch.no_grad():
         logits = classifier(*frames)
-        assert torch.equal(classifier.head(change_features(model, *frames)), logits)
+        assert torch.equal(classifier.head(pair_inputs(model, *frames)), logits)
         pair = model.encode_pair(*frames)  # the features are what this gives
         weighted = ((pair.t1 - pair.t0) * pair.interest[..., None]).view(4, 7, 7, 32).permute(0, 3, 1, 2).flatten(1)
-    assert torch.equal(change_features(model, *frames).detach(), weighted)
+    assert torch.equal(pair_inputs(model, *frames).detach(), weighted)
     classifier.save(tmp_path, model.state)
     with torch.no_grad():
         assert torch.equal(Classifier.from_pretrained(tmp_path).eval()(*frames), logits)
@@ -278,6 +279,37 @@ def test_another_encoder_is_another_run(undisturbed, corpus, encoder, tmp_path):
         run_finetune(corpus.pairs, undisturbed[0] / "checkpoints" / "last", undisturbed[0], QUICK, overwrite=True)
 
 
+def test_what_the_head_looks_at_is_learned_saved_and_part_of_the_run(corpus, encoder, tmp_path):
+    config = with_settings(QUICK, read_settings(None, ["inputs=[dma, map]", "steps=2"]))
+    summary = run_finetune(corpus.pairs, encoder, tmp_path / "run", config)
+    assert summary.steps_done == 2
+    before, after = safetensors.torch.load_file(encoder / "model.safetensors"), tensors(tmp_path / "run")
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"encoder", "micro_attention"}
+    assert Classifier.from_pretrained(tmp_path / "run").config.inputs == ("dma", "map")
+    again = run_finetune(corpus.pairs, encoder, tmp_path / "run", config)
+    assert again.steps_done_now == 0
+    other = dataclasses.replace(config, inputs=("dma",))
+    with pytest.raises(ConfigError, match=r"inputs: run \['dma', 'map'\], asked \['dma'\]"):
+        run_finetune(corpus.pairs, encoder, tmp_path / "run", other)
+    with pytest.raises(ConfigError, match=r"looks at dma, map, asked is dma: not even --force"):
+        run_finetune(corpus.pairs, encoder, tmp_path / "run", other, force=True)
+    model = MicronBert.from_pretrained(encoder)
+    with torch.no_grad():
+        model.micro_attention.to_q.weight += 1e-3
+    write_model(tmp_path / "moved", model.state_dict(), model.config, model.state)
+    with pytest.raises(ConfigError, match=r"encoder: run .*'weights': "):
+        run_finetune(corpus.pairs, tmp_path / "moved", tmp_path / "run", config)
+
+
+def test_what_a_model_cannot_give_is_said_before_a_run_begins(corpus, encoder, tmp_path):
+    config = dataclasses.replace(TINY, attention="full", poi=False)
+    write_model(tmp_path / "full", MicronBert(config).state_dict(), config, read_state(encoder))
+    with pytest.raises(ConfigError, match=r"inputs has dma, which needs the diagonal.*can give change, map, distance"):
+        run_finetune(corpus.pairs, tmp_path / "full", tmp_path / "run", dataclasses.replace(QUICK, inputs=("dma",)))
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_cannot_be_learned_is_said(corpus, encoder, write_pairs, tmp_path):
     unknown = dataclasses.replace(QUICK, exclude_subjects=("s7",))
     with pytest.raises(ConfigError, match=r"no labelled expression is of s7; the subjects are videos/s01, videos/s02"):
@@ -303,6 +335,7 @@ def test_what_cannot_be_learned_is_said(corpus, encoder, write_pairs, tmp_path):
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
         ({"mixup": -1.0}, "mixup is -1.0; it must not be negative"),
         ({"hidden_dim": 0}, "hidden_dim is 0"),
+        ({"inputs": ("pixels",)}, "inputs has 'pixels'; allowed are change, dma"),
     ],
 )
 def test_wrong_settings_are_refused(changes, message):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mbert import ConfigError, ManifestError, ModelError
 from mbert.manifests.store import read_json, write_json
-from mbert.model.features import change_features, num_features
+from mbert.model.features import check_inputs, micro_attention_parts, num_features, pair_inputs
 from mbert.model.micron_bert import MicronBert, layer_norm
 from mbert.model.weights import TrainingState, model_folder, write_model, write_tensors
 
@@ -35,8 +35,10 @@ class ClassifierConfig:
     head: HeadKind = "linear"
     hidden_dim: int = 256  # of the mlp
     dropout: float = 0.0  # before the last layer
+    inputs: tuple[str, ...] = ("change",)  # what the head looks at, names as in features.py
 
     def __post_init__(self) -> None:
+        check_inputs(self.inputs)
         if self.head not in HEADS:
             raise ConfigError(f"head is {self.head!r}; allowed are {', '.join(HEADS)}")
         if not 0 <= self.dropout < 1:
@@ -46,31 +48,33 @@ class ClassifierConfig:
 
 
 class Classifier(nn.Module):
-    """Features of a pair, normalised, and a linear layer or an MLP on them.
+    """Inputs of a pair (features.py), normalised, and a linear layer or an MLP on them.
 
-    Learned are the encoder, unless it is `frozen`, and the head. What else a μ-BERT has (Micro-Attention, decoder,
-    agent) is no part of the features: it stays as it was.
+    Learned are the head and, unless they are `frozen`, the encoder and what the inputs use of the Micro-Attention. What
+    else a μ-BERT has (decoder, agent) is no part of the inputs: it stays as it was.
     """
 
     def __init__(self, backbone: MicronBert, config: ClassifierConfig, *, frozen: bool = False) -> None:
         super().__init__()
-        if (found := num_features(backbone.config)) != config.num_features:
+        if (found := num_features(backbone.config, config.inputs)) != config.num_features:
             raise ModelError(f"the head takes {config.num_features} features, this μ-BERT gives {found}")
         self.config, self.frozen = config, frozen
         self.backbone = backbone
         self.head = _build_head(config)
         backbone.requires_grad_(False)
         backbone.encoder.requires_grad_(not frozen)
+        for name in micro_attention_parts(config.inputs):
+            getattr(backbone.micro_attention, name).requires_grad_(not frozen)
 
     def forward(self, t0: Tensor, t1: Tensor) -> Tensor:
         """Normalised onset and apex frames (B, C, H, W) -> logits (B, K) in the order of `config.classes`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = change_features(self.backbone, t0, t1)
+            features = pair_inputs(self.backbone, t0, t1, self.config.inputs)
         logits: Tensor = self.head(features)
         return logits
 
     def train(self, mode: bool = True) -> "Classifier":
-        """As every module, but a frozen encoder stays in eval mode."""
+        """As every module, but a frozen μ-BERT stays in eval mode."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
@@ -84,7 +88,8 @@ class Classifier(nn.Module):
             return 1.0
         if place.startswith("blocks."):
             return layer_decay ** (depth - int(place.split(".")[1]))
-        return layer_decay if place.startswith("norm.") else layer_decay ** (depth + 1)  # with the last block, or below
+        is_on_top = place.startswith(("norm.", "backbone.micro_attention."))
+        return layer_decay if is_on_top else layer_decay ** (depth + 1)  # with the last block, or below the first
 
     def save(self, folder: Path, state: TrainingState | None, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Write a model's files and the head's, with `tensors` in place of our own where they are given."""
@@ -108,7 +113,8 @@ class Classifier(nn.Module):
 
 
 def _config_of(value: dict[str, Any]) -> ClassifierConfig:
-    return ClassifierConfig(**{**value, "classes": tuple(value["classes"])})
+    inputs = tuple(value.get("inputs", ("change",)))  # absent when there was no choice
+    return ClassifierConfig(**{**value, "classes": tuple(value["classes"]), "inputs": inputs})
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

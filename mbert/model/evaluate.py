@@ -19,9 +19,10 @@ from mbert import __version__
 from mbert.manifests.folds import Fold, leave_one_subject_out
 from mbert.manifests.schema import PairRow
 from mbert.manifests.store import read_json, replacing, write_json
+from mbert.model.baselines import difference_features, majority
 from mbert.model.data import normalize
 from mbert.model.device import pick_compute
-from mbert.model.features import REGIONS, change_features, pool_regions
+from mbert.model.features import pair_inputs
 from mbert.model.labelled import decode_pairs, labelled_expressions
 from mbert.model.metrics import Scores, score
 from mbert.model.micron_bert import MicronBert
@@ -74,7 +75,7 @@ def run_loso(
     predicted = _cross_predict(pair_features(model, pairs), truth, folds, on_fold)
     baselines = {
         "frame_difference": _cross_predict(difference_features(pairs), truth, folds),
-        "majority": _majority(truth, folds),
+        "majority": majority(truth, folds),
     }
     result = EvalResult(
         protocol="loso",
@@ -103,8 +104,8 @@ def run_loso(
     return result
 
 
-def pair_features(model: MicronBert, pairs: Sequence[FramePair]) -> Features:
-    """(n, regions² * D): where and how the encoding changes from onset to apex, weighted by the Patch of Interest."""
+def pair_features(model: MicronBert, pairs: Sequence[FramePair], inputs: Sequence[str] = ("change",)) -> Features:
+    """(n, F): what a head looks at, names as in features.py; raises ConfigError for what the model cannot give."""
     compute = pick_compute()
     model.to(compute.device).eval()
     features = []
@@ -115,16 +116,7 @@ def pair_features(model: MicronBert, pairs: Sequence[FramePair]) -> Features:
                 for images in decode_pairs(pairs[start : start + _BATCH], model.config.image_size)
             )
             with compute.autocast():
-                features.append(change_features(model, t0, t1).cpu().numpy())
-    return np.concatenate(features)
-
-
-def difference_features(pairs: Sequence[FramePair]) -> Features:
-    """Baseline without a model: absolute difference of the two frames, averaged over twice as fine regions."""
-    features = []
-    for pair in pairs:
-        t0, t1 = (images.float() for images in decode_pairs([pair], pair.images()[0].shape[0]))
-        features.append(pool_regions((t1 - t0).abs().mean(dim=1, keepdim=True), 2 * REGIONS).numpy())
+                features.append(pair_inputs(model, t0, t1, inputs).cpu().numpy())
     return np.concatenate(features)
 
 
@@ -154,16 +146,6 @@ def _cross_predict(
         for index, guess in zip(test, guesses, strict=True):
             predicted[index] = guess
         on_fold(number + 1, len(folds))
-    return predicted
-
-
-def _majority(truth: Sequence[str], folds: Sequence[Fold]) -> list[str]:
-    predicted = [""] * len(truth)
-    for fold in folds:
-        labels = [truth[index] for index in fold.train]
-        most = min(set(labels), key=lambda name: (-labels.count(name), name))
-        for index in fold.test:
-            predicted[index] = most
     return predicted
 
 

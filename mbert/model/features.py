@@ -1,36 +1,138 @@
-"""What evaluation and finetuning look at: where and how the encoding of a face changes, region by region."""
+"""What evaluation and finetuning look at: named inputs, made of the two frames of an expression, region by region."""
 
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from mbert import ConfigError, ModelError
 from mbert.model.config import MicronBertConfig
 from mbert.model.micro_attention import patch_of_interest
 from mbert.model.micron_bert import MicronBert
 
 REGIONS = 7  # features are averaged over 7 x 7 regions of the face: about a brow, a mouth corner, an eye each
+MAP_REGIONS = 2 * REGIONS  # what has one number for each place may be finer
+
+# change: P(t1) - P(t0). dma: the gated values of Micro-Attention, P(t1) asking, P(t0) answering. dma_both: these, and
+# those of the frames the other way round. map: one number for each place, large where the diagonal is small. distance:
+# the length of the change. All are weighted by the Patch of Interest where the model has it.
+INPUTS = ("change", "dma", "dma_both", "map", "distance")
+_GATED = ("dma", "dma_both")
 
 
-def change_features(model: MicronBert, t0: Tensor, t1: Tensor) -> Tensor:
-    """P(t1) - P(t0), weighted by the Patch of Interest where the model has it, averaged over regions.
+def pair_inputs(model: MicronBert, t0: Tensor, t1: Tensor, inputs: Sequence[str] = ("change",)) -> Tensor:
+    """The named inputs side by side, in the order of their names; the frames are encoded once.
 
-    Normalised frames (B, C, H, W) of the model's size -> (B, REGIONS² * D) float32. The Micro-Attention is not asked:
-    what it gives is no part of the features.
+    Normalised frames (B, C, H, W) of the model's size -> (B, F) float32, F = `num_features(model.config, inputs)`.
+    Raises ConfigError as `check_inputs` does.
     """
-    context, patches = model.encode(torch.cat([t0, t1]))
-    p_t0, p_t1 = patches.chunk(2)  # (B, N, D)
-    change = p_t1 - p_t0
-    if model.config.poi:
-        change = change * patch_of_interest(context.chunk(2)[1], p_t1)[..., None]
-    return pool_regions(rearrange(change.float(), "b (h w) d -> b d h w", h=model.config.grid))
+    check_inputs(inputs, model.config)
+    encoded = _EncodedPair(model, t0, t1)
+    return torch.cat([_MAKERS[name](encoded) for name in inputs], dim=1)
 
 
-def num_features(config: MicronBertConfig) -> int:
-    """How many `change_features` gives for each pair."""
-    return REGIONS**2 * config.dim
+def num_features(config: MicronBertConfig, inputs: Sequence[str] = ("change",)) -> int:
+    """How many `pair_inputs` gives for each pair; raises ConfigError as `check_inputs` does."""
+    check_inputs(inputs, config)
+    wide = REGIONS**2 * config.dim
+    each = {"change": wide, "dma": wide, "dma_both": 2 * wide, "map": MAP_REGIONS**2, "distance": MAP_REGIONS**2}
+    return sum(each[name] for name in inputs)
+
+
+def check_inputs(inputs: Sequence[str], config: MicronBertConfig | None = None) -> None:
+    """Raise ConfigError for an unknown name, for one that comes twice, for none, and for what a model cannot give."""
+    allowed = ", ".join(INPUTS)
+    if not inputs:
+        raise ConfigError(f"inputs is empty; at least one is needed of {allowed}")
+    for place, name in enumerate(inputs):
+        if name not in INPUTS:
+            raise ConfigError(f"inputs has {name!r}; allowed are {allowed}")
+        if name in inputs[:place]:
+            raise ConfigError(f"inputs has {name} twice; give each once")
+        if name in _GATED and config is not None and config.attention != "diagonal":
+            raise ConfigError(
+                f"inputs has {name}, which needs the diagonal of Micro-Attention; this model has attention="
+                f"{config.attention!r} and can give {', '.join(each for each in INPUTS if each not in _GATED)}"
+            )
+
+
+def micro_attention_parts(inputs: Sequence[str]) -> tuple[str, ...]:
+    """Which layers of the Micro-Attention the inputs are made with: these can be learned from labels."""
+    if any(name in _GATED for name in inputs):
+        return ("to_q", "to_k", "to_v", "proj")
+    return ("to_q", "to_k") if "map" in inputs else ()
+
+
+def join_steps(steps: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Features of an expression that is seen as several pairs: onset and f_1, ..., onset and f_K, the apex.
+
+    K arrays (n, F), in time order, one for each pair -> (n, K * F). Raises ModelError where they differ in shape, as
+    then some expression would lack a step.
+    """
+    if not steps or any(step.shape != steps[0].shape for step in steps):
+        shapes = ", ".join(str(step.shape) for step in steps)
+        raise ModelError(f"steps of an expression have the shapes {shapes or '(none)'}; at least one, and equal ones")
+    return np.concatenate(steps, axis=1)
 
 
 def pool_regions(maps: Tensor, regions: int = REGIONS) -> Tensor:
     """(B, C, h, w) -> (B, C * regions²), each region averaged."""
     return F.adaptive_avg_pool2d(maps, regions).flatten(1)
+
+
+class _EncodedPair:
+    """Tokens of both frames, and what the inputs are made of."""
+
+    def __init__(self, model: MicronBert, t0: Tensor, t1: Tensor) -> None:
+        self._model = model
+        context, patches = model.encode(torch.cat([t0, t1]))
+        self._c_t0, self._c_t1 = context.chunk(2)  # (B, D)
+        self._p_t0, self._p_t1 = patches.chunk(2)  # (B, N, D)
+
+    def change(self) -> Tensor:
+        return self._pooled(self._weighted(self._p_t1 - self._p_t0))
+
+    def dma(self) -> Tensor:
+        return self._pooled(self._model.compare(self._p_t0, self._p_t1, self._c_t1).micro)
+
+    def dma_both(self) -> Tensor:
+        back = self._model.compare(self._p_t1, self._p_t0, self._c_t0).micro
+        return torch.cat([self.dma(), self._pooled(back)], dim=1)
+
+    def map(self) -> Tensor:
+        """In [0, 1]: the diagonal between the map's own ends, 1 where it is smallest, and PoI as a share of its own
+        maximum. How strong an expression is as a whole is lost, as in a picture of it.
+        """
+        diagonal = self._model.micro_attention.diagonal(self._p_t0, self._p_t1)  # (B, N)
+        low, high = diagonal.amin(dim=1, keepdim=True), diagonal.amax(dim=1, keepdim=True)
+        changed = (high - diagonal) / (high - low).clamp(min=1e-12)
+        if self._model.config.poi:
+            interest = patch_of_interest(self._c_t1, self._p_t1)
+            changed = changed * interest / interest.amax(dim=1, keepdim=True)
+        return self._pooled(changed[..., None], MAP_REGIONS)
+
+    def distance(self) -> Tensor:
+        change = self._weighted(self._p_t1 - self._p_t0)
+        return self._pooled(torch.linalg.vector_norm(change.float(), dim=-1, keepdim=True), MAP_REGIONS)
+
+    def _weighted(self, tokens: Tensor) -> Tensor:
+        if not self._model.config.poi:
+            return tokens
+        return tokens * patch_of_interest(self._c_t1, self._p_t1)[..., None]
+
+    def _pooled(self, tokens: Tensor, regions: int = REGIONS) -> Tensor:
+        maps = rearrange(tokens.float(), "b (h w) d -> b d h w", h=self._model.config.grid)
+        return pool_regions(maps, regions)
+
+
+_MAKERS: dict[str, Callable[[_EncodedPair], Tensor]] = {
+    "change": _EncodedPair.change,
+    "dma": _EncodedPair.dma,
+    "dma_both": _EncodedPair.dma_both,
+    "map": _EncodedPair.map,
+    "distance": _EncodedPair.distance,
+}

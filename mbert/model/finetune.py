@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from mbert.model.augment import AugmentConfig, augment
 from mbert.model.classifier import HEADS, Classifier, ClassifierConfig, HeadKind
 from mbert.model.data import normalize
 from mbert.model.device import Compute, Processes, joined_processes, pick_compute
-from mbert.model.features import num_features
+from mbert.model.features import check_inputs, micro_attention_parts, num_features
 from mbert.model.label_loss import balanced_weights, mix, mixing_shares, soft_targets, weighted_cross_entropy
 from mbert.model.labelled import LabelledBatch, LabelledLoader, LabelledPairs, read_labelled
 from mbert.model.loop import LoopConfig, LoopPlan
@@ -39,6 +39,7 @@ _CPU_BATCH, _GPU_BATCH = 16, 64
 class FinetuneConfig(LoopConfig):
     """A finetuning run. What is off by default is so because nothing has been measured about it here."""
 
+    inputs: tuple[str, ...] = ("change",)  # what the head looks at, names as in features.py
     head: HeadKind = "linear"
     hidden_dim: int = 256  # of the mlp head
     dropout: float = 0.0  # before the last layer; what it drops differs with the number of processes
@@ -52,6 +53,7 @@ class FinetuneConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
+        check_inputs(self.inputs)
         for name, allowed in (("head", HEADS), ("class_weights", ("balanced", "none"))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
@@ -79,6 +81,7 @@ class FinetunePlan(LoopPlan):
         """What must be equal for a run to be continued."""
         return {
             **LoopPlan.identity(self),
+            "inputs": list(self.config.inputs),
             "exclude_subjects": sorted(self.config.exclude_subjects),
             "encoder": self.encoder,
             "classes": list(self.classes),
@@ -122,11 +125,13 @@ def run_finetune(
 
     `checkpoint` is whatever `MicronBert.from_pretrained` takes. Raises ManifestError without labelled pairs
     (`labels_path` is named in the message), ConfigError with fewer than two classes, for an unknown excluded subject,
-    and when `out` holds a run of another configuration, ModelError without a checkpoint or when the loss is not finite.
+    for inputs that the model cannot give, and when `out` holds a run of another configuration, ModelError without a
+    checkpoint or when the loss is not finite.
     """
     began = time.monotonic()
     labelled = read_labelled(shards_folder, labels_path=labels_path, exclude_subjects=config.exclude_subjects)
     backbone = MicronBert.from_pretrained(checkpoint)
+    check_inputs(config.inputs, backbone.config)
     if out.resolve() in (Path(checkpoint).resolve(), *Path(checkpoint).resolve().parents):
         raise ConfigError(f"--out {out} holds the checkpoint that is to be finetuned, {checkpoint}; give another --out")
     corpus = str(read_json(shards_folder / "pairs.json")["corpus"])
@@ -177,7 +182,7 @@ def decide(
         encoder={
             "step": backbone.state.step if backbone.state else None,
             "corpus": backbone.state.corpus if backbone.state else None,
-            "weights": _hash_weights(backbone.encoder),
+            "weights": _hash_weights(backbone, config.inputs),
         },
         classes=labelled.counts,
         subjects=labelled.subjects,
@@ -256,11 +261,17 @@ def _begin(out: Path, plan: FinetunePlan, backbone: MicronBert) -> FinetuneJob:
                 f"{out} has learned {', '.join(model.config.classes)}, asked are {', '.join(plan.classes)}: "
                 "not even --force goes on with others; give another --out"
             )
+        if model.config.inputs != config.inputs:
+            raise ConfigError(
+                f"the head in {out} looks at {', '.join(model.config.inputs)}, asked is {', '.join(config.inputs)}: "
+                "not even --force goes on with others; give another --out"
+            )
         return FinetuneJob(model, plan, backbone.state)
     torch.manual_seed(config.seed)
     head = ClassifierConfig(
         classes=tuple(plan.classes),
-        num_features=num_features(backbone.config),
+        inputs=config.inputs,
+        num_features=num_features(backbone.config, config.inputs),
         image_size=backbone.config.image_size,
         head=config.head,
         hidden_dim=config.hidden_dim,
@@ -301,10 +312,12 @@ def _summarize(out: Path, plan: FinetunePlan, ended: Ended, seconds: float) -> F
     )
 
 
-def _hash_weights(encoder: nn.Module) -> str:
-    """Of names and values, wherever they were loaded from."""
+def _hash_weights(backbone: MicronBert, inputs: Sequence[str]) -> str:
+    """Of names and values of what the inputs are made with, wherever they were loaded from."""
     found = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.cpu().contiguous().numpy().tobytes())
+    parts = [backbone.encoder, *(getattr(backbone.micro_attention, name) for name in micro_attention_parts(inputs))]
+    for part in parts:
+        for name, tensor in sorted(part.state_dict().items()):
+            found.update(name.encode())
+            found.update(tensor.cpu().contiguous().numpy().tobytes())
     return found.hexdigest()

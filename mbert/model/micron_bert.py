@@ -157,7 +157,7 @@ class MicronBert(
         p_ts, p_t1 = patches.chunk(2)
         c_t1 = context[len(t0) :]
         views = [self.encoder.context(images) for images in (crops, small_crops) if images is not None]
-        pair = self._compare(p_ts, p_t1, c_t1)
+        pair = self.compare(p_ts, p_t1, c_t1)
         return PretrainOutput(self.decode(pair.micro), c_t1, torch.cat(views) if views else None, pair)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +169,7 @@ class MicronBert(
         """Use after training: nothing is swapped, P(t0) stands where P(ts) stood."""
         context, patches = self.encode(torch.cat([t0, t1]))
         p_t0, p_t1 = patches.chunk(2)
-        return self._compare(p_t0, p_t1, context.chunk(2)[1])
+        return self.compare(p_t0, p_t1, context.chunk(2)[1])
 
     def attention_map(self, t0: Tensor, t1: Tensor) -> Tensor:
         """N * diag(A) as a picture, (B, H / patch, W / patch), whichever attention the model was trained with."""
@@ -182,7 +182,8 @@ class MicronBert(
         interest = patch_of_interest(*self.encode(images))
         return rearrange(interest, "b (h w) -> b h w", h=images.shape[2] // self.config.patch_size)
 
-    def _compare(self, p_t0: Tensor, p_t1: Tensor, context: Tensor) -> PairEncoding:
+    def compare(self, p_t0: Tensor, p_t1: Tensor, context: Tensor) -> PairEncoding:
+        """What Micro-Attention makes of encoded frames: tokens (B, N, D) of both, contextual token (B, D) of t1."""
         if self.config.attention == "full":
             return PairEncoding(p_t0, p_t1, context, None, None, self.micro_attention.full(p_t0, p_t1))
         diagonal = self.micro_attention.diagonal(p_t0, p_t1)
