@@ -14,6 +14,8 @@ from mbert.model.probe import SELECT, Select
 Mode = Literal["probe", "finetune"]
 Baseline = Literal["majority", "frame_difference", "optical_flow", "flow_cnn", "random_weights"]
 BASELINES: tuple[Baseline, ...] = typing.get_args(Baseline)
+OURS = "mbert"  # the evaluated model among the methods
+ACTION_UNITS = "action-units"  # instead of a class map
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +51,8 @@ class EvalConfig:
         if self.mode == "finetune" and (self.frames > 1 or self.class_map is None):
             what = "action units" if self.class_map is None else "more than one frame"
             raise ConfigError(f"mode finetune does not learn {what}; use mode probe")
+        if self.mode == "finetune" and self.select != "fixed" and self.finetune.steps is not None:
+            raise ConfigError(f"select {self.select} chooses among epochs; give finetune.epochs, not steps")
         if self.class_map is None and self.select != "fixed":
             raise ConfigError(f"select is {self.select!r}; for action units it is fixed")
 
@@ -65,6 +69,3 @@ class EvalConfig:
         if self.rules.class_map is None:
             raise ConfigError(f"protocol {self.protocol} is of action units; --classes does not apply")
         return class_map(self.classes or self.rules.class_map)
-
-
-ACTION_UNITS = "action-units"

@@ -1,166 +1,331 @@
-"""`mbert eval --protocol loso`: features once, one linear head per held-out subject, pooled scores.
+"""`mbert eval`: what a μ-BERT knows of micro-expressions, under a protocol, beside baselines under the same folds.
 
-The encoder is frozen; what is fitted in a fold (scaling of the features, linear head) sees the other subjects only.
-Nothing is chosen by score: the regularisation is a constant.
+Whatever is fitted in a fold sees the fold's training side alone, and nothing is chosen by a score unless that is asked
+for and said. An interrupted evaluation goes on where it was.
 """
 
 import dataclasses
+import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from mbert import __version__
-from mbert.manifests.folds import Fold, leave_one_subject_out
-from mbert.manifests.schema import PairRow
+from mbert import ConfigError, ManifestError, __version__
+from mbert.manifests.action_units import CD6ME_UNITS, unit_targets
+from mbert.manifests.folds import Fold, check_folds, check_samples, make_folds
+from mbert.manifests.people import person
+from mbert.manifests.published import expected
 from mbert.manifests.store import read_json, replacing, write_json
-from mbert.model.baselines import difference_features, majority
-from mbert.model.data import normalize
-from mbert.model.device import pick_compute
-from mbert.model.features import pair_inputs
-from mbert.model.labelled import decode_pairs, labelled_expressions
-from mbert.model.metrics import Scores, score
+from mbert.model.eval_config import ACTION_UNITS, OURS, EvalConfig
+from mbert.model.labelled import Expression, labelled_expressions
+from mbert.model.methods import Methods, OnProgress, Predictions, hash_of
+from mbert.model.metrics import Scores, SeedScores, over_seeds, score, score_by_dataset
 from mbert.model.micron_bert import MicronBert
-from mbert.model.weights import read_state
-from mbert.shards.pair import FramePair
+from mbert.model.unit_metrics import ActionUnitScores, score_action_units
+from mbert.model.weights import hash_weights
 
-_REGULARISATION = 1.0  # scikit-learn's default C; a constant, so that nothing is tuned on the protocol's own score
-_BATCH = 32
+_RESULTS = "results.json"
 
-Features = npt.NDArray[np.float32]
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class MethodResult:
+    """Scores of one method, pooled over all folds."""
+
+    scores: Scores | ActionUnitScores  # of the first seed
+    per_dataset: dict[str, Scores] | dict[str, ActionUnitScores]  # of the same predictions, where there are several
+    over_seeds: SeedScores | None  # None where there is one seed, or no randomness
+    seconds: float  # of this run, without what was there already
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class EvalResult:
-    """Pooled scores of the model and of the baselines under the same folds."""
+    """What an evaluation found. `methods` has the model under `mbert`, then the baselines under their names."""
 
     protocol: str
-    mbert: Scores
-    frame_difference: Scores
-    majority: Scores
-    num_samples: int
+    classes: str  # name of the class map, or "action-units"
+    class_version: int | None
+    mode: str
+    select: str
+    inputs: tuple[str, ...]
+    frames: int
+    seeds: list[int]
+    num_samples: int  # that are tested
     num_subjects: int
+    num_folds: int
+    samples: dict[str, dict[str, int]]  # of each dataset: of each class, or with each action unit
+    left_out: dict[str, int]  # why -> labelled expressions
+    apex_sources: dict[str, int]
+    methods: dict[str, MethodResult]
+    warnings: list[str]  # what a reader of the scores has to know
     encoder_saw_test_subjects: list[str]  # their frames, without labels, were in the pretraining shards
     encoder_learned_labels_of: list[str]  # test subjects it was finetuned on: the score of such an encoder leaks
+    evaluations_before: int  # of other models or settings on the same samples and folds, among these runs
     checkpoint: str
     seconds: float
     folder: str
 
 
-def run_loso(
+def run_eval(
     shards_folder: Path,
-    checkpoint: Path,
+    checkpoint: Path | str,
     out: Path,
+    config: EvalConfig,
     *,
-    labels_path: Path | None,
-    on_fold: Callable[[int, int], None] = lambda done, total: None,
+    labels_path: Path | None = None,
+    on_progress: OnProgress = lambda what, done, total: None,
 ) -> EvalResult:
-    """Leave-one-subject-out over the onset-apex pairs of the shards; writes predictions.parquet and results.json.
+    """Evaluate a checkpoint; writes results.json and predictions.parquet.
 
-    Raises ManifestError without labelled pairs (`labels_path` is named in the message), ConfigError with fewer than two
-    subjects, ModelError without a checkpoint.
+    Raises ManifestError without labelled expressions (`labels_path` is named in the message) and for samples that no
+    split can keep apart, ConfigError for a leak and where the samples do not allow the protocol, ModelError without a
+    checkpoint.
     """
     began = time.monotonic()
-    rows, pairs = labelled_expressions(shards_folder, labels_path)
+    classes, rules = config.class_map, config.rules
+    expressions, left_out = labelled_expressions(
+        shards_folder, labels_path, classes=classes, datasets=config.datasets or rules.datasets, frames=config.frames
+    )
+    rows = [expression.row for expression in expressions]
+    check_samples(rows)
+    folds = make_folds(
+        rows,
+        config.protocol,
+        seed=config.seed,
+        k=config.k,
+        test_share=config.test_share,
+        test_subjects=config.test_subjects,
+    )
+    digests = [_digests(expression) for expression in expressions]
+    subjects = [expression.subject for expression in expressions]
+    check_folds(folds, subjects, digests, names=[row.sample or row.key for row in rows])
     model = MicronBert.from_pretrained(checkpoint)
-    state = read_state(checkpoint)
-    folds = list(leave_one_subject_out([row.subject or "" for row in rows]))
-    truth = [(row.emotion or "").casefold() for row in rows]
-    subjects = [row.subject or "" for row in rows]
-    predicted = _cross_predict(pair_features(model, pairs), truth, folds, on_fold)
-    baselines = {
-        "frame_difference": _cross_predict(difference_features(pairs), truth, folds),
-        "majority": majority(truth, folds),
-    }
+    identity = [
+        [row.key, subject, expression.label, row.action_units, digest]
+        for row, subject, expression, digest in zip(rows, subjects, expressions, digests, strict=True)
+    ]
+    methods = Methods(
+        config=config,
+        expressions=expressions,
+        classes=_class_names(config, expressions),
+        units=unit_targets(rows) if classes is None else None,
+        folds=folds,
+        model=model,
+        checkpoint=checkpoint,
+        corpus=str(read_json(shards_folder / "pairs.json")["corpus"]),
+        samples=hash_of(identity),
+        out=out,
+        on_progress=on_progress,
+    )
+    results: dict[str, MethodResult] = {}
+    predicted: dict[str, list[Predictions]] = {}
+    for name in (OURS, *config.baselines):
+        started = time.monotonic()
+        predicted[name] = [methods.predict(name, seed) for seed in methods.seeds_of(name)]
+        results[name] = _result(methods, predicted[name], time.monotonic() - started)
+    about = _about(methods)
+    history = _history(out, about)
+    seen = model.state.subjects if model.state else ()
+    learned = model.state.labelled_subjects if model.state else ()
+    tested = _tested(folds)
     result = EvalResult(
-        protocol="loso",
-        mbert=score(truth, predicted, subjects),
-        frame_difference=score(truth, baselines["frame_difference"], subjects),
-        majority=score(truth, baselines["majority"], subjects),
-        num_samples=len(rows),
-        num_subjects=len(folds),
-        encoder_saw_test_subjects=sorted(set(subjects) & set(state.subjects)),
-        encoder_learned_labels_of=sorted(set(subjects) & set(state.labelled_subjects)),
+        protocol=config.protocol,
+        classes=classes.name if classes else ACTION_UNITS,
+        class_version=classes.version if classes else None,
+        mode=config.mode,
+        select=config.select,
+        inputs=config.inputs,
+        frames=config.frames,
+        seeds=list(range(config.seed, config.seed + config.seeds)),
+        num_samples=len(tested),
+        num_subjects=len({person(subjects[index]) for index in tested}),
+        num_folds=len(folds),
+        samples=_counts(methods),
+        left_out=left_out,
+        apex_sources=dict(Counter(str(row.apex_source) for row in rows)),
+        methods=results,
+        warnings=[],
+        encoder_saw_test_subjects=_known([subjects[index] for index in tested], seen),
+        encoder_learned_labels_of=_known([subjects[index] for index in tested], learned),
+        evaluations_before=len(history),
         checkpoint=str(checkpoint),
         seconds=time.monotonic() - began,
         folder=str(out),
     )
-    _write_predictions(out / "predictions.parquet", rows, truth, predicted, baselines)
+    result = dataclasses.replace(result, warnings=_warnings(result, expressions))
+    _write_predictions(methods, predicted)
     write_json(
-        out / "results.json",
+        out / _RESULTS,
         {
             **dataclasses.asdict(result),
             "mbert_version": __version__,
-            "corpus": read_json(shards_folder / "pairs.json")["corpus"],
-            "pretrained_on_corpus": state.corpus,
-            "pretraining_steps": state.step,
+            "settings": dataclasses.asdict(config),
+            "corpus": methods.corpus,
+            "pretrained_on_corpus": model.state.corpus if model.state else None,
+            "pretraining_steps": model.state.step if model.state else None,
+            "about": about,
+            "history": history,
         },
     )
     return result
 
 
-def pair_features(model: MicronBert, pairs: Sequence[FramePair], inputs: Sequence[str] = ("change",)) -> Features:
-    """(n, F): what a head looks at, names as in features.py; raises ConfigError for what the model cannot give."""
-    compute = pick_compute()
-    model.to(compute.device).eval()
-    features = []
-    with torch.inference_mode():
-        for start in range(0, len(pairs), _BATCH):
-            t0, t1 = (
-                normalize(images.to(compute.device), model.config.in_chans)
-                for images in decode_pairs(pairs[start : start + _BATCH], model.config.image_size)
-            )
-            with compute.autocast():
-                features.append(pair_inputs(model, t0, t1, inputs).cpu().numpy())
-    return np.concatenate(features)
+def _class_names(config: EvalConfig, expressions: Sequence[Expression]) -> list[str]:
+    """Those of the class map: one that nobody shows leaves UF1 undefined instead of larger."""
+    classes = config.class_map
+    if classes is None:
+        return []
+    found = sorted({expression.label for expression in expressions})
+    if len(found) < 2:
+        raise ConfigError(
+            f"all {len(expressions)} samples are {', '.join(found)} in {classes.name}: there is nothing to tell apart"
+        )
+    return list(classes.classes) or found
 
 
-def _cross_predict(
-    features: Features,
-    truth: Sequence[str],
-    folds: Sequence[Fold],
-    on_fold: Callable[[int, int], None] = lambda done, total: None,
-) -> list[str]:
-    """Fit a head per fold on the other subjects and predict the held-out one; predictions in sample order."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    predicted = [""] * len(truth)
-    for number, fold in enumerate(folds):
-        train, test = list(fold.train), list(fold.test)
-        labels = [truth[index] for index in train]
-        if len(set(labels)) == 1:  # nothing to tell apart
-            guesses = [labels[0]] * len(test)
-        else:
-            head = make_pipeline(
-                StandardScaler(),
-                LogisticRegression(C=_REGULARISATION, class_weight="balanced", max_iter=2000),
-            )
-            guesses = [str(name) for name in head.fit(features[train], labels).predict(features[test])]
-        for index, guess in zip(test, guesses, strict=True):
-            predicted[index] = guess
-        on_fold(number + 1, len(folds))
-    return predicted
+def _digests(expression: Expression) -> tuple[str, ...]:
+    frames = (expression.pair.t0_jpeg, expression.pair.t1_jpeg)
+    return tuple(hashlib.sha256(frame).hexdigest() for frame in frames)
 
 
-def _write_predictions(
-    path: Path, rows: Sequence[PairRow], truth: Sequence[str], predicted: Sequence[str], baselines: dict[str, list[str]]
-) -> None:
-    table = pa.table(
-        {
-            "key": [row.key for row in rows],
-            "clip_id": [row.clip_id for row in rows],
-            "subject": [row.subject for row in rows],
-            "label": list(truth),
-            "prediction": list(predicted),
-            **baselines,
-        }
+def _tested(folds: Iterable[Fold]) -> list[int]:
+    return sorted(index for fold in folds for index in fold.test)
+
+
+def _result(methods: Methods, predicted: Sequence[Predictions], seconds: float) -> MethodResult:
+    tested = _tested(methods.folds)
+    subjects = [methods.expressions[index].subject for index in tested]
+    datasets = [methods.expressions[index].row.dataset for index in tested]
+    if methods.units is not None:
+        flags = np.asarray(predicted[0])[tested]
+        found = score_action_units(methods.units[tested], flags, CD6ME_UNITS, subjects, datasets)
+        return MethodResult(scores=found.pooled, per_dataset=found.per_dataset, over_seeds=None, seconds=seconds)
+    truth = [methods.truth[index] for index in tested]
+    guesses = [[str(each[index]) for index in tested] for each in predicted]
+    scores = [score(truth, each, subjects, classes=methods.classes) for each in guesses]
+    per_dataset = score_by_dataset(truth, guesses[0], subjects, datasets, classes=methods.classes)
+    return MethodResult(
+        scores=scores[0],
+        per_dataset=per_dataset if len(per_dataset) > 1 else {},
+        over_seeds=over_seeds(scores) if len(scores) > 1 else None,
+        seconds=seconds,
     )
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary)
+
+
+def _counts(methods: Methods) -> dict[str, dict[str, int]]:
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for index, expression in enumerate(methods.expressions):
+        names = [expression.label] if methods.units is None else _unit_names(methods.units[index])
+        found[expression.row.dataset].update(names)
+    return {dataset: dict(sorted(counts.items())) for dataset, counts in sorted(found.items())}
+
+
+def _unit_names(flags: npt.NDArray[np.bool_]) -> list[str]:
+    return [f"AU{unit}" for unit, flag in zip(CD6ME_UNITS, flags, strict=True) if flag]
+
+
+def _known(tested: Iterable[str], seen: Iterable[str]) -> list[str]:
+    """Tested subjects who are, as people, among others."""
+    people = {person(subject) for subject in seen}
+    return sorted({subject for subject in tested if person(subject) in people})
+
+
+def _about(methods: Methods) -> dict[str, str]:
+    """Hashes: of what two evaluations must have in common to be compared, and of what tells them apart."""
+    settings = dataclasses.asdict(methods.config)
+    settings.pop("workers")
+    settings.pop("baselines")
+    sides = [[fold.train, fold.test] for fold in methods.folds]
+    return {
+        "task": hash_of([methods.samples, sides]),
+        "candidate": hash_of([hash_weights(methods.model), settings]),
+    }
+
+
+def _history(out: Path, about: dict[str, str]) -> list[str]:
+    """The other models or settings that were evaluated on the same samples and folds, in this folder and beside it."""
+    found: set[str] = set()
+    for path in [*out.parent.glob(f"*/{_RESULTS}"), out / _RESULTS]:
+        try:
+            before: dict[str, Any] = read_json(path)
+            if before["about"]["task"] == about["task"]:
+                found |= {before["about"]["candidate"], *before["history"]}
+        except (ManifestError, KeyError, TypeError):
+            continue  # of another version, or not there: it says nothing about this one
+    return sorted(found - {about["candidate"]})
+
+
+def _warnings(result: EvalResult, expressions: Sequence[Expression]) -> list[str]:
+    found = []
+    if result.select == "oracle":
+        found.append(
+            "select is oracle: each fold was chosen by its own test side; to compare with papers that did so, no score"
+        )
+    if result.encoder_learned_labels_of:
+        found.append(
+            f"the encoder was finetuned on the labels of {len(result.encoder_learned_labels_of)} of the "
+            f"{result.num_subjects} subjects: its figures leak and are no score; evaluate the pretrained model, or hold "
+            "these people out with `mbert train finetune --exclude-subject`"
+        )
+    elif result.encoder_saw_test_subjects:
+        found.append(
+            f"the encoder was pretrained, without labels, on frames of {len(result.encoder_saw_test_subjects)} of the "
+            f"{result.num_subjects} subjects; for a clean score: `mbert train pretrain --exclude-subjects-of`"
+        )
+    if result.evaluations_before:
+        found.append(
+            f"{result.evaluations_before} other models or settings were scored on the same samples before: the best of "
+            "several is better than it will be on new people"
+        )
+    if filled := {name: count for name, count in result.apex_sources.items() if name != "annotated"}:
+        told = ", ".join(f"{count} {name}" for name, count in filled.items())
+        found.append(f"apex frames that are not annotated: {told}, of {len(expressions)}")
+    people: dict[str, set[str]] = defaultdict(set)
+    for expression in expressions:
+        people[expression.label].add(person(expression.subject))
+    if alone := sorted(name for name, group in people.items() if name and len(group) == 1):
+        found.append(f"shown by one subject only, so that nothing teaches it when it is tested: {', '.join(alone)}")
+    return found + _differences(result)
+
+
+def _differences(result: EvalResult) -> list[str]:
+    """Where the samples are not those that published scores of the protocol are of."""
+    found = []
+    for dataset, counts in result.samples.items():
+        published = expected(result.classes, dataset)
+        if published is not None and (
+            different := {name: count for name, count in published.samples.items() if counts.get(name, 0) != count}
+        ):
+            told = ", ".join(f"{name} {counts.get(name, 0)} of {count}" for name, count in different.items())
+            found.append(f"{dataset} has not the samples of {result.classes} ({published.standing}): {told}")
+    return found
+
+
+def _write_predictions(methods: Methods, predicted: dict[str, list[Predictions]]) -> None:
+    """One row per tested sample; `prediction` is the model's, other columns are those of the methods."""
+    fold_of = {index: fold.name for fold in methods.folds for index in fold.test}
+    tested = sorted(fold_of)
+    rows = [methods.expressions[index].row for index in tested]
+    names = ("key", "clip_id", "dataset", "subject", "sample", "apex_source")
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
+    columns["fold"] = [fold_of[index] for index in tested]
+    columns["label"] = _texts(methods.truth if methods.units is None else methods.units, tested)
+    for name, sets in predicted.items():
+        for seed, found in zip(methods.seeds_of(name), sets, strict=True):
+            column = "prediction" if name == OURS else name
+            columns[column if seed == methods.config.seed else f"{column}_seed{seed}"] = _texts(found, tested)
+    with replacing(methods.out / "predictions.parquet") as temporary:
+        pq.write_table(pa.table(columns), temporary)
+
+
+def _texts(values: Predictions, indices: Sequence[int]) -> list[str]:
+    """Classes, or action units as in `AU1+AU4`."""
+    if isinstance(values, list):
+        return [values[index] for index in indices]
+    return ["+".join(_unit_names(values[index])) for index in indices]

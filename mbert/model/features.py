@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from mbert import ConfigError, ModelError
 from mbert.model.config import MicronBertConfig
@@ -65,6 +65,11 @@ def micro_attention_parts(inputs: Sequence[str]) -> tuple[str, ...]:
     if any(name in _GATED for name in inputs):
         return ("to_q", "to_k", "to_v", "proj")
     return ("to_q", "to_k") if "map" in inputs else ()
+
+
+def parts_behind(model: MicronBert, inputs: Sequence[str]) -> list[nn.Module]:
+    """The modules that decide the inputs."""
+    return [model.encoder, *(getattr(model.micro_attention, name) for name in micro_attention_parts(inputs))]
 
 
 def join_steps(steps: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:

@@ -1,10 +1,10 @@
 """`mbert train finetune`: a μ-BERT learns the labels of onset-apex pairs. The loop is in loop.py."""
 
 import dataclasses
-import hashlib
+import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from mbert import ConfigError
-from mbert.manifests.store import read_json
+from mbert.manifests.classes import class_map
+from mbert.manifests.store import read_json, write_json
 from mbert.model.augment import AugmentConfig, augment
 from mbert.model.classifier import HEADS, Classifier, ClassifierConfig, HeadKind
 from mbert.model.data import normalize
 from mbert.model.device import Compute, Processes, joined_processes, pick_compute
-from mbert.model.features import check_inputs, micro_attention_parts, num_features
+from mbert.model.features import check_inputs, num_features, parts_behind
 from mbert.model.label_loss import balanced_weights, mix, mixing_shares, soft_targets, weighted_cross_entropy
 from mbert.model.labelled import LabelledBatch, LabelledLoader, LabelledPairs, read_labelled
 from mbert.model.loop import LoopConfig, LoopPlan
@@ -28,7 +29,7 @@ from mbert.model.objective import ObjectiveConfig
 from mbert.model.pictures import picture_pairs
 from mbert.model.run_log import StepReport
 from mbert.model.runs import Ended, holding, settle_run, train_and_tell
-from mbert.model.weights import TrainingState
+from mbert.model.weights import TrainingState, hash_weights
 
 ClassWeights = Literal["balanced", "none"]
 _EPOCHS = 30
@@ -39,6 +40,7 @@ _CPU_BATCH, _GPU_BATCH = 16, 64
 class FinetuneConfig(LoopConfig):
     """A finetuning run. What is off by default is so because nothing has been measured about it here."""
 
+    classes: str = "annotated"  # class map
     inputs: tuple[str, ...] = ("change",)  # what the head looks at, names as in features.py
     head: HeadKind = "linear"
     hidden_dim: int = 256  # of the mlp head
@@ -53,6 +55,7 @@ class FinetuneConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
+        class_map(self.classes)
         check_inputs(self.inputs)
         for name, allowed in (("head", HEADS), ("class_weights", ("balanced", "none"))):
             if getattr(self, name) not in allowed:
@@ -128,13 +131,67 @@ def run_finetune(
     for inputs that the model cannot give, and when `out` holds a run of another configuration, ModelError without a
     checkpoint or when the loss is not finite.
     """
+    labelled = read_labelled(
+        shards_folder,
+        classes=class_map(config.classes),
+        labels_path=labels_path,
+        exclude_subjects=config.exclude_subjects,
+    )
+    return finetune_pairs(
+        labelled,
+        checkpoint,
+        out,
+        config,
+        corpus=str(read_json(shards_folder / "pairs.json")["corpus"]),
+        overwrite=overwrite,
+        force=force,
+        resume=resume,
+        on_plan=on_plan,
+        on_step=on_step,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Pairs that are not learned from, and what the model makes of them after each epoch, for choosing among epochs.
+
+    What is found is kept beside the checkpoints, so that a run that goes on has all epochs.
+    """
+
+    predict: Callable[[Classifier], list[int]]
+
+    def note(self, run: Path, epoch: int, model: Classifier) -> None:
+        """After an epoch, counted from 1."""
+        write_json(self._path(run, epoch), self.predict(model))
+
+    def read(self, run: Path, epochs: int) -> list[list[int]]:
+        """What was found after each epoch."""
+        return [list(read_json(self._path(run, epoch))) for epoch in range(1, epochs + 1)]
+
+    def _path(self, run: Path, epoch: int) -> Path:
+        return run / "watched" / f"{epoch:04d}.json"
+
+
+def finetune_pairs(
+    labelled: LabelledPairs,
+    checkpoint: Path | str,
+    out: Path,
+    config: FinetuneConfig,
+    *,
+    corpus: str,
+    watch: Watch | None = None,
+    overwrite: bool = False,
+    force: bool = False,
+    resume: bool = False,
+    on_plan: Callable[[FinetunePlan], None] = lambda plan: None,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+) -> FinetuneSummary:
+    """As `run_finetune`, on pairs that are at hand; `corpus` is the fingerprint of the corpus they come from."""
     began = time.monotonic()
-    labelled = read_labelled(shards_folder, labels_path=labels_path, exclude_subjects=config.exclude_subjects)
     backbone = MicronBert.from_pretrained(checkpoint)
     check_inputs(config.inputs, backbone.config)
     if out.resolve() in (Path(checkpoint).resolve(), *Path(checkpoint).resolve().parents):
         raise ConfigError(f"--out {out} holds the checkpoint that is to be finetuned, {checkpoint}; give another --out")
-    corpus = str(read_json(shards_folder / "pairs.json")["corpus"])
     with joined_processes() as processes:
         compute = pick_compute(config.precision, processes.local_rank)
         plan = decide(config, compute, processes, labelled, backbone, corpus)
@@ -146,10 +203,18 @@ def run_finetune(
             plan = dataclasses.replace(plan, done_before=progress.step if progress is not None else 0)
             job = _begin(out, plan, backbone)
             loader = _open_loader(labelled, job, plan, processes)
+            if watch is not None:
+                job.after_epoch = functools.partial(_note_epoch, watch, out, job.model, loader.steps_per_epoch)
             on_plan(plan)
             last_pass = math.ceil(loader.steps_per_epoch)
             ended = train_and_tell(job, loader, out, plan, processes, on_step, num_recent=last_pass)
     return _summarize(out, plan, ended, time.monotonic() - began)
+
+
+def _note_epoch(watch: Watch, out: Path, model: Classifier, steps_per_epoch: float, step: int) -> None:
+    """`step` counts from 0; an epoch ends with the step that reaches it."""
+    for epoch in range(math.floor(step / steps_per_epoch) + 1, math.floor((step + 1) / steps_per_epoch + 1e-9) + 1):
+        watch.note(out, epoch, model)
 
 
 def decide(
@@ -182,7 +247,7 @@ def decide(
         encoder={
             "step": backbone.state.step if backbone.state else None,
             "corpus": backbone.state.corpus if backbone.state else None,
-            "weights": _hash_weights(backbone, config.inputs),
+            "weights": hash_weights(*parts_behind(backbone, config.inputs)),
         },
         classes=labelled.counts,
         subjects=labelled.subjects,
@@ -196,6 +261,7 @@ class FinetuneJob:
     model: Classifier
     plan: FinetunePlan
     before: TrainingState | None  # what the encoder had seen when it came
+    after_epoch: Callable[[int], None] | None = None  # given each step: it knows whether an epoch ends
 
     def losses(
         self, forward: nn.Module, batch: LabelledBatch, rows: slice, places: range, total: int, step: int
@@ -210,14 +276,17 @@ class FinetuneJob:
         logits = forward(t0, t1)
         weights = None
         if config.class_weights == "balanced":
-            weights = balanced_weights(list(self.plan.classes.values())).to(t0.device)
+            counts = [max(count, 1) for count in self.plan.classes.values()]  # in a fold, a class may have no sample
+            weights = balanced_weights(counts).to(t0.device)
         return {
             "loss": weighted_cross_entropy(logits, targets, weights),
             "accuracy": (logits.argmax(dim=1) == targets.argmax(dim=1)).float().mean(),
         }
 
     def after_step(self, step: int) -> None:
-        """Nothing follows."""
+        """Look at the pairs that are watched."""
+        if self.after_epoch is not None:
+            self.after_epoch(step)
 
     def lr_scale(self, name: str) -> float:
         """By depth."""
@@ -310,14 +379,3 @@ def _summarize(out: Path, plan: FinetunePlan, ended: Ended, seconds: float) -> F
         checkpoint=str(out / "checkpoints" / "last"),
         run=str(out),
     )
-
-
-def _hash_weights(backbone: MicronBert, inputs: Sequence[str]) -> str:
-    """Of names and values of what the inputs are made with, wherever they were loaded from."""
-    found = hashlib.sha256()
-    parts = [backbone.encoder, *(getattr(backbone.micro_attention, name) for name in micro_attention_parts(inputs))]
-    for part in parts:
-        for name, tensor in sorted(part.state_dict().items()):
-            found.update(name.encode())
-            found.update(tensor.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()

@@ -1,14 +1,12 @@
 """Folds that train a network each: spread over processes or GPUs, each one's predictions kept when it is done."""
 
-import contextlib
 import dataclasses
-import hashlib
-import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -82,9 +80,7 @@ def run_in_processes(
         on_done(tasks[number], found)
 
 
-def _work_alone(
-    work: Callable[[Task], Found], task: Task, number: int, gpu: int, threads: int
-) -> tuple[int, Found]:
+def _work_alone(work: Callable[[Task], Found], task: Task, number: int, gpu: int, threads: int) -> tuple[int, Found]:
     """In a process of its own: with its share of the cores, on its GPU."""
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
@@ -133,12 +129,14 @@ def finetune_fold(task: FinetuneTask) -> list[int]:
 def _train(
     task: FinetuneTask, indices: Iterable[int], config: FinetuneConfig, name: str, watched: LabelledPairs | None
 ) -> list[list[int]]:
-    """Predictions of the watched pairs after each epoch."""
-    watch = None if watched is None else Watch(watched, lambda classifier: _predict(classifier, watched))
-    finetune_pairs(
-        _side(task, indices), task.checkpoint, task.folder / name, config, corpus=task.corpus, watch=watch
-    )
-    return watch.read(task.folder / name) if watch is not None else []
+    """Train, or go on; gives the predictions of the watched pairs after each epoch."""
+    watch = None if watched is None else Watch(lambda classifier: _predict(classifier, watched))
+    run = task.folder / name
+    learned = _side(task, indices)
+    summary = finetune_pairs(learned, task.checkpoint, run, config, corpus=task.corpus, watch=watch)
+    if watch is None:
+        return []
+    return watch.read(run, math.floor(summary.last.epoch + 1e-9))
 
 
 def _side(task: FinetuneTask, indices: Iterable[int]) -> LabelledPairs:

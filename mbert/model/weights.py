@@ -4,12 +4,13 @@ Nothing is ever unpickled.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from mbert import ConfigError, ManifestError, ModelError
 from mbert.manifests.store import read_json, replacing, write_json
@@ -49,6 +50,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             safetensors.torch.save_file(plain, temporary, metadata={"format": "pt"})
         except SafetensorError as exc:  # safetensors hides the number of the system's error in its text
             raise ModelError(f"cannot write {path}: {exc}") from exc
+
+
+def hash_weights(*modules: nn.Module) -> str:
+    """SHA-256 of names and values, wherever they were loaded from."""
+    found = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            found.update(name.encode())
+            found.update(tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def read_model(path: Path) -> tuple[MicronBertConfig, dict[str, Tensor]]:
