@@ -5,11 +5,11 @@ from pathlib import Path
 
 from mbert import ConfigError
 from mbert.manifests.labels import LABELS_NAME
-from mbert.pipeline.corpora import casme2
+from mbert.pipeline.corpora import casme2, casme3, casme_sq
 from mbert.pipeline.corpora.source import Corpus, Distribution, Listing
 from mbert.pipeline.corpora.videos import DATASET, list_videos
 
-CORPORA: Mapping[str, Corpus] = {corpus.name: corpus for corpus in (casme2.CORPUS,)}
+CORPORA: Mapping[str, Corpus] = {corpus.name: corpus for corpus in (casme2.CORPUS, casme3.CORPUS, casme_sq.CORPUS)}
 AUTO = "auto"
 DATASETS = (AUTO, DATASET, *CORPORA)
 
