@@ -74,7 +74,8 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
         parts.append(_read_c(root, trees, annotation if of_c else None))
     annotations = tuple(file for part in parts for file in part.annotations)
     if annotation is not None and annotation not in annotations:
-        raise ManifestError(f"{annotation} is of a part of {_TITLE} that is not in {root}; there: {', '.join(kinds)}")
+        there = ", ".join(sorted(kinds))
+        raise ManifestError(f"{annotation} is of a part of {_TITLE} that is not in {root}; there: {there}")
     return Listing(
         root=root,
         sources=tuple(source for part in parts for source in part.sources),

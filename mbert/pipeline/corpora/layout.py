@@ -36,8 +36,8 @@ def subfolders(folder: Path) -> list[Path]:
 def folders_below(root: Path, depth: int = _DEPTH, *, beginning: Collection[Path] = ()) -> Iterator[Path]:
     """A folder and those below it, level by level, down to `depth` levels.
 
-    Folders of frames are left out, as reading millions of names takes minutes; so is what lies in those of `beginning`,
-    which is looked at as late as possible.
+    Folders of frames are left out, as reading millions of names takes long. What lies inside of a folder in `beginning`
+    is left out too; the caller may add to it what it was given.
     """
     yield root
     level = [root]
