@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from mbert.manifests.workspace import Workspace
-from mbert.model.evaluate import run_loso
+from mbert.model.eval_config import EvalConfig
+from mbert.model.evaluate import run_eval
 from mbert.model.objective import ObjectiveConfig
 from mbert.model.pretrain import PretrainConfig, run_pretrain
 
@@ -37,11 +38,11 @@ def measure(shards, agent, objective, steps, seed):
         run = Path(folder) / "run"
         run_pretrain(shards, run, config)
         last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()[-20:]]
-        scores = run_loso(shards, run, Path(folder) / "loso", labels_path=None)
+        scores = run_eval(shards, run, Path(folder) / "loso", EvalConfig(baselines=()))
     return {
         "reconstruction": float(np.mean([line["loss_reconstruction"] for line in last])),
         "token_std": float(np.mean([line["token_std"] for line in last])),
-        "uf1": scores.mbert.uf1,
+        "uf1": scores.methods["mbert"].scores.uf1,
     }
 
 

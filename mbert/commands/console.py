@@ -38,8 +38,10 @@ class Progress:
             typer.echo(text, err=True)
 
     def begin(self, total: int) -> None:
-        """Start the clock; `total` is in the units of `advance`."""
-        self._total, self._began, self._told = total, time.monotonic(), time.monotonic()
+        """Start the clock, or start it again for the next part; `total` is in the units of `advance`."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._total, self._done, self._began, self._told = total, 0, time.monotonic(), time.monotonic()
         if total and not self._quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn

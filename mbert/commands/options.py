@@ -67,3 +67,14 @@ def print_json(summary: Any) -> None:
 def print_next(where: str, command: str) -> None:
     """The last line of a summary: where things are, and the next command."""
     typer.echo(f"in {where}; next: {command}")
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, in their groups: what was not may come from a file."""
+    nested = {name: given(value) if isinstance(value, dict) else value for name, value in options.items()}
+    return {name: value for name, value in nested.items() if value not in (None, {})}
+
+
+def listed(text: str | None) -> tuple[str, ...] | None:
+    """The parts of an option that takes several by commas."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())

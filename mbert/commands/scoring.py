@@ -1,76 +1,267 @@
 """Models and predictions to scores: eval."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mbert.commands.console import Progress
+from mbert import ConfigError
+from mbert.commands.console import Progress, told_time
 from mbert.commands.options import (
     DEFAULT_WORKSPACE,
     CheckpointOption,
     JsonOption,
     WorkspaceOption,
+    given,
     labels_path_of,
+    listed,
     print_json,
     workspace_of,
 )
 
+if TYPE_CHECKING:
+    from mbert.model.evaluate import EvalResult
+    from mbert.model.metrics import Scores
+    from mbert.model.predictions import PredictionScores
+    from mbert.model.unit_metrics import ActionUnitScores
+
+_NAMES = {
+    "mbert": "μ-BERT",
+    "random_weights": "random weights",
+    "flow_cnn": "flow CNN",
+    "optical_flow": "optical flow",
+    "frame_difference": "frame difference",
+    "majority": "majority class",
+}
+
 
 def evaluate(
-    protocol: Annotated[Literal["loso"], typer.Option(help="Leave one subject out.")] = "loso",
+    protocol: Annotated[
+        Literal["loso", "cde", "hde", "lodo", "kfold", "holdout", "cd6me"] | None,
+        typer.Option(help="Who is tested by what whom taught (docs/evaluation.md).", show_default="loso"),
+    ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     checkpoint: CheckpointOption = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the result.", show_default="WORKSPACE/runs/loso")] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Score this file of anybody's predictions instead of a model."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Class map, e.g. megc2019-3, or action-units; with --predictions names of all classes, by commas.",
+            show_default="that of the protocol",
+        ),
+    ] = None,
+    datasets: Annotated[
+        str | None, typer.Option(help="That take part, by commas, e.g. casme2,samm.", show_default="all")
+    ] = None,
+    mode: Annotated[
+        Literal["probe", "finetune"] | None,
+        typer.Option(help="Linear heads on a frozen encoder, or all of it trained per fold.", show_default="probe"),
+    ] = None,
+    select: Annotated[
+        Literal["fixed", "inner", "oracle"] | None,
+        typer.Option(
+            help="How a fold chooses epochs or regularisation: not at all, on an inner split by subject, or on its own "
+            "test side, which is no score.",
+            show_default="fixed",
+        ),
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            help="What the head looks at, by commas: change, dma, dma_both, map, distance.", show_default="change"
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Frames from the onset to the apex that it sees.", show_default="1")
+    ] = None,
+    baselines: Annotated[
+        str | None,
+        typer.Option(
+            help="By commas: majority, frame_difference, optical_flow, flow_cnn, random_weights.", show_default="all"
+        ),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Repeat what is random so often.", show_default="1")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The first of them.", show_default="0")] = None,
+    k: Annotated[int | None, typer.Option("--k", min=2, help="Folds of kfold.", show_default="5")] = None,
+    test_share: Annotated[
+        float | None, typer.Option(help="Share of the subjects that holdout tests.", show_default="0.2")
+    ] = None,
+    test_subject: Annotated[
+        list[str] | None, typer.Option(help="Subject that holdout tests; may be given several times.")
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", exists=True, dir_okay=False, help="YAML file of settings.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting, e.g. finetune.epochs=20 (docs/evaluation.md).")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes for folds that train.", show_default="one per GPU, or per two cores"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the result.", show_default="WORKSPACE/runs/PROTOCOL")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a pretrained model on labelled expressions, each subject by a head that never saw it."""
-    from mbert.model.evaluate import run_loso
+    """Score a model on labelled expressions, each person by what others taught; or anybody's predictions."""
+    options = {
+        "protocol": protocol,
+        "classes": classes,
+        "datasets": listed(datasets),
+        "mode": mode,
+        "select": select,
+        "inputs": listed(inputs),
+        "frames": frames,
+        "baselines": listed(baselines),
+        "seeds": seeds,
+        "seed": seed,
+        "k": k,
+        "test_share": test_share,
+        "test_subjects": test_subject or None,
+        "workers": workers,
+    }
+    if predictions is not None:
+        return _score_file(predictions, options, classes, as_json)
+    from mbert.model.eval_config import EvalConfig
+    from mbert.model.evaluate import run_eval
+    from mbert.model.settings import read_settings, with_settings
 
     space = workspace_of(workspace)
-    with Progress(protocol) as progress:
+    config = with_settings(EvalConfig(), read_settings(config_file, assignments or []))
+    config = with_settings(config, given(options))
+    with Progress("eval") as progress:
+        at: dict[str, Any] = {"what": "", "done": 0}
 
-        def tell(done: int, total: int) -> None:
-            if done == 1:
+        def tell(what: str, done: int, total: int) -> None:
+            if what != at["what"]:
+                at.update(what=what, done=0)
                 progress.begin(total)
-            progress.advance(1, f"{done}/{total} subjects")
+            progress.advance(done - at["done"], f"{what} {done}/{total}")
+            at["done"] = done
 
-        result = run_loso(
+        result = run_eval(
             space.pairs,
             checkpoint or space.runs / "pretrain",
-            out or space.runs / protocol,
+            out or space.runs / config.protocol,
+            config,
             labels_path=labels_path_of(space),
-            on_fold=tell,
+            on_progress=tell,
         )
-    if as_json:
-        return print_json(result)
+    return print_json(result) if as_json else _print_result(result)
+
+
+def _score_file(file: Path, options: dict[str, Any], classes: str | None, as_json: bool) -> None:
+    from mbert.model.predictions import score_predictions
+
+    if unused := [name for name, value in options.items() if value is not None and name not in ("classes", "seed")]:
+        raise ConfigError(f"--predictions scores what is in {file}; it takes no --{unused[0].replace('_', '-')}")
+    scores = score_predictions(file, classes=listed(classes), seed=options["seed"] or 0)
+    return print_json(scores) if as_json else _print_scores(scores)
+
+
+def _print_scores(scores: "PredictionScores") -> None:
     typer.echo(
-        f"{result.num_samples} expressions, {result.num_subjects} subjects, pooled over all folds, 95 % intervals:"
+        f"{scores.num_samples} predictions of {scores.num_subjects} subjects in {scores.file}, pooled, 95 % intervals:"
     )
-    typer.echo(f"{'':18}{'UF1':>7}{'':16}{'UAR':>7}{'':16}{'accuracy':>9}")
-    for name, scores in (
-        ("μ-BERT", result.mbert),
-        ("frame difference", result.frame_difference),
-        ("majority class", result.majority),
-    ):
-        uf1 = f"{scores.uf1:7.3f}  {scores.uf1_interval[0]:.3f}-{scores.uf1_interval[1]:.3f}   "
-        uar = f"{scores.uar:7.3f}  {scores.uar_interval[0]:.3f}-{scores.uar_interval[1]:.3f}   "
-        typer.echo(f"{name:18}{uf1}{uar}{scores.accuracy:9.3f}")
-    typer.echo(f"{'chance':18}{result.mbert.chance_uf1:7.3f}{'':16}{result.mbert.chance_uar:7.3f}")
-    width = max(len(name) for name in result.mbert.classes)
-    typer.echo("confusion of μ-BERT (rows true, columns predicted: " + ", ".join(result.mbert.classes) + "):")
-    for name, row in zip(result.mbert.classes, result.mbert.confusion, strict=True):
-        typer.echo(f"  {name:{width}} " + " ".join(f"{count:5d}" for count in row))
-    if result.encoder_learned_labels_of:
-        typer.secho(
-            f"warning: the encoder was finetuned on the labels of {len(result.encoder_learned_labels_of)} of these "
-            "subjects: its figures leak and are no score; evaluate the pretrained model, or hold these people out with "
-            "`mbert train finetune --exclude-subject`",
-            fg="yellow",
-        )
-    elif result.encoder_saw_test_subjects:
-        typer.echo(
-            "note: the encoder was pretrained, without labels, on frames of "
-            f"{len(result.encoder_saw_test_subjects)} of these subjects; for a clean score pretrain on other people"
-        )
-    typer.echo(f"results: {result.folder}/results.json, {result.folder}/predictions.parquet")
+    _print_header()
+    _print_row("all", scores)
+    for name, each in scores.per_dataset.items():
+        _print_row(f"  {name}", each)
+    typer.echo(f"{'chance':18}{_number(scores.chance_uf1)}{'':16}{_number(scores.chance_uar)}")
+    _print_classes(scores)
+    for warning in scores.warnings:
+        typer.secho(f"note: {warning}", fg="yellow")
+
+
+def _print_result(result: "EvalResult") -> None:
+    how = "linear heads on a frozen encoder" if result.mode == "probe" else "finetuned in each fold"
+    typer.echo(
+        f"{result.protocol}, {result.classes}: {result.num_samples} expressions, {result.num_subjects} subjects, "
+        f"{result.num_folds} folds, {how}; pooled over all folds, 95 % intervals:"
+    )
+    if result.classes == "action-units":
+        _print_units(result)
+    else:
+        _print_methods(result)
+    if result.left_out:
+        told = ", ".join(f"{count} {why}" for why, count in result.left_out.items())
+        typer.echo(f"left out: {told}")
+    for warning in result.warnings:
+        typer.secho(f"note: {warning}", fg="yellow")
+    typer.echo(
+        f"{told_time(result.seconds)}; results: {result.folder}/results.json, {result.folder}/predictions.parquet"
+    )
+
+
+def _print_methods(result: "EvalResult") -> None:
+    _print_header()
+    for name, method in result.methods.items():
+        told = f"{_NAMES[name]} (oracle)" if name == "mbert" and result.select == "oracle" else _NAMES[name]
+        _print_row(told, method.scores)
+        if method.over_seeds is not None:
+            uf1, uar = method.over_seeds.uf1, method.over_seeds.uar
+            typer.echo(
+                f"{f'  {len(result.seeds)} seeds':18}{_number(uf1.mean)}  +- {uf1.standard_deviation:.3f}       "
+                f"{_number(uar.mean)}  +- {uar.standard_deviation:.3f}"
+            )
+    ours: Any = result.methods["mbert"].scores
+    typer.echo(f"{'chance':18}{_number(ours.chance_uf1)}{'':16}{_number(ours.chance_uar)}")
+    for dataset in result.methods["mbert"].per_dataset:
+        typer.echo(f"{dataset}, from the same predictions:")
+        for name, method in result.methods.items():
+            _print_row(f"  {_NAMES[name]}", method.per_dataset[dataset])
+    _print_classes(ours)
+
+
+def _print_header() -> None:
+    typer.echo(f"{'':18}{'UF1':>7}{'':16}{'UAR':>7}{'':16}{'accuracy':>9}{'weighted F1':>13}")
+
+
+def _print_row(name: str, scores: "Scores | Any") -> None:
+    uf1, uar = (
+        f"{_number(value)}  {_interval(interval):14}"
+        for value, interval in ((scores.uf1, scores.uf1_interval), (scores.uar, scores.uar_interval))
+    )
+    typer.echo(f"{name:18}{uf1}{uar}{scores.accuracy:9.3f}{scores.weighted_f1:13.3f}")
+
+
+def _print_classes(scores: "Scores") -> None:
+    width = max(len(name) for name in scores.classes)
+    typer.echo("confusion (rows true, columns predicted), F1, recall:")
+    for name, row in zip(scores.classes, scores.confusion, strict=True):
+        each = scores.per_class[name]
+        counts = " ".join(f"{count:5d}" for count in row)
+        typer.echo(f"  {name:{width}} {counts} {_number(each.f1)} {_number(each.recall)}")
+
+
+def _print_units(result: "EvalResult") -> None:
+    typer.echo(f"{'':18}{'F1':>7}{'':16}{'macro F1':>9}")
+    for name, method in result.methods.items():
+        _print_unit_row(_NAMES[name], method.scores)
+    for dataset in result.methods["mbert"].per_dataset:
+        typer.echo(f"{dataset}, from the same predictions:")
+        for name, method in result.methods.items():
+            _print_unit_row(f"  {_NAMES[name]}", method.per_dataset[dataset])
+    ours: Any = result.methods["mbert"].scores
+    if ours.absent_units:
+        typer.echo(f"means are over the units that some sample has; no sample has {', '.join(ours.absent_units)}")
+    for name, unit in ours.per_unit.items():
+        typer.echo(f"  {name:5} {_number(unit.binary)} {_number(unit.macro)}   {unit.positives} samples")
+
+
+def _print_unit_row(name: str, scores: "ActionUnitScores | Any") -> None:
+    binary = f"{_number(scores.binary_of_defined)}  {_interval(scores.binary_of_defined_interval):14}"
+    macro = f"{_number(scores.macro_of_defined):>9}  {_interval(scores.macro_of_defined_interval)}"
+    typer.echo(f"{name:18}{binary}{macro}")
+
+
+def _number(value: float | None) -> str:
+    return f"{'undefined' if value is None else f'{value:.3f}':>7}"
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"

@@ -5,7 +5,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,8 +16,10 @@ from mbert.commands.options import (
     CheckpointOption,
     JsonOption,
     WorkspaceOption,
+    given,
     is_first_process,
     labels_path_of,
+    listed,
     print_json,
     print_next,
     workspace_of,
@@ -195,6 +197,12 @@ def finetune(
         Path | None, typer.Option(help="Folder of the pair shards.", show_default="WORKSPACE/shards/pairs")
     ] = None,
     checkpoint: CheckpointOption = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Class map (docs/evaluation.md).", show_default="annotated")
+    ] = None,
+    inputs: Annotated[
+        str | None, typer.Option(help="What the head looks at, by commas (docs/model.md).", show_default="change")
+    ] = None,
     head: Annotated[
         Literal["linear", "mlp"] | None, typer.Option(help="What names the emotion.", show_default="linear")
     ] = None,
@@ -240,6 +248,8 @@ def finetune(
 
     space = workspace_of(workspace)
     options = {
+        "classes": classes,
+        "inputs": listed(inputs),
         "head": head,
         "frozen": frozen,
         "layer_decay": layer_decay,
@@ -391,9 +401,3 @@ def _print_estimate(estimate: "PretrainEstimate") -> None:
         f"{estimate.pairs_dropped_per_epoch} left over; {counted(estimate.steps, 'step')} in all"
     )
     typer.echo("nothing was written; next: the same command without --dry-run")
-
-
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, in their groups: what was not may come from a file."""
-    nested = {name: given(value) if isinstance(value, dict) else value for name, value in options.items()}
-    return {name: value for name, value in nested.items() if value not in (None, {})}

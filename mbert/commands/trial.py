@@ -147,8 +147,9 @@ def _print_demo(results: dict[str, Any], out: Path, seconds: float) -> None:
     table.add_row("pairs", f"{sharded['num_pairs']} in {counted(sharded['num_shards'], 'shard')}")
     table.add_row("pretraining loss", f"{trained['first']['loss']:.4f} -> {trained['last']['loss']:.4f}")
     for score in ("uf1", "uar"):
-        mine, interval, chance = (scored["mbert"][name] for name in (score, f"{score}_interval", f"chance_{score}"))
-        difference = scored["frame_difference"][score]
+        methods = {name: method["scores"] for name, method in scored["methods"].items()}
+        mine, interval, chance = (methods["mbert"][name] for name in (score, f"{score}_interval", f"chance_{score}"))
+        difference = methods["frame_difference"][score]
         table.add_row(
             f"LOSO {score.upper()}",
             f"{mine:.3f} ({interval[0]:.3f}-{interval[1]:.3f}), chance {chance:.3f}, frame difference {difference:.3f}",

@@ -44,6 +44,56 @@ ERRATA: Sequence[Erratum] = (
         why="the annotated offset does not belong to the clip",
         source="MEB",
     ),
+    Erratum(
+        id="casme3-sp149-d-112-apex",
+        dataset="casme3",
+        where={"subject": "spno.149", "sample": "d_112", "apex": 83},
+        change={"apex": 123},
+        why="the annotated apex lies before the onset",
+        source="MEB",
+    ),
+    Erratum(
+        id="casme3-sp214-c-5-offset",
+        dataset="casme3",
+        where={"subject": "spno.214", "sample": "c_5", "offset": 3460},
+        change={"offset": 34},
+        why="a digit too many: the expression would last two minutes",
+        source="MEB",
+    ),
+    Erratum(
+        id="casme3-sp216-d-3647-onset",
+        dataset="casme3",
+        where={"subject": "spno.216", "sample": "d_3647", "onset": 3647},
+        change={"onset": 2647},
+        why="the annotated onset lies after the offset",
+        source="MEB",
+    ),
+    Erratum(
+        id="casme3-sp216-e-0-onset",
+        dataset="casme3",
+        where={"subject": "spno.216", "sample": "e_0", "onset": 0, "apex": 0},
+        change={"onset": 1, "apex": 1},
+        why="the images begin with 1",
+        source="MEB",
+    ),
+    # That these two offsets go with these two onsets is told by their order alone: each lies after one onset, and
+    # before or far after the other.
+    Erratum(
+        id="casme3-sp40-e-1812-offset",
+        dataset="casme3",
+        where={"subject": "spno.40", "sample": "e_1812", "offset": 0},
+        change={"offset": 1845},
+        why="the annotated offset is 0",
+        source="MEB",
+    ),
+    Erratum(
+        id="casme3-sp40-e-2327-offset",
+        dataset="casme3",
+        where={"subject": "spno.40", "sample": "e_2327", "offset": 0},
+        change={"offset": 2403},
+        why="the annotated offset is 0",
+        source="MEB",
+    ),
 )
 
 

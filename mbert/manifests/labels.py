@@ -57,6 +57,8 @@ def checked(label: Label) -> Label:
     An apex outside of onset and offset, or on the onset, cannot be right: it becomes missing, to be filled in like any
     other. An offset before the onset becomes missing where there is an apex after the onset; else it is a fault.
     """
+    if label.fault is not None:
+        return label
     onset, apex, offset = label.onset, label.apex, label.offset
     remarks = []
     if onset is None and (apex is not None or offset is not None):

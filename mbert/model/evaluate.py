@@ -270,8 +270,8 @@ def _warnings(result: EvalResult, expressions: Sequence[Expression]) -> list[str
     if result.encoder_learned_labels_of:
         found.append(
             f"the encoder was finetuned on the labels of {len(result.encoder_learned_labels_of)} of the "
-            f"{result.num_subjects} subjects: its figures leak and are no score; evaluate the pretrained model, or hold "
-            "these people out with `mbert train finetune --exclude-subject`"
+            f"{result.num_subjects} subjects: its figures leak and are no score; evaluate the pretrained model, or "
+            "hold these people out with `mbert train finetune --exclude-subject`"
         )
     elif result.encoder_saw_test_subjects:
         found.append(

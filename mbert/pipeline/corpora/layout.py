@@ -1,16 +1,18 @@
 """Finding one's way in unpacked datasets: folders by their names, the raw and the cropped tree, annotation files."""
 
 import dataclasses
+import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mbert import ConfigError, ManifestError
 from mbert.pipeline.corpora.sheet import SHEET_SUFFIXES
-from mbert.pipeline.corpora.source import IMAGE_SUFFIXES, Distribution, natural_order, suffix_of
+from mbert.pipeline.corpora.source import IMAGE_SUFFIXES, Distribution, followed, natural_order, suffix_of
 
 _DEPTH = 3  # levels below the given folder at which a dataset may begin
+_ENOUGH = 32  # images, and nothing else, at the beginning of a folder: it is one of frames
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,19 +27,33 @@ def subfolders(folder: Path) -> list[Path]:
     """The folders directly in a folder, in reading order; none where it cannot be read. Hidden ones are left out."""
     try:
         with os.scandir(folder) as entries:
-            found = [folder / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            found = [e.name for e in entries if not e.name.startswith(".") and followed(e).is_dir()]
     except OSError:
         return []
-    return sorted(found, key=lambda path: natural_order(path.name))
+    return [folder / name for name in sorted(found, key=natural_order)]
 
 
-def folders_below(root: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """A folder and those below it, level by level, down to `depth` levels."""
-    level = [root]
+def folders_below(root: Path, depth: int = _DEPTH, *, beginning: Collection[Path] = ()) -> Iterator[Path]:
+    """A folder and those below it, level by level, down to `depth` levels.
+
+    Folders of frames are left out, as reading millions of names takes long. What lies inside of a folder in `beginning`
+    is left out too; the caller may add to it what it was given.
+    """
     yield root
+    level = [root]
     for _ in range(depth):
-        level = [child for folder in level for child in subfolders(folder)]
+        inside = [child for folder in level if folder not in beginning for child in subfolders(folder)]
+        level = [folder for folder in inside if not _is_of_frames(folder)]
         yield from level
+
+
+def _is_of_frames(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in itertools.islice(entries, _ENOUGH)]
+    except OSError:
+        return False
+    return len(names) == _ENOUGH and all(suffix_of(name) in IMAGE_SUFFIXES for name in names)
 
 
 def first_image(folder: Path) -> str | None:
@@ -54,11 +70,11 @@ def first_image(folder: Path) -> str | None:
 
 def find_trees(root: Path, is_tree: Callable[[Path], bool], is_cropped: Callable[[Path], bool]) -> list[Tree]:
     """Every folder at which a dataset begins; what lies inside of one is not searched again."""
-    found: list[Tree] = []
-    for folder in folders_below(root):
-        if not any(tree.folder in folder.parents for tree in found) and is_tree(folder):
-            found.append(Tree(folder, is_cropped(folder)))
-    return found
+    found: dict[Path, Tree] = {}
+    for folder in folders_below(root, beginning=found.keys()):
+        if is_tree(folder):
+            found[folder] = Tree(folder, is_cropped(folder))
+    return list(found.values())
 
 
 def choose_tree(

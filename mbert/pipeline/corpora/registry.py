@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mbert import ConfigError
 from mbert.manifests.labels import LABELS_NAME
-from mbert.pipeline.corpora import casme, casme2, dfme, fourdme, mmew, samm, samm_lv, smic, smic_e
+from mbert.pipeline.corpora import casme, casme2, casme3, casme_sq, dfme, fourdme, mmew, samm, samm_lv, smic, smic_e
 from mbert.pipeline.corpora.source import Corpus, Distribution, Listing
 from mbert.pipeline.corpora.videos import DATASET, list_videos
 
@@ -14,6 +14,8 @@ CORPORA: Mapping[str, Corpus] = {
     for corpus in (
         casme.CORPUS,
         casme2.CORPUS,
+        casme3.CORPUS,
+        casme_sq.CORPUS,
         smic.CORPUS,
         smic_e.CORPUS,
         samm.CORPUS,

@@ -69,6 +69,17 @@ def read_sheet(path: Path, header: Sequence[str | tuple[str, ...]], *, sheet: st
     raise ManifestError(f"{path}: no sheet ({', '.join(found) or 'it has none'}) has a row with the columns {told}")
 
 
+def columns_by_place(path: Path, sheet: int, columns: Sequence[str]) -> list[SheetRow]:
+    """The rows of a sheet without a header, whose columns are named here; empty rows are left out.
+
+    `sheet` counts from 0. Raises ManifestError when the file has not so many.
+    """
+    sheets = list(read_cells(path).values())
+    if sheet >= len(sheets):
+        raise ManifestError(f"{path} has {len(sheets)} sheets; sheet {sheet + 1} is needed")
+    return list(_rows_below([_plain(name) for name in columns], sheets[sheet], -1))
+
+
 def read_cells(path: Path) -> dict[str, list[list[str]]]:
     """Every sheet's cells as text. Raises ManifestError when the file cannot be read as a spreadsheet."""
     if path.suffix.lower() == ".csv":

@@ -1,5 +1,6 @@
 """The generic corpus: any mix of video files and frame folders, nested, with an optional `labels.csv`."""
 
+import os
 from pathlib import Path
 
 from mbert import ConfigError
@@ -9,9 +10,11 @@ from mbert.pipeline.corpora.source import (
     VIDEO_SUFFIXES,
     Listing,
     Source,
+    followed,
     frames_source,
     natural_order,
     relative_path,
+    suffix_of,
     video_source,
 )
 
@@ -63,20 +66,26 @@ class _Walk:
     def into(self, folder: Path) -> None:
         """Look at a folder, then at those below it."""
         try:
-            entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+            with os.scandir(folder) as found:  # tells what each entry is, without asking for it
+                entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
         except OSError:
             self._sources.append(frames_source(self._root, folder, self._dataset))  # opening it will give the reason
             return
-        images = {entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()}
+        images = {
+            entry.name for entry in entries if suffix_of(entry.name) in IMAGE_SUFFIXES and followed(entry).is_file()
+        }
         if images or (not entries and folder != self._root):
             self._sources.append(frames_source(self._root, folder, self._dataset))
         for entry in entries:
-            if entry.is_dir():
-                target = entry.resolve()
+            if entry.name in images:
+                continue
+            path = folder / entry.name
+            if followed(entry).is_dir():
+                target = path.resolve()
                 if target not in self._visited:  # a link that leads back up would never end
                     self._visited.add(target)
-                    self.into(entry)
-            elif entry.suffix.lower() in VIDEO_SUFFIXES:
-                self._sources.append(video_source(self._root, entry, self._dataset))
-            elif entry not in images and entry.name != LABELS_NAME:
-                self._ignored.append(relative_path(self._root, entry))
+                    self.into(path)
+            elif suffix_of(entry.name) in VIDEO_SUFFIXES:
+                self._sources.append(video_source(self._root, path, self._dataset))
+            elif entry.name != LABELS_NAME:
+                self._ignored.append(relative_path(self._root, path))
