@@ -97,24 +97,29 @@ def run_mbert() -> Callable[..., subprocess.CompletedProcess[str]]:
 def write_pairs() -> Callable[..., Path]:
     """Write small pair shards, as `mbert shard --pairs` does: `write_pairs(folder, [40, 40, 7], size=24)`.
 
-    Pair i of all is a ramp that rises to the right from a level of its own; t1 is a little brighter than t0.
+    Pair i of all is a ramp that rises to the right from a level of its own; t1 is a little brighter than t0. It shows
+    person i of `subjects`, which are repeated as often as needed; one without a slash is a dataset: nobody said who.
     """
 
-    def write(folder: Path, counts: Sequence[int], *, size: int = 24) -> Path:
+    def write(
+        folder: Path, counts: Sequence[int], *, size: int = 24, subjects: Sequence[str] = ("videos/s01",)
+    ) -> Path:
         number = 0
         for shard, count in enumerate(counts):
             tar, twin = twin_paths(folder, f"{shard:06d}")
             rows = []
             with writing_tar(tar) as writer:
                 for _ in range(count):
-                    clip, key = f"videos-take_f00_c{number:05d}", pair_key(f"videos-take_f00_c{number:05d}", 0, 6)
+                    dataset, _, person = (subject := subjects[number % len(subjects)]).partition("/")
+                    clip = f"{dataset}-take_f00_c{number:05d}"
+                    key = pair_key(clip, 0, 6)
                     frames = [encode_jpeg(pair_image(number, is_t1=is_t1, size=size)) for is_t1 in (False, True)]
                     t0, t1, _ = writer.add_all(FramePair(key, *frames, {"key": key}).members())
                     rows.append(
                         PairRow(
-                            key=key, shard=f"{shard:06d}", clip_id=clip, subject="videos/s01", t0=0, t1=6,
-                            delta_seconds=0.2, kind="sampled", dataset="videos", t0_offset=t0[0], t0_size=t0[1],
-                            t1_offset=t1[0], t1_size=t1[1],
+                            key=key, shard=f"{shard:06d}", clip_id=clip, subject=subject if person else None,
+                            t0=0, t1=6, delta_seconds=0.2, kind="sampled", dataset=dataset,
+                            t0_offset=t0[0], t0_size=t0[1], t1_offset=t1[0], t1_size=t1[1],
                         )
                     )  # fmt: skip
                     number += 1
@@ -124,7 +129,7 @@ def write_pairs() -> Callable[..., Path]:
             "num_pairs": number,
             "options": {"pairs_per_shard": counts[0]},
             "corpus": hashlib.sha256(str(counts).encode()).hexdigest(),
-            "subjects": ["videos/s01"],
+            "subjects": sorted({subject for subject in subjects if "/" in subject}),
             "shards": [f"{shard:06d}" for shard in range(len(counts))],
         }
         write_json(folder / "pairs.json", index)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -6,11 +7,17 @@ import safetensors.torch
 import torch
 
 from mbert import ConfigError, ModelError
-from mbert.manifests.store import read_json
+from mbert.manifests.schema import PairRow
+from mbert.manifests.store import read_json, read_rows
+from mbert.manifests.workspace import twin_paths
+from mbert.model.device import Processes, pick_compute
 from mbert.model.micron_bert import MicronBert
 from mbert.model.objective import ObjectiveConfig
-from mbert.model.pretrain import PretrainConfig, run_pretrain
+from mbert.model.pretrain import PretrainConfig, decide, estimate_pretrain, run_pretrain
 from mbert.model.weights import read_state
+from mbert.shards.exclude import without_subjects
+from mbert.shards.reader import list_shards
+from mbert.shards.source import open_source
 
 SHORT = PretrainConfig(preset="tiny", steps=6, batch_size=4, save_every=2, picture_every=3)
 
@@ -89,6 +96,62 @@ def test_a_setting_that_collapses_the_token_is_flagged_and_the_default_is_not(co
         )
         collapsed[name] = run_pretrain(corpus.pairs, tmp_path / name, config).collapsed
     assert collapsed == {"default": False, "heavy": True}
+
+
+@pytest.mark.parametrize("pattern", ["", "/{000000..000001}.tar"])
+def test_excluded_subjects_are_in_the_run_and_not_in_its_checkpoint(corpus, tmp_path, pattern):
+    config = dataclasses.replace(SHORT, steps=2, exclude_subjects=("videos/s02",))
+    told = []
+    run_pretrain(f"{corpus.pairs}{pattern}", tmp_path, config, on_plan=told.append)
+    assert read_state(tmp_path).subjects == ("videos/s01", "videos/s03")
+    saved = read_json(tmp_path / "config.json")
+    assert saved["settings"]["exclude_subjects"] == saved["identity"]["exclude_subjects"] == ["videos/s02"]
+    rows = [
+        row
+        for shard in (list_shards(corpus.pairs) if not pattern else ["000000", "000001"])
+        for row in read_rows(twin_paths(corpus.pairs, shard)[1], PairRow)
+    ]
+    num_kept = sum(row.subject != "videos/s02" for row in rows)
+    assert saved["num_pairs"] == num_kept
+    assert f"{len(rows) - num_kept} of {len(rows)} pairs are left out: those of videos/s02" in told[0].notes
+    estimate = estimate_pretrain(f"{corpus.pairs}{pattern}", config)
+    assert (estimate.num_pairs, estimate.num_excluded) == (num_kept, len(rows) - num_kept)
+    assert estimate.steps_per_epoch * 4 + estimate.pairs_dropped_per_epoch == num_kept
+
+
+def test_other_excluded_subjects_are_told_and_what_was_seen_stays_seen(corpus, tmp_path):
+    config = dataclasses.replace(SHORT, steps=2)
+    run_pretrain(corpus.pairs, tmp_path, config)
+    run_pretrain(corpus.pairs, tmp_path, dataclasses.replace(config, exclude_subjects=()))
+    fewer = dataclasses.replace(config, exclude_subjects=("videos/s02", "videos/s01"))
+    with pytest.raises(ConfigError, match=r"exclude_subjects: run None, asked \['videos/s01', 'videos/s02'\]"):
+        run_pretrain(corpus.pairs, tmp_path, fewer)
+    run_pretrain(corpus.pairs, tmp_path, dataclasses.replace(fewer, steps=4), force=True)
+    assert read_state(tmp_path).step == 4
+    assert read_state(tmp_path).subjects == ("videos/s01", "videos/s02", "videos/s03")
+    other_order = dataclasses.replace(fewer, steps=4, exclude_subjects=("videos/s01", "videos/s02"))
+    assert run_pretrain(corpus.pairs, tmp_path, other_order).steps_done_now == 0
+    with pytest.raises(ConfigError, match=r"exclude_subjects: run \['videos/s01', 'videos/s02'\], asked None"):
+        run_pretrain(corpus.pairs, tmp_path, dataclasses.replace(config, steps=4))
+
+
+def test_pairs_of_nobody_beside_excluded_people_are_told(write_pairs, tmp_path):
+    folder = write_pairs(tmp_path, [100], size=112, subjects=["samm/s01", "samm", "samm/s02", "casme2"])
+    source = without_subjects(open_source(folder), ["samm/s01"])
+    assert decide(SHORT, pick_compute(), Processes(), source).notes == (
+        "25 of 100 pairs are left out: those of samm/s01",
+        "25 pairs are kept of which nobody said who is seen, from datasets with excluded subjects: "
+        "exclude these datasets as a whole to be sure",
+    )
+
+
+def test_too_few_pairs_without_the_excluded_people_are_told(write_pairs, tmp_path):
+    folder = write_pairs(tmp_path, [7], subjects=["samm/s01"] * 6 + ["samm/s02"])
+    with pytest.raises(ConfigError, match="holds 1 pairs without the excluded subjects, too few for 2 processes"):
+        decide(SHORT, pick_compute(), Processes(world=2), without_subjects(open_source(folder), ["samm/s01"]))
+    with pytest.raises(ConfigError, match="exclude_subjects leaves nothing"):
+        run_pretrain(folder, tmp_path / "run", dataclasses.replace(SHORT, exclude_subjects=("samm",)))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_larger_shards_leave_no_old_ones_behind(copied):
 def test_what_is_missing_is_named(corpus, copied, tmp_path):
     with pytest.raises(ManifestError, match="run `mbert ingest FOLDER` first"):
         run_shard(Workspace(tmp_path / "nowhere"), OPTIONS)
-    bare = [dataclasses.replace(clip, emotion=None) for clip in read_rows(copied.clips, ClipRow)]
+    bare = [dataclasses.replace(clip, sample=None) for clip in read_rows(copied.clips, ClipRow)]
     write_rows(copied.clips, ClipRow, bare)
     with pytest.raises(ConfigError, match=r"no pair fits: 18 clips"):
         run_shard(copied, PairOptions(min_delta_ms=9000, max_delta_ms=9001))

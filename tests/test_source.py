@@ -17,6 +17,7 @@ import torch
 
 from mbert import ConfigError, ManifestError, ShardError
 from mbert.model.loader import PairLoader
+from mbert.shards.exclude import without_subjects
 from mbert.shards.remote import Retry, read_range
 from mbert.shards.source import open_source
 
@@ -169,6 +170,21 @@ def test_with_a_cache_each_shard_is_fetched_once(served, folder, tmp_path, worke
     files = sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.name[0] != ".")
     assert files == [f"{shard:06d}.{end}" for shard in range(3) for end in ("parquet", "tar")]
     assert list((tmp_path / "cache").rglob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("end", ["", "/{000000..000002}.tar"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_http_without_some_people_gives_the_batches_of_local_files(write_pairs, tmp_path, end, workers, cached):
+    pytest.importorskip("aiohttp", reason="needs the packages of mbert[remote]")
+    folder = write_pairs(tmp_path / "pairs", COUNTS, size=96, subjects=["samm/s01", "samm/s02", "casme2"])
+    with serving(folder) as (url, _):
+        source = open_source(url + end, cache=tmp_path / "cache" if cached else None, retry=QUICK)
+        mine = batches_of(without_subjects(source, ["samm/s01"]), workers=workers, count=4)
+    theirs = batches_of(without_subjects(open_source(folder), ["samm/s01"]), count=4)
+    assert [batch.keys for batch in mine] == [batch.keys for batch in theirs]
+    assert all(torch.equal(one.t0, other.t0) for one, other in zip(mine, theirs, strict=True))
+    assert {batch.bad for batch in mine} == {()}
 
 
 def test_another_corpus_at_the_same_url_does_not_meet_the_cache_of_the_first(served, write_pairs, folder, tmp_path):

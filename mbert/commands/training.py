@@ -98,6 +98,13 @@ def pretrain(
     batch_size: BatchOption = None,
     accumulate: Annotated[int | None, typer.Option(min=1, help="Passes per step.", show_default="1")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="by the preset")] = None,
+    exclude_subjects_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Learn nothing from these people: a dataset, e.g. casme2, or a subject, e.g. casme2/sub01; may be "
+            "given several times."
+        ),
+    ] = None,
     swap_ratio: Annotated[
         float | None, typer.Option(help="Share of the patches that are swapped.", show_default="0.5")
     ] = None,
@@ -141,6 +148,7 @@ def pretrain(
         "batch_size": batch_size,
         "accumulate": accumulate,
         "lr": lr,
+        "exclude_subjects": exclude_subjects_of or None,
         "seed": seed,
         "precision": precision,
         "compile": compiled,
@@ -400,4 +408,6 @@ def _print_estimate(estimate: "PretrainEstimate") -> None:
         f"process): {counted(estimate.steps_per_epoch, 'step')} of {estimate.pairs_per_step} pairs per epoch, "
         f"{estimate.pairs_dropped_per_epoch} left over; {counted(estimate.steps, 'step')} in all"
     )
+    if estimate.num_excluded:
+        typer.echo(f"{estimate.num_excluded} more pairs are of people who are excluded")
     typer.echo("nothing was written; next: the same command without --dry-run")

@@ -26,7 +26,8 @@ from mbert.model.pictures import picture_pairs
 from mbert.model.run_log import StepReport
 from mbert.model.runs import holding, settle_run, train_and_tell
 from mbert.model.settings import with_settings
-from mbert.model.weights import TrainingState, write_model
+from mbert.model.weights import TrainingState, read_state, write_model
+from mbert.shards.exclude import listed, without_subjects
 from mbert.shards.order import StreamPosition, num_lanes
 from mbert.shards.source import ShardSource, open_source
 
@@ -44,6 +45,7 @@ class PretrainConfig(LoopConfig):
     variant: str = "paper"  # or released: the authors' code, see docs/model.md
     ema_momentum: float = 0.997  # of the agent's teacher at the start, as in the released run
     grad_checkpointing: bool = False  # less memory, a third slower
+    exclude_subjects: tuple[str, ...] = ()  # subjects or whole datasets never looked at, see `without_subjects`
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     model: dict[str, Any] = dataclasses.field(default_factory=dict)  # changes to preset and variant, by field name
@@ -79,7 +81,8 @@ class PretrainPlan(LoopPlan):
     def identity(self) -> dict[str, object]:
         """What must be equal for a run to be continued."""
         kept = {name: value for name, value in LoopPlan.identity(self).items() if name != "grad_checkpointing"}
-        return {**kept, "preset": self.preset}
+        # None, as in runs that were begun when nobody could be excluded.
+        return {**kept, "preset": self.preset, "exclude_subjects": sorted(set(self.config.exclude_subjects)) or None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +113,8 @@ class PretrainEstimate:
     steps: int
     steps_per_epoch: int
     pairs_per_step: int
-    num_pairs: int
+    num_pairs: int  # without those of excluded subjects
+    num_excluded: int
     pairs_dropped_per_epoch: int
     num_shards: int
     shards_per_process: float
@@ -132,11 +136,12 @@ def run_pretrain(
     """Pretrain, or go on with a run that was interrupted. Under torchrun, all processes call this.
 
     `shards` is a folder, a URL or a brace pattern (`open_source`). `resume` asks for a run to go on with. Raises
-    ShardError without shards, ConfigError when `out` holds a run of another configuration (`force` goes on
-    nevertheless), ModelError when the loss is not finite. On Ctrl-C the state is saved before the interruption goes on.
+    ShardError without shards, ConfigError for excluded subjects that do not occur and when `out` holds a run of another
+    configuration (`force` goes on nevertheless), ModelError when the loss is not finite. On Ctrl-C the state is saved
+    before the interruption goes on.
     """
     began = time.monotonic()
-    source = open_source(shards, cache=cache)
+    source = without_subjects(open_source(shards, cache=cache), config.exclude_subjects)
     with joined_processes() as processes:
         compute = pick_compute(config.precision, processes.local_rank)
         plan = decide(config, compute, processes, source)
@@ -169,7 +174,7 @@ def run_pretrain(
 
 def estimate_pretrain(shards: Path | str, config: PretrainConfig, *, cache: Path | None = None) -> PretrainEstimate:
     """What a run would cost, without beginning it; raises as `run_pretrain` does."""
-    source = open_source(shards, cache=cache)
+    source = without_subjects(open_source(shards, cache=cache), config.exclude_subjects)
     with joined_processes() as processes:
         plan = decide(config, pick_compute(config.precision, processes.local_rank), processes, source)
     cost = step_cost(
@@ -188,6 +193,7 @@ def estimate_pretrain(shards: Path | str, config: PretrainConfig, *, cache: Path
         steps_per_epoch=plan.steps_per_epoch,
         pairs_per_step=plan.global_batch,
         num_pairs=plan.num_pairs,
+        num_excluded=source.exclusion.num_pairs if source.exclusion else 0,
         pairs_dropped_per_epoch=plan.num_dropped,
         num_shards=plan.num_shards,
         shards_per_process=plan.num_shards / plan.world,
@@ -266,14 +272,15 @@ def decide(config: PretrainConfig, compute: Compute, processes: Processes, sourc
     global_batch = batch_size * share
     if global_batch > dealt:
         raise ConfigError(
-            f"{source.where} holds {source.num_pairs} pairs, too few for {processes.world} processes with {lanes} lanes"
+            f"{source.where} holds {source.told_pairs}, too few for {processes.world} processes with {lanes} lanes"
         )
     steps_per_epoch = dealt // global_batch
     epochs = config.epochs or (_GPU_EPOCHS if compute.is_gpu else None)
     steps = config.steps or (_CPU_STEPS if epochs is None else max(1, round(epochs * source.num_pairs / global_batch)))
-    notes: tuple[str, ...] = ()
+    notes = _told_exclusion(source)
     if not compute.is_gpu and config.preset is None and config.steps is None and config.epochs is None:
         notes = (
+            *notes,
             f"no GPU found: a trial run of the {preset} preset, {steps} steps, in fp32 "
             "(for the paper's model: --preset small --epochs 100, on a GPU)",
         )
@@ -287,13 +294,27 @@ def decide(config: PretrainConfig, compute: Compute, processes: Processes, sourc
         compute=compute,
         workers=workers,
         num_pairs=source.num_pairs,
-        num_shards=len(source.tars),
+        num_shards=sum(count > 0 for count in source.counts),
         steps_per_epoch=steps_per_epoch,
         num_dropped=source.num_pairs - steps_per_epoch * global_batch,
         world=processes.world,
         corpus=source.corpus,
         notes=notes,
     )
+
+
+def _told_exclusion(source: ShardSource) -> tuple[str, ...]:
+    exclusion = source.exclusion
+    if exclusion is None:
+        return ()
+    everybody = source.num_pairs + exclusion.num_pairs
+    notes = [f"{exclusion.num_pairs} of {everybody} pairs are left out: those of {listed(exclusion.patterns)}"]
+    if exclusion.num_unnamed:
+        notes.append(
+            f"{exclusion.num_unnamed} pairs are kept of which nobody said who is seen, from datasets with excluded "
+            "subjects: exclude these datasets as a whole to be sure"
+        )
+    return tuple(notes)
 
 
 def _open_loader(
@@ -319,4 +340,5 @@ def _begin(out: Path, plan: PretrainPlan, source: ShardSource) -> PretrainJob:
     torch.manual_seed(plan.config.seed)
     model = MicronBert.from_pretrained(out) if plan.done_before else MicronBert(plan.model_config)
     model.set_grad_checkpointing(plan.config.grad_checkpointing)
-    return PretrainJob(model, plan, source.subjects or ())
+    seen = read_state(out).subjects if plan.done_before else ()  # more than now, where --force went on with others
+    return PretrainJob(model, plan, tuple(sorted({*seen, *(source.subjects or ())})))

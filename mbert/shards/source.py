@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import braceexpand
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,21 +26,43 @@ _EXAMPLE = "write it like pairs/{000000..000099}.tar"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Exclusion:
+    """Whose pairs are left out of a source, and what that leaves; `without_subjects` makes it."""
+
+    patterns: tuple[str, ...]
+    kept: tuple[bytes, ...]  # of each shard: a bit for each row of its twin
+    num_pairs: int  # left out
+    num_unnamed: int  # kept without a subject, although single people of their dataset are left out
+
+    def kept_rows(self, shard: int, num_rows: int) -> list[int]:
+        """The kept ones of the rows of a twin, ascending."""
+        bits = np.frombuffer(self.kept[shard], np.uint8)
+        rows: list[int] = np.flatnonzero(np.unpackbits(bits, count=num_rows)).tolist()
+        return rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ShardSource:
     """The pair shards of a corpus, wherever they are. Everything else names a shard by its place in `tars`."""
 
     where: str  # as the user gave it
     tars: tuple[str, ...]  # paths or URLs
-    counts: tuple[int, ...]  # pairs of each
+    counts: tuple[int, ...]  # pairs of each, without excluded ones
     corpus: str = ""  # fingerprint: that of pairs.json, for a pattern that of its tars
     subjects: tuple[str, ...] | None = None  # None: not known, there is no pairs.json
     cache: Path | None = None
     retry: Retry = dataclasses.field(default_factory=Retry)
+    exclusion: Exclusion | None = None  # None: everybody's pairs are there
 
     @property
     def num_pairs(self) -> int:
-        """In all shards."""
+        """In all shards, without excluded ones."""
         return sum(self.counts)
+
+    @property
+    def told_pairs(self) -> str:
+        """For messages: how many pairs there are."""
+        return f"{self.num_pairs} pairs" + (" without the excluded subjects" if self.exclusion else "")
 
     def name(self, shard: int) -> str:
         """For reports: the tar's name without its folder."""

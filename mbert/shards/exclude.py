@@ -1,0 +1,107 @@
+"""Leave people out of a source, so that a model can be judged on faces that it has never seen."""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mbert import ConfigError, ShardError
+from mbert.manifests.people import people_of
+from mbert.shards.source import Exclusion, ShardSource
+
+_TWINS_AT_ONCE = 16
+_LISTED = 10  # subjects told in a message
+
+
+def without_subjects(source: ShardSource, patterns: Sequence[str]) -> ShardSource:
+    """The same shards without the pairs of some people: counts, subjects and reading are those of the others alone.
+
+    A pattern with a slash is one subject, `casme2/sub01`, and leaves out the pairs that bear its name. A pattern
+    without one is a dataset, `casme2`, and leaves out its pairs, also where nobody said who is seen, and the pairs of
+    its people in other releases. So a pair without a subject is left out with its whole dataset only; when single
+    people of that dataset are left out it may show one of them, and `Exclusion` counts such pairs.
+
+    Reads two columns of every twin, some at once. Raises ConfigError for a pattern that nobody in the shards answers
+    to, and where no pair is left, ShardError when a twin is missing or damaged: nobody knows then whose pairs it had.
+    """
+    if not patterns:
+        return source
+    patterns = sorted(set(patterns))
+    with ThreadPoolExecutor(_TWINS_AT_ONCE) as threads:
+        found = list(threads.map(lambda shard: _scan(source, shard, patterns), range(len(source.tars))))
+    subjects = {subject for scan in found for subject in scan.subjects} | set(source.subjects or ())
+    datasets = {subject.partition("/")[0] for subject in subjects} | {name for scan in found for name in scan.datasets}
+    if unknown := [pattern for pattern in patterns if pattern not in subjects | datasets]:
+        raise ConfigError(
+            f"exclude_subjects names {', '.join(map(repr, unknown))}, of whom there is no pair in {source.where}; "
+            f"its datasets: {listed(datasets)}; its subjects: {listed(subjects)}"
+        )
+    counts = tuple(scan.num_kept for scan in found)
+    if not sum(counts):
+        raise ConfigError(
+            f"exclude_subjects leaves nothing: all {source.num_pairs} pairs in {source.where} are of "
+            f"{listed(patterns)}; exclude fewer people, or train on other shards"
+        )
+    return dataclasses.replace(
+        source,
+        counts=counts,
+        subjects=tuple(sorted({subject for scan in found for subject in scan.kept_subjects})),
+        exclusion=Exclusion(
+            patterns=tuple(patterns),
+            kept=tuple(scan.kept for scan in found),
+            num_pairs=source.num_pairs - sum(counts),
+            num_unnamed=sum(scan.num_unnamed for scan in found),
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Scan:
+    """What the twin of a shard says."""
+
+    kept: bytes  # a bit for each row
+    num_kept: int
+    num_unnamed: int  # kept, without a subject, of a dataset of which single people are left out
+    subjects: set[str]
+    kept_subjects: set[str]
+    datasets: set[str]
+
+
+def _scan(source: ShardSource, shard: int, patterns: Sequence[str]) -> _Scan:
+    table = source.read_twin(shard, ["subject", "dataset"])
+    if len(table) != source.counts[shard]:
+        raise ShardError(
+            f"the twin of shard {source.name(shard)} has {len(table)} rows instead of {source.counts[shard]}: "
+            "nobody knows whose pairs the others are; make it anew with `mbert shard --pairs`"
+        )
+    subjects, datasets = table["subject"].combine_chunks(), table["dataset"].combine_chunks()
+    is_excluded = pc.is_in(subjects, value_set=pa.array(patterns, pa.string()))
+    for dataset in (pattern for pattern in patterns if "/" not in pattern):
+        is_its_person = pc.fill_null(pc.starts_with(subjects, f"{people_of(dataset)}/"), False)
+        is_excluded = pc.or_(is_excluded, pc.or_(is_its_person, pc.equal(datasets, dataset)))
+    is_kept = pc.invert(is_excluded)
+    of_nobody = datasets.filter(pc.and_(is_kept, pc.is_null(subjects)))
+    people = {pattern.partition("/")[0] for pattern in patterns if "/" in pattern}
+    doubtful = [dataset for dataset in of_nobody.to_pylist() if people_of(dataset) in people]
+    return _Scan(
+        kept=np.packbits(is_kept.to_numpy(zero_copy_only=False)).tobytes(),
+        num_kept=is_kept.true_count,
+        num_unnamed=len(doubtful),
+        subjects=_names(subjects),
+        kept_subjects=_names(subjects.filter(is_kept)),
+        datasets=_names(datasets),
+    )
+
+
+def _names(column: pa.Array) -> set[str]:
+    return set(column.unique().drop_null().to_pylist())
+
+
+def listed(names: Collection[str]) -> str:
+    """For messages: the first few."""
+    shown = sorted(names)[:_LISTED]
+    rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (", ".join(shown) or "none is known") + rest
