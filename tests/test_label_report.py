@@ -169,6 +169,7 @@ def test_every_kind_of_difference_is_named(rows, label, kind, what):
     row = rows.add("a", **label)
     rows.add("b")
     report = rows.report()
+    assert report.errors == ()  # what no fold takes disturbs none
     (difference,) = report.differences
     assert (difference.sample, difference.path, difference.line, difference.kind) == ("a", row.path, row.line, kind)
     assert what in difference.what
