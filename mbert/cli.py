@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from mbert import ConfigError, MbertError, __version__
 from mbert.commands.data import ingest, shard, verify
+from mbert.commands.labels import labels
 from mbert.commands.options import is_first_process
 from mbert.commands.scoring import evaluate
 from mbert.commands.training import convert, finetune, pretrain, runs
@@ -58,6 +59,7 @@ def _options(
 
 
 app.command()(ingest)
+app.command()(labels)
 app.command()(shard)
 app.command()(verify)
 app.add_typer(train, name="train")

@@ -12,6 +12,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import skimage.data
+from lookalike import write_casme2
 
 from mbert.manifests.schema import SCHEMA_VERSION, PairRow, pair_key
 from mbert.manifests.store import write_json, write_rows
@@ -53,6 +54,12 @@ def corpus(synthetic_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     run_ingest(synthetic_videos, workspace, IngestOptions(), engine=Engine(workers=2))
     run_shard(workspace, PairOptions(pairs_per_shard=100), engine=Engine(workers=2))
     return workspace
+
+
+@pytest.fixture(scope="session")
+def casme2(synthetic_videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like CASME II; see lookalike.py. Read only."""
+    return write_casme2(tmp_path_factory.mktemp("data") / "CASME2", synthetic_videos)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,27 @@ import openpyxl
 SIZE = 192  # pixels of an image
 EMOTIONS = ("disgust", "happiness", "surprise")  # that the videos show
 
+CASME2_HEADER = [
+    "Subject",
+    "Filename",
+    None,
+    "OnsetFrame",
+    "ApexFrame",
+    "OffsetFrame",
+    None,
+    "Action Units",
+    "Estimated Emotion",
+]
+CASME2_ROWS = [
+    # subject, clip, onset, apex, offset, AUs, emotion, first and last image
+    ("01", "EP02_01f", 95, 100, 105, "6+12", "happiness"),
+    ("01", "EP03_02", 1, 6, 12, 4, "disgust"),  # AUs as a number
+    (2, "EP02_01f", 46, "/", 60, "1+2", "surprise"),  # a clip name of another subject; apex missing; subject a number
+    (2, "EP09f", 46, 60, 60, "?", "Others"),  # apex is the offset
+    ("03", "EP08_1", 10, 10, 20, "4+7", "repression"),  # apex is the onset
+    ("03", "EP06_02_01", 1, 5, 10, "4", "disgust"),  # its folder is missing
+]
+
 
 @functools.cache
 def expression_frames(videos: Path, subject: int, emotion: str, take: int = 1) -> list[np.ndarray]:
@@ -49,3 +70,26 @@ def write_book(path: Path, sheets: Mapping[str, Sequence[Sequence[Any]]]) -> Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     book.save(path)
     return path
+
+
+def write_casme2(root: Path, videos: Path) -> Path:
+    """Write a CASME II look-alike: raw and cropped images of five clips, one folder without a row."""
+    shown = {"happiness": "happiness", "disgust": "disgust", "surprise": "surprise"}
+    for subject, clip, onset, _, offset, _, emotion in CASME2_ROWS[:-1]:
+        number = int(subject)
+        frames = expression_frames(videos, number - 1, shown.get(emotion, "disgust"))
+        indices = range(onset, offset + 1)
+        folder = f"sub{number:02d}/{clip}"
+        write_images(root / "CASME2_RAW_selected" / folder, [f"img{index}.jpg" for index in indices], frames)
+        write_images(root / "Cropped" / folder, [f"reg_img{index}.jpg" for index in indices], frames)
+    write_images(
+        root / "CASME2_RAW_selected" / "sub03" / "EP19_01",
+        [f"img{index}.jpg" for index in range(1, 9)],
+        expression_frames(videos, 2, "surprise"),
+    )
+    sheet = [
+        CASME2_HEADER,
+        *([s, c, None, on, apex, off, None, aus, emotion] for s, c, on, apex, off, aus, emotion in CASME2_ROWS),
+    ]
+    write_book(root / "CASME2-coding-20140508.xlsx", {"Sheet1": sheet, "Sheet2": [], "Sheet3": []})
+    return root

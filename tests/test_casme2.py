@@ -1,54 +1,10 @@
 import pytest
-from lookalike import expression_frames, write_book, write_images
 
 from mbert import ConfigError, ManifestError
 from mbert.manifests.labels import checked
 from mbert.pipeline.corpora.casme2 import CORPUS
 from mbert.pipeline.corpora.registry import list_corpus
 from mbert.pipeline.decode import FrameFolder
-
-HEADER = [
-    "Subject",
-    "Filename",
-    None,
-    "OnsetFrame",
-    "ApexFrame",
-    "OffsetFrame",
-    None,
-    "Action Units",
-    "Estimated Emotion",
-]
-ROWS = [
-    # subject, clip, onset, apex, offset, AUs, emotion, first and last image
-    ("01", "EP02_01f", 95, 100, 105, "6+12", "happiness"),
-    ("01", "EP03_02", 1, 6, 12, 4, "disgust"),  # AUs as a number
-    (2, "EP02_01f", 46, "/", 60, "1+2", "surprise"),  # a clip name of another subject; apex missing; subject a number
-    (2, "EP09f", 46, 60, 60, "?", "Others"),  # apex is the offset
-    ("03", "EP08_1", 10, 10, 20, "4+7", "repression"),  # apex is the onset
-    ("03", "EP06_02_01", 1, 5, 10, "4", "disgust"),  # its folder is missing
-]
-
-
-@pytest.fixture(scope="session")
-def casme2(synthetic_videos, tmp_path_factory):
-    """A CASME II look-alike: raw and cropped images of five clips, one folder without a row."""
-    root = tmp_path_factory.mktemp("data") / "CASME2"
-    shown = {"happiness": "happiness", "disgust": "disgust", "surprise": "surprise"}
-    for subject, clip, onset, _, offset, _, emotion in ROWS[:-1]:
-        number = int(subject)
-        frames = expression_frames(synthetic_videos, number - 1, shown.get(emotion, "disgust"))
-        indices = range(onset, offset + 1)
-        folder = f"sub{number:02d}/{clip}"
-        write_images(root / "CASME2_RAW_selected" / folder, [f"img{index}.jpg" for index in indices], frames)
-        write_images(root / "Cropped" / folder, [f"reg_img{index}.jpg" for index in indices], frames)
-    write_images(
-        root / "CASME2_RAW_selected" / "sub03" / "EP19_01",
-        [f"img{index}.jpg" for index in range(1, 9)],
-        expression_frames(synthetic_videos, 2, "surprise"),
-    )
-    sheet = [HEADER, *([s, c, None, on, apex, off, None, aus, emotion] for s, c, on, apex, off, aus, emotion in ROWS)]
-    write_book(root / "CASME2-coding-20140508.xlsx", {"Sheet1": sheet, "Sheet2": [], "Sheet3": []})
-    return root
 
 
 def labels_of(listing):

@@ -65,12 +65,12 @@ class Progress:
             typer.echo(f"{self._name}: {status}, {told_time(left)} left", err=True)
 
 
-def print_some(lines: Sequence[str], most: int = 10) -> None:
-    """Print lines, indented, and say how many were left out."""
+def print_some(lines: Sequence[str], most: int = 10, *, rest: str = "see videos.parquet") -> None:
+    """Print lines, indented, and say how many were left out; `rest` is where they are told."""
     for line in lines[:most]:
         typer.echo(f"  {line}")
     if len(lines) > most:
-        typer.echo(f"  ... and {len(lines) - most} more: see videos.parquet")
+        typer.echo(f"  ... and {len(lines) - most} more: {rest}")
 
 
 def told_time(seconds: float) -> str:
