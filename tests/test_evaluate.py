@@ -1,19 +1,28 @@
+import dataclasses
+import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mbert import ConfigError, ManifestError, ModelError
-from mbert.manifests.folds import leave_one_subject_out
-from mbert.manifests.schema import ClipRow
-from mbert.manifests.store import read_json, read_rows, write_rows
-from mbert.manifests.workspace import Workspace
-from mbert.model.evaluate import _cross_predict, run_loso
+from mbert.manifests.predictions import read_predictions
+from mbert.manifests.schema import ClipRow, PairRow
+from mbert.manifests.store import read_json, read_rows, read_table, write_rows, write_table
+from mbert.manifests.workspace import Workspace, twin_paths
+from mbert.model.eval_config import BASELINES, EvalConfig
+from mbert.model.evaluate import run_eval
+from mbert.model.finetune import FinetuneConfig
 from mbert.model.metrics import score
 from mbert.model.pretrain import PretrainConfig, run_pretrain
+from mbert.model.weights import read_state
 from mbert.pipeline.pair_plan import PairOptions
 from mbert.pipeline.shard import run_shard
+
+QUICK = FinetuneConfig(epochs=2, batch_size=8)
+METHODS = ("mbert", *BASELINES)
 
 
 @pytest.fixture(scope="module")
@@ -25,100 +34,280 @@ def checkpoint(corpus, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(corpus, checkpoint, tmp_path_factory):
-    out = tmp_path_factory.mktemp("loso")
-    return out, run_loso(corpus.pairs, checkpoint, out, labels_path=None)
+    out = tmp_path_factory.mktemp("runs") / "loso"
+    return out, run_eval(corpus.pairs, checkpoint, out, EvalConfig())
+
+
+@pytest.fixture(scope="module")
+def shards(corpus, tmp_path_factory):
+    """A copy of the pair shards whose rows a test may change: `shards(change)`, a function of each row."""
+
+    def change_rows(change):
+        folder = tmp_path_factory.mktemp("changed") / "pairs"
+        shutil.copytree(corpus.pairs, folder)
+        for name in read_json(folder / "pairs.json")["shards"]:
+            _, twin = twin_paths(folder, name)
+            rows = [change(row) for row in read_table(twin, PairRow).to_pylist()]
+            write_table(twin, pa.Table.from_pylist(rows), row_type=PairRow)
+        return folder
+
+    return change_rows
+
+
+def as_megc(row):
+    """Subjects of the synthetic corpus as people of the three databases; emotions that the class map knows."""
+    number = int(row["clip_id"].split("-s0")[1][0]) - 1
+    dataset = ("casme2", "samm", "smic")[number]
+    emotion = {"disgust": "negative", "happiness": "positive"}.get(row["emotion"], row["emotion"])
+    emotion = emotion if dataset == "smic" else row["emotion"]
+    person = "1" if row["clip_id"].endswith(("1", "a")) else "2"
+    return {**row, "dataset": dataset, "subject": f"{dataset}/{person}", "emotion": emotion}
 
 
 def test_results_and_predictions_agree(evaluated, corpus):
     out, result = evaluated
     rows = pq.read_table(out / "predictions.parquet").to_pylist()
     clips = read_rows(corpus.clips, ClipRow)
-    assert {(row["clip_id"], row["label"], row["subject"]) for row in rows} == {
-        (clip.clip_id, clip.emotion, clip.subject) for clip in clips
+    assert {(row["clip_id"], row["label"], row["subject"], row["sample"]) for row in rows} == {
+        (clip.clip_id, clip.emotion, clip.subject, clip.sample) for clip in clips
     }
     assert len(rows) == 18
-    again = score(*([row[name] for row in rows] for name in ("label", "prediction", "subject")))
     saved = read_json(out / "results.json")
-    assert again == result.mbert
-    assert (saved["mbert"]["uf1"], saved["mbert"]["confusion"]) == (again.uf1, again.confusion)
-    assert (result.num_samples, result.num_subjects) == (18, 3)
-    difference = score(*([row[name] for row in rows] for name in ("label", "frame_difference", "subject")))
-    assert difference == result.frame_difference
-    assert result.majority.uar == pytest.approx(1 / 3)
+    assert set(result.methods) == set(METHODS)
+    for name in METHODS:
+        column = "prediction" if name == "mbert" else name
+        again = score(*([row[key] for row in rows] for key in ("label", column, "subject")))
+        assert again == result.methods[name].scores
+        assert saved["methods"][name]["scores"]["confusion"] == again.confusion
+    assert (result.num_samples, result.num_subjects, result.num_folds) == (18, 3, 3)
+    assert result.samples == {"videos": {"disgust": 6, "happiness": 6, "surprise": 6}}
+    assert result.methods["majority"].scores.uar == pytest.approx(1 / 3)
+    assert {row["fold"] for row in rows} == {"videos/s01", "videos/s02", "videos/s03"}
+    json.dumps(dataclasses.asdict(result), allow_nan=False)
+
+
+def test_our_own_predictions_can_be_scored_again(evaluated):
+    out, result = evaluated
+    rows = read_predictions(out / "predictions.parquet")
+    again = score(*([getattr(row, name) for row in rows] for name in ("label", "prediction", "subject")))
+    assert again.uf1 == result.methods["mbert"].scores.uf1
 
 
 def test_it_is_said_whose_frames_the_encoder_has_seen(evaluated):
     out, result = evaluated
     assert result.encoder_saw_test_subjects == ["videos/s01", "videos/s02", "videos/s03"]
+    assert any("pretrained, without labels, on frames of 3 of the 3 subjects" in text for text in result.warnings)
     assert read_json(out / "results.json")["encoder_saw_test_subjects"] == result.encoder_saw_test_subjects
+
+
+def test_an_encoder_without_these_people_is_clean(corpus, tmp_path):
+    config = PretrainConfig(preset="tiny", steps=2, batch_size=8, exclude_subjects=("videos/s01", "videos/s02"))
+    run_pretrain(corpus.pairs, tmp_path / "run", config)
+    assert read_state(tmp_path / "run").subjects == ("videos/s03",)
+    only_two = EvalConfig(protocol="holdout", test_subjects=("videos/s01", "videos/s02"), baselines=())
+    result = run_eval(corpus.pairs, tmp_path / "run", tmp_path / "out", only_two)
+    assert (result.encoder_saw_test_subjects, result.num_folds, result.num_samples) == ([], 1, 12)
 
 
 def test_expressions_are_told_apart_better_than_by_chance(evaluated):
     _, result = evaluated
-    assert result.frame_difference.uf1 > 0.5 > result.frame_difference.chance_uf1
-    assert result.mbert.uf1 > 0.5 > result.mbert.chance_uf1
+    for name in ("mbert", "frame_difference", "optical_flow", "flow_cnn"):
+        scores = result.methods[name].scores
+        assert scores.uf1 > 0.5 > scores.chance_uf1, name
 
 
-def test_labels_of_the_held_out_subject_do_not_touch_its_predictions():
-    rng = np.random.default_rng(0)
-    subjects = [f"s{index % 4}" for index in range(60)]
-    truth = [str(name) for name in rng.choice(["a", "b", "c"], 60)]
-    features = (rng.normal(size=(60, 5)) + np.array([[ord(name)] for name in truth])).astype(np.float32)
-    folds = list(leave_one_subject_out(subjects))
-    before = _cross_predict(features, truth, folds)
-    changed = ["c" if subject == "s2" else name for subject, name in zip(subjects, truth, strict=True)]
-    after = _cross_predict(features, changed, folds)
-    mine = [index for index, subject in enumerate(subjects) if subject == "s2"]
-    others = [index for index, subject in enumerate(subjects) if subject != "s2"]
-    assert [after[index] for index in mine] == [before[index] for index in mine]
-    assert [after[index] for index in others] != [before[index] for index in others]
+def test_an_evaluation_goes_on_with_what_is_there_and_ends_with_the_same(corpus, checkpoint, evaluated, tmp_path):
+    config = EvalConfig(baselines=("flow_cnn",), seeds=2)
+    out = tmp_path / "runs" / "loso"
+    done = []
+
+    class Stop(Exception):
+        pass
+
+    def stop_in_the_second_fold(what, number, total):
+        done.append((what, number))
+        if what == "folds of flow_cnn" and number == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_eval(corpus.pairs, checkpoint, out, config, on_progress=stop_in_the_second_fold)
+    left = []
+    result = run_eval(corpus.pairs, checkpoint, out, config, on_progress=lambda *told: left.append(told[:2]))
+    assert "features" not in {what for what, _ in left}  # they were kept
+    assert left.count(("folds of flow_cnn", 3)) == 2  # the last fold of the first seed, and all of the second
+    assert ("folds of flow_cnn", 1) in left  # of the second seed
+    assert len([one for one in left if one[0] == "folds of flow_cnn"]) == 4
+    _, whole = evaluated
+    assert result.methods["flow_cnn"].scores == whole.methods["flow_cnn"].scores
+    assert len(result.methods["flow_cnn"].over_seeds.uf1.values) == 2
+    assert result.methods["mbert"].over_seeds is None  # there is nothing random in it
 
 
-def test_features_of_the_held_out_subject_do_not_touch_the_scaling_of_its_fold():
-    rng = np.random.default_rng(0)
-    subjects = [f"s{index % 4}" for index in range(60)]
-    truth = [str(name) for name in rng.choice(["a", "b"], 60)]
-    features = rng.normal(size=(60, 3)).astype(np.float32)
-    folds = list(leave_one_subject_out(subjects))
-    before = _cross_predict(features, truth, folds)
-    extreme = features.copy()
-    extreme[2] *= 1e6  # one sample of s2
-    after = _cross_predict(extreme, truth, folds)
-    same = [index for index, subject in enumerate(subjects) if subject == "s2" and index != 2]
-    assert [after[index] for index in same] == [before[index] for index in same]
+def test_several_settings_on_the_same_samples_are_counted(corpus, checkpoint, tmp_path):
+    counts = []
+    for place, inputs in (("a", ("change",)), ("a", ("map",)), ("b", ("distance",)), ("b", ("distance",))):
+        config = EvalConfig(inputs=inputs, baselines=())
+        counts.append(run_eval(corpus.pairs, checkpoint, tmp_path / place, config).evaluations_before)
+    assert counts == [0, 1, 2, 2]
+    other = EvalConfig(protocol="kfold", k=2, baselines=())
+    assert run_eval(corpus.pairs, checkpoint, tmp_path / "c", other).evaluations_before == 0
 
 
-def test_random_labels_score_at_chance():
-    rng = np.random.default_rng(0)
-    subjects = [f"s{index % 20}" for index in range(600)]
-    truth = [str(name) for name in rng.choice(["a", "b", "c"], 600)]
-    features = rng.normal(size=(600, 30)).astype(np.float32)
-    predicted = _cross_predict(features, truth, list(leave_one_subject_out(subjects)))
-    assert score(truth, predicted, subjects).uar == pytest.approx(1 / 3, abs=0.06)
+def test_more_frames_and_inputs_reach_the_heads(corpus, checkpoint, tmp_path):
+    config = EvalConfig(frames=3, inputs=("distance", "map"), baselines=("majority",))
+    run_eval(corpus.pairs, checkpoint, tmp_path / "out", config)
+    kept = [np.load(file) for file in (tmp_path / "out" / "features").iterdir()]
+    assert [features.shape for features in kept] == [(18, 2 * 14**2)] * 3
+    assert not np.array_equal(kept[0], kept[1])
+    with pytest.raises(ConfigError, match=r"5 frames .* the shards hold 4: .*--frames-between 4 --overwrite"):
+        run_eval(corpus.pairs, checkpoint, tmp_path / "out", EvalConfig(frames=5))
 
 
-def test_without_labels_the_file_and_its_columns_are_named(corpus, checkpoint, tmp_path):
-    shutil.copytree(corpus.corpus, tmp_path / "corpus")
-    workspace = Workspace(tmp_path)
-    clips = read_rows(workspace.clips, ClipRow)
-    bare = [ClipRow(**{**{n: getattr(c, n) for n in c.__slots__}, "emotion": None, "subject": None}) for c in clips]
-    write_rows(workspace.clips, ClipRow, bare)
-    run_shard(workspace, PairOptions())
-    where = tmp_path / "videos" / "labels.csv"
-    with pytest.raises(
-        ManifestError, match=r"videos/labels\.csv is missing.*path, subject, onset, apex, offset, emotion"
-    ):
-        run_loso(workspace.pairs, checkpoint, tmp_path / "out", labels_path=where)
+@pytest.mark.parametrize("select", ["fixed", "inner", "oracle"])
+def test_folds_are_finetuned_and_an_oracle_is_named(corpus, checkpoint, tmp_path, select):
+    config = EvalConfig(mode="finetune", select=select, finetune=QUICK, baselines=("majority",), workers=1)
+    out = tmp_path / "runs" / "tuned"
+    result = run_eval(corpus.pairs, checkpoint, out, config)
+    scores = result.methods["mbert"].scores
+    assert scores.num_samples == 18
+    assert any("oracle" in text and "no score" in text for text in result.warnings) == (select == "oracle")
+    assert not [path for path in out.glob("folds/*/*") if path.is_dir()]  # models of folds that are done are gone
+    again = run_eval(corpus.pairs, checkpoint, out, config, on_progress=lambda *told: pytest.fail(f"{told} done again"))
+    assert again.methods["mbert"].scores == scores
+
+
+def test_finetuned_folds_in_two_processes_predict_what_one_does(corpus, checkpoint, tmp_path):
+    found = []
+    for workers in (1, 2):
+        config = EvalConfig(mode="finetune", finetune=QUICK, baselines=(), workers=workers)
+        run_eval(corpus.pairs, checkpoint, tmp_path / str(workers) / "out", config)
+        found.append(pq.read_table(tmp_path / str(workers) / "out" / "predictions.parquet")["prediction"].to_pylist())
+    assert found[0] == found[1]
+
+
+def test_the_composite_is_scored_per_database_from_the_same_predictions(shards, checkpoint, tmp_path):
+    folder = shards(as_megc)
+    result = run_eval(folder, checkpoint, tmp_path / "out", EvalConfig(protocol="cde", baselines=("majority",)))
+    assert result.classes == "megc2019-3"
+    assert set(result.methods["mbert"].per_dataset) == {"casme2", "samm", "smic"}
+    pooled = np.array(result.methods["mbert"].scores.confusion)
+    parts = [np.array(each.confusion) for each in result.methods["mbert"].per_dataset.values()]
+    assert (sum(parts) == pooled).all()
+    assert result.num_subjects == result.num_folds == len(set(result.methods["mbert"].scores.per_subject))
+    assert any("casme2 has not the samples of megc2019-3 (measured)" in text for text in result.warnings)
+
+
+def test_leaving_a_dataset_out_has_a_fold_for_each(shards, checkpoint, tmp_path):
+    folder = shards(as_megc)
+    config = EvalConfig(protocol="lodo", classes="megc2019-3", datasets=("casme2", "samm"), baselines=())
+    result = run_eval(folder, checkpoint, tmp_path / "out", config)
+    assert (result.num_folds, set(result.samples)) == (2, {"casme2", "samm"})
+    assert result.left_out == {"of smic": 6}
+
+
+def test_action_units_are_learned_across_datasets(shards, checkpoint, tmp_path):
+    folder = shards(as_megc)
+    config = EvalConfig(protocol="lodo", classes="action-units", baselines=BASELINES)
+    result = run_eval(folder, checkpoint, tmp_path / "out", config)
+    scores = result.methods["frame_difference"].scores
+    assert scores.per_unit["AU4"].positives == 6  # disgust is 4 + 9 + 10 in the synthetic videos
+    assert "AU15" in scores.absent_units
+    assert scores.binary is None
+    assert scores.binary_of_defined > result.methods["majority"].scores.binary_of_defined
+    rows = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pylist()
+    assert {row["label"] for row in rows} == {"AU4+AU9+AU10", "AU6+AU12", "AU1+AU2+AU5"}
+
+
+@pytest.mark.parametrize(
+    ("leak", "told"),
+    [
+        # One person under two subjects' names, with the same frames: what happens when a release is ingested twice.
+        ("frames", "share a frame"),
+        ("spelling", "one person under two spellings"),
+        ("twice", "is there twice"),
+        ("prefix", "lacks the prefix of its dataset"),
+    ],
+)
+def test_a_planted_leak_stops_the_run(shards, corpus, checkpoint, tmp_path, leak, told):
+    clips = [clip for clip in read_rows(corpus.clips, ClipRow) if clip.subject == "videos/s01"]
+    first = clips[0].clip_id
+
+    def plant(row):
+        if leak == "spelling" and row["clip_id"] == first:
+            return {**row, "subject": "videos/s1"}
+        if leak == "twice" and row["subject"] == "videos/s01" and row["sample"]:
+            return {**row, "sample": "one name"}
+        if leak == "prefix":
+            return {**row, "subject": row["subject"].removeprefix("videos/")}
+        return row
+
+    folder = shards(plant)
+    if leak == "frames":
+        _copy_an_expression(folder, first, "videos/s09")
+    with pytest.raises((ConfigError, ManifestError), match=told):
+        run_eval(folder, checkpoint, tmp_path / "out", EvalConfig(baselines=()))
     assert not (tmp_path / "out").exists()
 
 
-def test_one_subject_or_no_checkpoint_is_a_clear_error(corpus, checkpoint, tmp_path):
-    with pytest.raises(ModelError, match="there is no checkpoint"):
-        run_loso(corpus.pairs, tmp_path, tmp_path / "out", labels_path=None)
-    shutil.copytree(corpus.corpus, tmp_path / "corpus")
-    workspace = Workspace(tmp_path)
-    one = [clip for clip in read_rows(workspace.clips, ClipRow) if clip.subject == "videos/s01"]
-    write_rows(workspace.clips, ClipRow, one)
-    run_shard(workspace, PairOptions())
-    with pytest.raises(ConfigError, match="at least 2 subjects, found 1: videos/s01"):
-        run_loso(workspace.pairs, checkpoint, tmp_path / "out", labels_path=None)
+def _copy_an_expression(folder, clip_id, subject):
+    """The same recording under another person's name."""
+    for name in read_json(folder / "pairs.json")["shards"]:
+        _, twin = twin_paths(folder, name)
+        rows = read_table(twin, PairRow).to_pylist()
+        copies = [
+            {**row, "subject": subject, "clip_id": "videos-copy", "key": f"videos-copy_{row['key']}", "sample": "copy"}
+            for row in rows
+            if row["clip_id"] == clip_id and row["kind"] == "onset_apex"
+        ]
+        write_table(twin, pa.Table.from_pylist(rows + copies), row_type=PairRow)
+
+
+def test_random_labels_score_at_chance(shards, checkpoint, tmp_path):
+    rng = np.random.default_rng(0)
+    drawn = {}
+
+    def shuffle(row):
+        if row["emotion"] is None:
+            return row
+        return {**row, "emotion": drawn.setdefault(row["clip_id"], str(rng.choice(["a", "b", "c"])))}
+
+    result = run_eval(shards(shuffle), checkpoint, tmp_path / "out", EvalConfig())
+    for name in METHODS:
+        scores = result.methods[name].scores
+        assert scores.uf1 < 0.62, name  # 18 samples: chance is 0.33 with a standard error of 0.11
+        assert abs(scores.chance_uar - 1 / 3) < 0.05
+
+
+def test_without_labels_the_file_to_write_is_named(corpus, checkpoint, tmp_path):
+    workspace = Workspace(tmp_path / "workspace")
+    shutil.copytree(corpus.root, workspace.root)
+    write_rows(
+        workspace.clips, ClipRow, [dataclasses.replace(c, sample=None) for c in read_rows(corpus.clips, ClipRow)]
+    )
+    run_shard(workspace, PairOptions(pairs_per_shard=100), overwrite=True)
+    where = tmp_path / "videos" / "labels.csv"
+    with pytest.raises(ManifestError, match=r"labels.csv is missing.*path, subject, onset, apex, offset, emotion"):
+        run_eval(workspace.pairs, checkpoint, tmp_path / "out", EvalConfig(), labels_path=where)
+
+
+def test_what_cannot_be_evaluated_is_said_at_once(corpus, checkpoint, tmp_path):
+    with pytest.raises(ModelError, match="run `mbert train pretrain`"):
+        run_eval(corpus.pairs, tmp_path, tmp_path / "out", EvalConfig())
+    with pytest.raises(ManifestError, match=r"no labelled expression is left: 18 of videos"):
+        run_eval(corpus.pairs, checkpoint, tmp_path / "out", EvalConfig(protocol="cde"))
+    with pytest.raises(ManifestError, match=r"18 without a class in casme2-5"):
+        run_eval(corpus.pairs, checkpoint, tmp_path / "out", EvalConfig(classes="casme2-5"))
+    for settings, told in (
+        ({"protocol": "losso"}, "allowed are loso, cde"),
+        ({"mode": "tune"}, "allowed are probe, finetune"),
+        ({"baselines": ("flow",)}, "allowed are random_weights"),
+        ({"inputs": ("dmma",)}, "allowed are change"),
+        ({"classes": "casme2-6"}, "there is no class map 'casme2-6'"),
+        ({"protocol": "cd6me", "classes": "casme2-5"}, "--classes does not apply"),
+        ({"mode": "finetune", "frames": 2}, "use mode probe"),
+        ({"mode": "finetune", "protocol": "cd6me"}, "use mode probe"),
+        ({"protocol": "cd6me", "select": "inner"}, "for action units it is fixed"),
+        ({"seeds": 0}, "at least 1"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            EvalConfig(**settings)

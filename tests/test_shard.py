@@ -51,7 +51,8 @@ def test_stock_webdataset_reads_the_pairs_and_the_twins_agree(corpus):
     assert len(samples) == len(rows) == read_json(corpus.pairs / "pairs.json")["num_pairs"] > 200
     assert [sample["__key__"] for sample in samples] == [row["key"] for row in rows]
     assert {sample["t0.jpg"].shape for sample in samples} == {(224, 224, 3)} == {s["t1.jpg"].shape for s in samples}
-    shared = ("key", "clip_id", "subject", "t0", "t1", "delta_seconds", "kind", "emotion")
+    shared = {"key", "clip_id", "dataset", "subject", "t0", "t1", "delta_seconds", "kind", "sample", "apex_source"}
+    shared |= {"emotion", "action_units", "objective_class"}
     assert [sample["json"] for sample in samples] == [{name: row[name] for name in shared} for row in rows]
     assert sum(verify_pairs(corpus.pairs, name) for name in names) == 3 * len(rows)
     gc.collect()  # here, where the warning is expected
@@ -82,6 +83,42 @@ def test_each_labelled_clip_gives_its_onset_apex_pair(corpus):
     rows = [row for row in rows_of(corpus).to_pylist() if row["kind"] == "onset_apex"]
     assert {(r["clip_id"], r["t0"], r["t1"], r["emotion"], r["subject"]) for r in rows} == expected
     assert len(rows) == 18
+    assert {(row["apex_source"], row["sample"] is None, row["action_units"] is None) for row in rows} == {
+        ("annotated", False, False)
+    }
+
+
+def test_frames_between_onset_and_apex_make_pairs_of_their_own(corpus):
+    table = rows_of(corpus).to_pylist()
+    for clip in read_rows(corpus.clips, ClipRow):
+        ends = [row["t1"] for row in table if row["clip_id"] == clip.clip_id and row["kind"] == "onset_between"]
+        starts = {row["t0"] for row in table if row["clip_id"] == clip.clip_id and row["kind"] == "onset_between"}
+        quarter = (clip.apex - clip.onset) / 4
+        assert (starts, len(ends)) == ({clip.onset}, 3)
+        assert np.abs(np.sort(ends) - clip.onset - quarter * np.arange(1, 4)).max() <= 0.5
+    assert all(row["emotion"] is None and row["sample"] is None for row in table if row["kind"] == "sampled")
+
+
+@pytest.mark.parametrize("apex", ["annotated", "middle", "spotted"])
+def test_a_missing_apex_is_left_out_or_filled_in_and_that_is_a_column(copied, apex):
+    clips = read_rows(copied.clips, ClipRow)
+    removed = {clip.clip_id for clip in clips[::2]}
+    bare = [dataclasses.replace(clip, apex=None) if clip.clip_id in removed else clip for clip in clips]
+    write_rows(copied.clips, ClipRow, bare)
+    summary = run_shard(copied, dataclasses.replace(OPTIONS, apex=apex), overwrite=True)
+    rows = {row["clip_id"]: row for row in rows_of(copied).to_pylist() if row["kind"] == "onset_apex"}
+    if apex == "annotated":
+        assert set(rows) == {clip.clip_id for clip in clips} - removed
+        assert (summary.labels_without_apex, summary.apexes_filled) == (9, 0)
+        return
+    assert (summary.labels_without_apex, summary.apexes_filled) == (0, 9)
+    assert {name for name, row in rows.items() if row["apex_source"] == apex} == removed
+    off = [abs(rows[clip.clip_id]["t1"] - clip.apex) for clip in clips if clip.clip_id in removed]
+    middle = [abs((clip.onset + clip.offset) / 2 - clip.apex) for clip in clips if clip.clip_id in removed]
+    if apex == "middle":
+        assert np.abs(np.array(off) - middle).max() <= 0.5
+    else:
+        assert np.median(off) <= 2  # frames of 33 ms
 
 
 def test_pairs_are_apart_by_time_and_in_order(corpus):

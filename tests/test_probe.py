@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from mbert.manifests.folds import leave_one_subject_out
+from mbert.manifests.schema import PairRow
+from mbert.model.metrics import score
+from mbert.model.probe import predict_folds, predict_units
+
+
+def samples_of(subjects):
+    return [
+        PairRow(
+            key=f"k{index}", shard="000000", clip_id=f"c{index}", subject=subject, t0=0, t1=1, delta_seconds=0.1,
+            kind="onset_apex", dataset="videos", sample=f"k{index}", t0_offset=0, t0_size=0, t1_offset=0, t1_size=0,
+        )
+        for index, subject in enumerate(subjects)
+    ]  # fmt: skip
+
+
+def drawn(num=60, num_features=5, num_subjects=4, signal=1.0, classes="abc", seed=0):
+    rng = np.random.default_rng(seed)
+    subjects = [f"videos/s{index % num_subjects}" for index in range(num)]
+    truth = [str(name) for name in rng.choice(list(classes), num)]
+    features = rng.normal(size=(num, num_features)) + signal * np.array([[ord(name)] for name in truth])
+    return features.astype(np.float32), truth, subjects
+
+
+def predicted(features, truth, subjects, **options):
+    return predict_folds(features, truth, leave_one_subject_out(subjects), samples_of(subjects), **options)
+
+
+@pytest.mark.parametrize("num_features", [5, 400])
+def test_the_heads_are_those_of_scikit_learn_on_standardised_features(num_features):
+    """Also where the features are turned to the axes of their span, because there are more of them than samples."""
+    features, truth, subjects = drawn(num_features=num_features, signal=0.1)
+    features[:, 1] = 3.0  # says nothing
+    expected = [""] * len(truth)
+    for fold in leave_one_subject_out(subjects):
+        head = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000, tol=1e-8))
+        head.fit(features[list(fold.train)], [truth[index] for index in fold.train])
+        for index, guess in zip(fold.test, head.predict(features[list(fold.test)]), strict=True):
+            expected[index] = guess
+    found = predicted(features, truth, subjects)
+    assert sum(one != other for one, other in zip(found, expected, strict=True)) <= 1  # a tie may fall either way
+
+
+def test_labels_of_the_held_out_subject_do_not_touch_its_predictions():
+    features, truth, subjects = drawn()
+    before = predicted(features, truth, subjects)
+    changed = ["c" if subject == "videos/s2" else name for subject, name in zip(subjects, truth, strict=True)]
+    after = predicted(features, changed, subjects)
+    mine = [index for index, subject in enumerate(subjects) if subject == "videos/s2"]
+    others = [index for index, subject in enumerate(subjects) if subject != "videos/s2"]
+    assert [after[index] for index in mine] == [before[index] for index in mine]
+    assert [after[index] for index in others] != [before[index] for index in others]
+
+
+def test_nor_do_they_touch_a_choice_inside_the_fold_but_the_oracle_they_do():
+    turned = {"a": "b", "b": "c", "c": "a"}
+    moved = {"inner": 0, "oracle": 0}
+    for seed in range(4):
+        features, truth, subjects = drawn(num=40, signal=0.0, num_features=40, seed=seed)
+        mine = [index for index, subject in enumerate(subjects) if subject == "videos/s2"]
+        changed = [turned[name] if index in mine else name for index, name in enumerate(truth)]
+        for select in moved:
+            before = predicted(features, truth, subjects, select=select)
+            after = predicted(features, changed, subjects, select=select)
+            moved[select] += [after[index] for index in mine] != [before[index] for index in mine]
+    assert moved["inner"] == 0 < moved["oracle"]
+
+
+def test_features_of_the_held_out_subject_do_not_touch_the_scaling_of_its_fold():
+    features, truth, subjects = drawn(num_features=3, signal=0.0, classes="ab")
+    before = predicted(features, truth, subjects)
+    extreme = features.copy()
+    extreme[2] *= 1e6  # one sample of s2
+    after = predicted(extreme, truth, subjects)
+    same = [index for index, subject in enumerate(subjects) if subject == "videos/s2" and index != 2]
+    assert [after[index] for index in same] == [before[index] for index in same]
+
+
+@pytest.mark.parametrize("select", ["fixed", "inner"])
+def test_random_labels_score_at_chance(select):
+    features, truth, subjects = drawn(num=300, num_features=30, num_subjects=10, signal=0.0)
+    scores = score(truth, predicted(features, truth, subjects, select=select), subjects)
+    low, high = scores.uar_interval
+    assert low < 1 / 3 < high
+    assert abs(scores.uf1 - scores.chance_uf1) < 0.08
+
+
+def test_an_oracle_is_above_chance_on_random_labels():
+    features, truth, subjects = drawn(num=200, num_features=30, num_subjects=20, signal=0.0)
+    honest = score(truth, predicted(features, truth, subjects, select="inner"), subjects)
+    oracle = score(truth, predicted(features, truth, subjects, select="oracle"), subjects)
+    assert oracle.accuracy > honest.accuracy + 0.05  # which is why no table may hold it without saying so
+
+
+def test_each_action_unit_has_a_head_and_one_that_nobody_shows_is_absent():
+    features, _, subjects = drawn(num=80, num_features=3, signal=0.0)
+    targets = np.stack([features[:, 0] > 0, features[:, 1] > 0.5, np.zeros(80, bool)], axis=1)
+    found = predict_units(features, targets, leave_one_subject_out(subjects))
+    assert (found[:, :2] == targets[:, :2]).mean() > 0.9
+    assert not found[:, 2].any()
