@@ -25,10 +25,10 @@ def casme(synthetic_videos, tmp_path_factory):
     """A CASME look-alike: raw and cropped images of six clips, one folder without a row."""
     root = tmp_path_factory.mktemp("data") / "CASME"
     raw, cropped = root / "CASME_raw_selected", root / "Cropped"
-    frames = expression_frames(synthetic_videos, 0, "disgust")
     for subject, clip, onset, _, _, offset, _, _, digits in ROWS[:-1]:
         numbers = range(1, 11) if isinstance(onset, str) or offset < onset else range(onset, offset + 1)
         names = [f"{clip}-{number:{digits}}.jpg" for number in numbers]
+        frames = expression_frames(synthetic_videos, subject - 1, "disgust")
         write_images(raw / f"sub{subject:02d}" / clip, names, frames)
         write_images(cropped / f"sub{subject:02d}" / clip, [f"reg_{name}" for name in names], frames)
     write_images(raw / "sub01" / "EP19_1", [f"EP19_1-{number:03d}.jpg" for number in range(1, 9)], frames)
