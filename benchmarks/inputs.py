@@ -25,12 +25,13 @@ from mbert.model.baselines import (
     predict_flow_cnn,
     random_model,
 )
-from mbert.model.evaluate import _cross_predict, pair_features
 from mbert.model.features import INPUTS, num_features
 from mbert.model.labelled import labelled_expressions
+from mbert.model.methods import pair_features
 from mbert.model.metrics import confusion_matrix, uar, uf1
 from mbert.model.micron_bert import MicronBert
 from mbert.model.pretrain import PretrainConfig, run_pretrain
+from mbert.model.probe import predict_folds
 from mbert.pipeline.engine import Engine
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
@@ -76,9 +77,10 @@ def predict_flow_network(images, truth, folds, seed):
 
 def measure(shards, steps, seeds):
     """UF1 and UAR of each input and baseline, one per seed."""
-    rows, pairs = labelled_expressions(shards, None)
-    truth, subjects = [row.emotion.casefold() for row in rows], [row.subject for row in rows]
-    folds, found = list(leave_one_subject_out(subjects)), {}
+    expressions, _ = labelled_expressions(shards, None)
+    rows, pairs = [each.row for each in expressions], [each.pair for each in expressions]
+    truth, subjects = [each.label for each in expressions], [each.subject for each in expressions]
+    folds, found = leave_one_subject_out(subjects), {}
 
     def note(name, predicted):
         confusion = confusion_matrix(truth, predicted, sorted(set(truth)))
@@ -86,8 +88,8 @@ def measure(shards, steps, seeds):
         print(f"{name}: UF1 {found[name][-1][0]:.3f}", flush=True)
 
     note("majority", majority(truth, folds))
-    note("frame difference", _cross_predict(difference_features(pairs), truth, folds))
-    note("flow", _cross_predict(flow_features(pairs), truth, folds))
+    note("frame difference", predict_folds(difference_features(pairs), truth, folds, rows))
+    note("flow", predict_folds(flow_features(pairs), truth, folds, rows))
     images = flow_images(pairs)
     for seed in range(seeds):
         print(f"seed {seed}:")
@@ -99,7 +101,7 @@ def measure(shards, steps, seeds):
             features = pair_features(backbone, pairs, INPUTS)
             for names in MIXTURES:
                 chosen = columns(features, model.config, names)
-                note(label + "+".join(names), _cross_predict(chosen, truth, folds))
+                note(label + "+".join(names), predict_folds(chosen, truth, folds, rows))
     return len(rows), len(folds), found
 
 

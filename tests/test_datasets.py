@@ -1,6 +1,16 @@
 """The look-alikes of all datasets, from their folders to scores: ingest -> shard -> eval, in one workspace."""
 
 import pytest
+from test_casme import casme  # noqa: F401
+from test_casme3 import casme3  # noqa: F401
+from test_casme_sq import casme_sq  # noqa: F401
+from test_dfme import dfme  # noqa: F401
+from test_fourdme import fourdme  # noqa: F401
+from test_mmew import mmew  # noqa: F401
+from test_samm import samm  # noqa: F401
+from test_samm_lv import samm_lv  # noqa: F401
+from test_smic import smic  # noqa: F401
+from test_smic_e import smic_e  # noqa: F401
 
 from mbert.manifests.label_report import report_labels
 from mbert.manifests.schema import ClipRow, LabelRow, PairRow, VideoRow
@@ -15,16 +25,6 @@ from mbert.pipeline.ingest import CorpusChoice, run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
 from mbert.pipeline.pair_plan import PairOptions
 from mbert.pipeline.shard import run_shard
-from test_casme import casme  # noqa: F401
-from test_casme3 import casme3  # noqa: F401
-from test_casme_sq import casme_sq  # noqa: F401
-from test_dfme import dfme  # noqa: F401
-from test_fourdme import fourdme  # noqa: F401
-from test_mmew import mmew  # noqa: F401
-from test_samm import samm  # noqa: F401
-from test_samm_lv import samm_lv  # noqa: F401
-from test_smic import smic  # noqa: F401
-from test_smic_e import smic_e  # noqa: F401
 
 FOLDERS = ("casme", "casme2", "casme3", "casme_sq", "samm", "samm_lv", "smic", "smic_e", "mmew", "fourdme", "dfme")
 # Of these the look-alikes have expressions with a class.

@@ -1,4 +1,4 @@
-"""What the terminal shows while a command works, and how summaries are worded. Used by `cli.py` only."""
+"""What the terminal shows while a command works, and how summaries are worded. Used by the commands only."""
 
 import sys
 import time

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mbert import ManifestError
+from mbert.manifests.people import people_of
 
 # Names of each column, ours first. Spaces, hyphens and capitals in a header do not matter.
 _NAMES = {
@@ -50,11 +51,11 @@ def read_predictions(path: Path) -> list[Prediction]:
     line for a file that is none of these, an empty cell, and a clip that a subject has twice.
     """
     predictions = []
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[str | None, str, str], str] = {}
     for where, cells in _rows(path):
         prediction = _prediction(path, where, cells)
         if prediction.clip is not None:
-            first = seen.setdefault((prediction.subject, prediction.clip), where)
+            first = seen.setdefault((prediction.dataset, prediction.subject, prediction.clip), where)
             if first != where:
                 raise ManifestError(
                     f"{path} {where}: clip {prediction.clip!r} of subject {prediction.subject} is already in {first}; "
@@ -73,8 +74,9 @@ def _prediction(path: Path, where: str, cells: dict[str, str]) -> Prediction:
     dataset = cells["dataset"].casefold() if "dataset" in cells else None
     subject = cells["subject"]
     if dataset is not None:
-        prefix = f"{dataset}/"
-        subject = prefix + (subject[len(prefix) :] if subject.casefold().startswith(prefix) else subject)
+        prefix, _, bare = subject.rpartition("/")
+        # Releases of the same people share their prefix, so that an interval counts each person once.
+        subject = f"{people_of(dataset)}/{bare if prefix.casefold() in (dataset, people_of(dataset)) else subject}"
     return Prediction(
         dataset=dataset,
         subject=subject,

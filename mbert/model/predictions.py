@@ -1,12 +1,16 @@
 """Scores of a file of predictions, whoever made them."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from mbert import ManifestError
 from mbert.manifests.predictions import Prediction, read_predictions
 from mbert.model.confusion import NUM_RESAMPLES
 from mbert.model.metrics import Scores, score, score_by_dataset
+
+_UNITS = re.compile(r"au\d+(\+au\d+)*")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +29,8 @@ def score_predictions(path: Path, *, classes: Sequence[str] | None = None, seed:
     cannot be read as predictions, ModelError as `score`.
     """
     rows = read_predictions(path)
+    if all(_UNITS.fullmatch(row.label) for row in rows):
+        raise ManifestError(f"{path} holds action units, which are no classes; mbert eval --protocol cd6me scores them")
     truth, predicted, subjects = ([getattr(row, name) for row in rows] for name in ("label", "prediction", "subject"))
     classes = None if classes is None else [name.strip().casefold() for name in classes]
     pooled = score(truth, predicted, subjects, classes=classes, seed=seed)

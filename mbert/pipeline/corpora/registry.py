@@ -1,5 +1,7 @@
 """Which datasets are known, and which of them a folder holds."""
 
+import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +29,7 @@ CORPORA: Mapping[str, Corpus] = {
 }
 AUTO = "auto"
 DATASETS = (AUTO, DATASET, *CORPORA)
+_NAME = re.compile("[a-z0-9_]{1,10}")  # the beginning of every key
 
 
 def list_corpus(
@@ -44,6 +47,10 @@ def list_corpus(
     """
     if dataset not in DATASETS:
         raise ConfigError(f"--dataset is {dataset!r}; allowed are {', '.join(DATASETS)}")
+    if name is not None and (not _NAME.fullmatch(name) or name in CORPORA):
+        raise ConfigError(
+            f"--name is {name!r}; allowed are up to 10 of a-z, 0-9 and _, but no dataset's name ({', '.join(CORPORA)})"
+        )
     path = path.absolute()
     notes: tuple[str, ...] = ()
     if dataset == AUTO and path.is_dir() and name is None and not (path / LABELS_NAME).exists():
@@ -62,11 +69,4 @@ def list_corpus(
     listing = CORPORA[dataset].read(path, labels_path, distribution)
     if not listing.sources:
         raise ConfigError(f"{path} holds no input of {CORPORA[dataset].title}")
-    return Listing(
-        root=listing.root,
-        sources=listing.sources,
-        labels=listing.labels,
-        annotations=listing.annotations,
-        ignored=listing.ignored,
-        notes=(*notes, *listing.notes),
-    )
+    return dataclasses.replace(listing, notes=(*notes, *listing.notes))
