@@ -213,7 +213,7 @@ def shard(
     ] = "middle",
     frames_between: Annotated[
         int, typer.Option(min=0, help="Pairs of the onset with frames before the apex, for eval --frames.")
-    ] = 3,
+    ] = 0,
     seed: SeedOption = 0,
     where: Annotated[
         str | None,
