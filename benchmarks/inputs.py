@@ -25,10 +25,10 @@ from mbert.model.baselines import (
     predict_flow_cnn,
     random_model,
 )
+from mbert.model.confusion import confusion_matrix, uar, uf1
 from mbert.model.features import INPUTS, num_features
 from mbert.model.labelled import labelled_expressions
 from mbert.model.methods import pair_features
-from mbert.model.metrics import confusion_matrix, uar, uf1
 from mbert.model.micron_bert import MicronBert
 from mbert.model.pretrain import PretrainConfig, run_pretrain
 from mbert.model.probe import predict_folds
