@@ -121,10 +121,10 @@ ACTION_UNITS: dict[int, UnitMotion] = {
     26: UnitMotion("jaw drop", (Pull((199, 208), (199, 428), (0.0, 1.0), 0.07), Pull(*_LOWER_LIP, (0.0, 0.8), 0.04))),
 }
 
-# Combinations of units that show an emotion. The groups are classes I (happiness) to V (sadness) of Davison et al.
-# 2018 ("Objective classes for micro-facial expression recognition"), who list the combinations found in CASME II and
-# SAMM; 4+9+10 is EMFACS' disgust (Friesen & Ekman 1983) as the corpora code it. Combinations with units that do not
-# move skin within the image are left out.
+# Combinations of units that show an emotion: those of classes I (happiness) to V (sadness) of Davison et al. 2018
+# ("Objective classes for micro-facial expression recognition"), besides 1+2+5 and 4+9+10 of EMFACS (Friesen & Ekman
+# 1983). Left out is what cannot be told from another emotion or from a nuisance by its motion (6 alone, 4 alone, 25
+# alone). The list was not compared with the printed tables.
 EMOTIONS: dict[str, tuple[tuple[int, ...], ...]] = {
     "happiness": ((12,), (6, 12), (7, 12), (6, 7, 12)),
     "surprise": ((1, 2), (5,), (1, 2, 5), (1, 2, 25), (25, 26)),

@@ -43,7 +43,7 @@ class Nuisance:
     """Strengths; 0 is off. Pixels are those of a 224 px crop."""
 
     noise: float = 2.0  # of the sensor: standard deviation in each channel, 0-255
-    crf: int = 18  # of H.264, 0 (lossless) to 51; frame folders are JPEG instead
+    crf: int = 10  # of H.264, 0 (lossless) to 51; frame folders are JPEG instead
     light: float = 0.01  # slow drift of the brightness and of its slope over the face, standard deviation, 1 = all
     flicker: float = 0.0  # of the lamps, amplitude, 1 = all
     tone: float = 0.01  # slow drift of white balance and gamma, standard deviation, 1 = all

@@ -91,7 +91,7 @@ PRESETS: dict[str, SynthesisOptions] = {
     "easy": SynthesisOptions(
         min_amplitude_px=2.0,
         max_amplitude_px=3.0,
-        nuisance=Nuisance(noise=1.0, crf=12, light=0.005, tone=0.0, head_px=0.5, head_degrees=0.15, blinks=0.0),
+        nuisance=Nuisance(noise=1.0, crf=8, light=0.005, tone=0.0, head_px=0.5, head_degrees=0.15, blinks=0.0),
     ),
     "standard": SynthesisOptions(),
     "hard": SynthesisOptions(
@@ -99,7 +99,7 @@ PRESETS: dict[str, SynthesisOptions] = {
         max_amplitude_px=1.5,
         nuisance=Nuisance(
             noise=4.0,
-            crf=23,
+            crf=14,
             light=0.04,
             flicker=0.01,
             tone=0.04,
