@@ -17,6 +17,7 @@ from mbert.cli import app
 from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
+from mbert.model.eval_config import BASELINES
 
 ROOT = Path(__file__).parents[1]
 FOUR_COMMANDS = ["mbert ingest videos/", "mbert shard --pairs", "mbert train pretrain", "mbert eval --protocol loso"]
@@ -62,7 +63,7 @@ def test_progress_tells_rate_and_time_left_on_stderr(four_commands):
         r"pretrain: step 20, loss \d\.\d+ \(reconstruction .*\), \d+ pairs/s, \d+% waiting for data, 0 s left",
         errors[2],
     )
-    assert "loso: 3/3 subjects" in errors[3]
+    assert "eval: heads on mbert 3/3, 0 s left" in errors[3]
     assert not re.search(r"W0000|TensorFlow|Traceback", "".join(errors))
 
 
@@ -78,8 +79,16 @@ def test_json_goes_to_stdout_alone(four_commands, run_mbert):
     ingested = json.loads(run_mbert("ingest", "videos/", "--json", cwd=folder).stdout)
     scored = json.loads(run_mbert("eval", "--json", cwd=folder).stdout)
     assert (ingested["statuses"], ingested["num_new"]) == ({"ok": 18}, 0)
-    assert set(scored) >= {"mbert", "frame_difference", "majority", "num_samples", "encoder_saw_test_subjects"}
-    assert scored["mbert"].keys() >= {"uf1", "uar", "accuracy", "confusion", "uf1_interval", "chance_uf1"}
+    assert set(scored) >= {"methods", "num_samples", "encoder_saw_test_subjects", "warnings"}
+    assert set(scored["methods"]) == {"mbert", *BASELINES}
+    assert scored["methods"]["mbert"]["scores"].keys() >= {
+        "uf1",
+        "uar",
+        "accuracy",
+        "confusion",
+        "uf1_interval",
+        "chance_uf1",
+    }
 
 
 def test_a_dry_run_tells_the_time_and_writes_nothing(synthetic_videos, tmp_path, run_mbert):

@@ -155,13 +155,16 @@ def test_several_settings_on_the_same_samples_are_counted(corpus, checkpoint, tm
 
 
 def test_more_frames_and_inputs_reach_the_heads(corpus, checkpoint, tmp_path):
+    workspace = Workspace(tmp_path / "workspace")
+    shutil.copytree(corpus.corpus, workspace.corpus)
+    run_shard(workspace, PairOptions(frames_between=3))
     config = EvalConfig(frames=3, inputs=("distance", "map"), baselines=("majority",))
-    run_eval(corpus.pairs, checkpoint, tmp_path / "out", config)
+    run_eval(workspace.pairs, checkpoint, tmp_path / "out", config)
     kept = [np.load(file) for file in (tmp_path / "out" / "features").iterdir()]
     assert [features.shape for features in kept] == [(18, 2 * 14**2)] * 3
     assert not np.array_equal(kept[0], kept[1])
     with pytest.raises(ConfigError, match=r"5 frames .* the shards hold 4: .*--frames-between 4 --overwrite"):
-        run_eval(corpus.pairs, checkpoint, tmp_path / "out", EvalConfig(frames=5))
+        run_eval(workspace.pairs, checkpoint, tmp_path / "out", EvalConfig(frames=5))
 
 
 @pytest.mark.parametrize("select", ["fixed", "inner", "oracle"])

@@ -114,18 +114,18 @@ def killed_at_rename(number, workspace, what):
 
 
 def test_a_kill_inside_each_commit_step_of_ingest(videos, tmp_path):
-    """Config, plan (clips, videos), the tar, its twin, the result (clips, videos)."""
+    """Config, plan (clips, labels, videos), the tar, its twin, the result (clips, labels, videos)."""
     one = videos / NAMES[0]
     whole = Workspace(tmp_path / "whole")
     run_ingest(one, whole, IngestOptions())
     number = 0
     while killed_at_rename(number, workspace := Workspace(tmp_path / str(number)), one):
         unfinished = {file.name for file in workspace.corpus.rglob("*") if file.name.endswith(".tmp")}
-        assert len(unfinished) == 1 + (number == 3)  # while the tar is renamed, the twin is being written
+        assert len(unfinished) == 1 + (number == 4)  # while the tar is renamed, the twin is being written
         run_ingest(one, workspace, IngestOptions())
         assert digests(workspace.corpus) == digests(whole.corpus)
         number += 1
-    assert number == 7
+    assert number == 9
 
 
 def test_a_kill_inside_each_commit_step_of_sharding(undisturbed, tmp_path):

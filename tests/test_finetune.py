@@ -372,6 +372,6 @@ def test_the_command_line_trains_tells_and_warns_of_leaking_scores(corpus, encod
     listed = json.loads(CliRunner().invoke(app, ["runs", "-w", "w", "--json"]).stdout)
     assert [(row["kind"], row["state"], row["step"]) for row in listed] == [("finetune", "finished", 4)]
     scored = ["eval", "--workspace", str(corpus.root), "--checkpoint", "w/runs/finetune", "--out", "loso"]
-    assert "finetuned on the labels of 2 of these subjects" in CliRunner().invoke(app, scored).stdout
+    assert "finetuned on the labels of 2 of the 3 subjects" in CliRunner().invoke(app, scored).stdout
     wrong = CliRunner().invoke(app, [*words, "--head", "mlp"])
     assert (wrong.exit_code, "head: run linear, asked mlp" in wrong.output) == (2, True)

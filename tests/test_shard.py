@@ -88,9 +88,11 @@ def test_each_labelled_clip_gives_its_onset_apex_pair(corpus):
     }
 
 
-def test_frames_between_onset_and_apex_make_pairs_of_their_own(corpus):
-    table = rows_of(corpus).to_pylist()
-    for clip in read_rows(corpus.clips, ClipRow):
+def test_frames_between_onset_and_apex_make_pairs_of_their_own(copied):
+    summary = run_shard(copied, dataclasses.replace(OPTIONS, frames_between=3))
+    assert (summary.kinds["onset_apex"], summary.kinds["onset_between"]) == (18, 54)
+    table = rows_of(copied).to_pylist()
+    for clip in read_rows(copied.clips, ClipRow):
         ends = [row["t1"] for row in table if row["clip_id"] == clip.clip_id and row["kind"] == "onset_between"]
         starts = {row["t0"] for row in table if row["clip_id"] == clip.clip_id and row["kind"] == "onset_between"}
         quarter = (clip.apex - clip.onset) / 4

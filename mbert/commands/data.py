@@ -180,7 +180,8 @@ def ingest(
         by_status = ", ".join(f"{count} {name}" for name, count in sorted(summary.statuses.items()) if name != "ok")
         typer.echo(f"without crops ({by_status}):")
         print_some([f"{path}: {reason}" for path, reason in summary.failures.items()])
-        typer.echo("when they are mended: the same command with --retry-failed")
+        retried = " with --retry-failed" if set(summary.statuses) - {"ok", "pending", "missing"} else ""
+        typer.echo(f"when they are mended: the same command{retried}")
     if summary.labels_path:
         typer.echo(f"labels: {counted(summary.num_labelled_clips, 'clip')} labelled by {summary.labels_path}")
     if summary.label_remarks:
@@ -212,7 +213,7 @@ def shard(
     ] = "middle",
     frames_between: Annotated[
         int, typer.Option(min=0, help="Pairs of the onset with frames before the apex, for eval --frames.")
-    ] = 3,
+    ] = 0,
     seed: SeedOption = 0,
     where: Annotated[
         str | None,

@@ -23,7 +23,7 @@ from mbert.manifests.folds import Fold, check_folds, check_samples, make_folds
 from mbert.manifests.people import person
 from mbert.manifests.published import expected
 from mbert.manifests.store import read_json, replacing, write_json
-from mbert.model.eval_config import ACTION_UNITS, OURS, EvalConfig
+from mbert.model.eval_config import ACTION_UNITS, BASELINES, OURS, EvalConfig
 from mbert.model.labelled import Expression, labelled_expressions
 from mbert.model.methods import Methods, OnProgress, Predictions, hash_of
 from mbert.model.metrics import Scores, SeedScores, over_seeds, score, score_by_dataset
@@ -278,6 +278,8 @@ def _warnings(result: EvalResult, expressions: Sequence[Expression]) -> list[str
             f"the encoder was pretrained, without labels, on frames of {len(result.encoder_saw_test_subjects)} of the "
             f"{result.num_subjects} subjects; for a clean score: `mbert train pretrain --exclude-subjects-of`"
         )
+    if missing := [name for name in BASELINES if name not in result.methods]:
+        found.append(f"not compared with {', '.join(missing)}: a score means little without its baselines")
     if result.evaluations_before:
         found.append(
             f"{result.evaluations_before} other models or settings were scored on the same samples before: the best of "

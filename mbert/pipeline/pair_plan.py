@@ -58,7 +58,9 @@ class PairOptions:
     # What stands in for an apex that is not annotated: nothing (such an expression gives no pair), the frame half-way
     # between onset and offset, or the frame that has moved most since the onset.
     apex: ApexChoice = "middle"
-    frames_between: int = 3  # pairs of the onset with frames between it and the apex, for `mbert eval --frames`
+    # Pairs of the onset with so many frames between it and the apex, for `mbert eval --frames`. None by default: they
+    # are closer in time than pretraining asks for, and it reads every pair.
+    frames_between: int = 0
     where: str | None = None  # SQL: both frames of a pair must fulfil it
     seed: int = 0
 
