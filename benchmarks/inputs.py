@@ -116,6 +116,7 @@ def main():
     steps, seeds = (5, 1) if arguments.quick else (arguments.steps, arguments.seeds)
     options = dataclasses.replace(
         PRESETS["easy"],
+        prototypes=True,
         subjects_per_photo=3 if arguments.quick else 8,
         clips_per_emotion=1 if arguments.quick else 4,
     )

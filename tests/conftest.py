@@ -30,6 +30,7 @@ from mbert.shards.writer import TAR_HASH_ENTRY, writing_tar
 
 MEDIA = Path(os.environ.get("MBERT_TEST_MEDIA", Path(__file__).parents[2] / "shared" / "media"))
 SYNTHETIC = SynthesisOptions(
+    prototypes=True,
     subjects_per_photo=3,
     clips_per_emotion=2,
     neutral_clips=0,

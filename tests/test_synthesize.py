@@ -1,14 +1,17 @@
 import csv
 import dataclasses
 import hashlib
+import json
 import shutil
 
 import av
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from mbert import ConfigError
+from mbert.cli import app
 from mbert.manifests.labels import read_labels
 from mbert.manifests.schema import TruthRow
 from mbert.manifests.store import read_rows
@@ -74,7 +77,7 @@ def test_clips_are_real_videos_that_their_labels_describe(synthetic_videos):
         assert 40 <= num_frames <= 61
         assert 0 < label.onset < label.apex < label.offset < num_frames
         assert 6 <= label.apex - label.onset <= 12  # 0.2 to 0.4 s at 30 fps
-        assert tuple(int(unit) for unit in label.action_units.split("+")) in EMOTIONS[label.emotion]
+        assert tuple(int(unit) for unit in label.action_units.split("+")) == EMOTIONS[label.emotion][0]
 
 
 def test_the_truth_says_what_the_labels_say_and_more(synthetic_videos):
@@ -366,3 +369,36 @@ def test_the_presets_are_ordered_by_difficulty():
         assert getattr(hard.nuisance, name) == pytest.approx(4 * getattr(standard.nuisance, name))
     assert easy.min_amplitude_px > standard.min_amplitude_px > hard.min_amplitude_px
     assert active_units(a_row())[1].right == 0.9
+
+
+def test_an_emotion_is_shown_by_all_its_combinations(tmp_path):
+    found = {name: set() for name in EMOTIONS}
+    for emotion in EMOTIONS:
+        for seed in range(200):
+            plan = module._plan_expression(emotion, PRESETS["standard"], np.random.default_rng(seed))
+            found[emotion].add(tuple(int(unit) for unit in plan["action_units"].split("+")))
+            assert plan["onset"] >= 15
+            assert 10 <= plan["apex"] - plan["onset"] <= 25
+            assert 10 <= plan["offset"] - plan["apex"] <= 25
+            assert plan["offset"] <= plan["num_frames"] - 14
+    assert found == {name: set(combinations) for name, combinations in EMOTIONS.items()}
+
+
+def test_the_command_tells_where_things_are_and_does_nothing_twice(tmp_path):
+    out = tmp_path / "videos"
+    words = ["synthesize", "--out", str(out), "--subjects-per-photo", "1", "--clips-per-emotion", "1"]
+    words += ["--neutral-clips", "0", "--fps", "30", "--workers", "1", "--preset", "hard", "--noise", "0"]
+    first, again = (CliRunner().invoke(app, words) for _ in range(2))
+    assert first.exit_code == again.exit_code == 0
+    assert "3 clips of 1 subject" in first.stdout
+    assert "this run made 3 clips" in first.stdout
+    assert f"next: mbert ingest {out}" in first.stdout
+    assert "synthesize: 3 clips" in first.stderr
+    assert "nothing new to make" in again.stdout
+    row = read_rows(out / "truth.parquet", TruthRow)[0]
+    assert (row.noise, row.crf, row.head_px) == (0, 14, 4)
+    told = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert (told["num_clips"], told["num_new"], told["skipped"]) == (3, 0, {})
+    other = CliRunner().invoke(app, [*words, "--seed", "1"])
+    assert other.exit_code == 2
+    assert "seed: folder 0, asked 1" in other.stderr

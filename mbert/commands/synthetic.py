@@ -38,6 +38,9 @@ def synthesize(
         Literal["three", "five"],
         typer.Option(help="Disgust, happiness, surprise; five: anger and sadness besides."),
     ] = "three",
+    prototypes: Annotated[
+        bool, typer.Option("--prototypes", help="Show each emotion by the same units always, as in a textbook.")
+    ] = False,
     subjects_per_photo: Annotated[
         int | None,
         typer.Option(min=1, help="Pseudo-subjects made of a photo.", show_default="2; of the bundled photo 8"),
@@ -100,6 +103,7 @@ def synthesize(
     options = dataclasses.replace(
         base,
         emotions=emotions,
+        prototypes=prototypes,
         subjects_per_photo=subjects_per_photo or (8 if photos is None else 2),
         clips_per_emotion=clips_per_emotion,
         neutral_clips=neutral_clips,

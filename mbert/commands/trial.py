@@ -45,6 +45,7 @@ def demo(
         num_subjects, num_photos = 4 if quick else 8, 1 if photos is None else sum(1 for _ in photos.iterdir())
         options = dataclasses.replace(
             PRESETS["easy"],
+            prototypes=True,
             subjects_per_photo=max(1, num_subjects // max(1, num_photos)),
             clips_per_emotion=1 if quick else 4,
             neutral_clips=0,

@@ -121,16 +121,16 @@ ACTION_UNITS: dict[int, UnitMotion] = {
     26: UnitMotion("jaw drop", (Pull((199, 208), (199, 428), (0.0, 1.0), 0.07), Pull(*_LOWER_LIP, (0.0, 0.8), 0.04))),
 }
 
-# Combinations of units that show an emotion: those of classes I (happiness) to V (sadness) of Davison et al. 2018
-# ("Objective classes for micro-facial expression recognition"), besides 1+2+5 and 4+9+10 of EMFACS (Friesen & Ekman
-# 1983). Left out is what cannot be told from another emotion or from a nuisance by its motion (6 alone, 4 alone, 25
-# alone). The list was not compared with the printed tables.
+# Combinations of units that show an emotion. The first of each is its prototype, after EMFACS (Friesen & Ekman 1983);
+# the others are those of classes I (happiness) to V (sadness) of Davison et al. 2018 ("Objective classes for
+# micro-facial expression recognition"). Left out is what cannot be told from another emotion or from a nuisance by its
+# motion (1, 4, 6, 25 alone). The list was not compared with the printed tables.
 EMOTIONS: dict[str, tuple[tuple[int, ...], ...]] = {
-    "happiness": ((12,), (6, 12), (7, 12), (6, 7, 12)),
-    "surprise": ((1, 2), (5,), (1, 2, 5), (1, 2, 25), (25, 26)),
-    "anger": ((4, 5), (4, 7), (4, 5, 7), (23,), (17, 24)),
-    "disgust": ((9,), (10,), (4, 9), (4, 9, 10), (4, 7, 9), (4, 7, 10), (4, 9, 17), (7, 10)),
-    "sadness": ((1, 4), (15,), (15, 17), (6, 15)),
+    "happiness": ((6, 12), (12,), (7, 12), (6, 7, 12)),
+    "surprise": ((1, 2, 5), (1, 2), (5,), (1, 2, 25), (25, 26)),
+    "anger": ((4, 5, 7), (4, 5), (4, 7), (23,), (17, 24)),
+    "disgust": ((4, 9, 10), (9,), (10,), (4, 9), (4, 7, 9), (4, 7, 10), (4, 9, 17), (7, 10)),
+    "sadness": ((1, 4, 15), (1, 4), (15,), (15, 17), (6, 15)),
 }
 EMOTION_SETS: dict[str, tuple[str, ...]] = {
     "three": ("disgust", "happiness", "surprise"),

@@ -53,6 +53,7 @@ class SynthesisOptions:
     """Size and difficulty of the corpus. The defaults are the preset `standard`."""
 
     emotions: Literal["three", "five"] = "three"
+    prototypes: bool = False  # an emotion is always the same units
     subjects_per_photo: int = 2
     clips_per_emotion: int = 4  # of each subject
     neutral_clips: int = 2  # of each subject
@@ -337,7 +338,7 @@ def _plan_expression(emotion: str, options: SynthesisOptions, rng: np.random.Gen
         frames = dict.fromkeys(("onset", "apex", "offset"))
         nothing = {"action_units": None, "left_strengths": (), "right_strengths": (), "amplitude_px": 0.0}
         return {**nothing, **frames, "num_frames": num_frames}
-    combinations = EMOTIONS[emotion]
+    combinations = EMOTIONS[emotion][: 1 if options.prototypes else None]
     units = combinations[rng.integers(len(combinations))]
     sides = rng.uniform(1 - options.asymmetry, 1, size=(2, len(units)))
     rise, fall = rng.uniform(options.min_phase_ms, options.max_phase_ms, size=2) / 1000
