@@ -121,8 +121,8 @@ class Camera:
         if self._slope[frame]:
             lit *= 1 + np.float32(self._slope[frame]) * self._across
         if self._noise.any():
-            # Three times as fast as a generator's normal numbers.
-            lit += self._noise[np.frombuffer(self._rng.bytes(2 * lit.size), "<u2")].reshape(lit.shape)
+            # A fifth of the time of a generator's normal numbers.
+            lit += cv2.LUT(np.frombuffer(self._rng.bytes(lit.size), np.uint8).reshape(lit.shape), self._noise)
         # Rounds and clips, as a sensor does.
         taken: Image = cv2.convertScaleAbs(np.maximum(lit, 0))
         return taken
@@ -130,9 +130,11 @@ class Camera:
 
 @functools.cache
 def _normal_quantiles() -> npt.NDArray[np.float32]:
-    """(65536,): values of a standard normal distribution, equally probable."""
+    """(256,): equally probable values of mean 0 and standard deviation 1, from a normal distribution."""
     normal = statistics.NormalDist()
-    return np.array([normal.inv_cdf((place + 0.5) / 2**16) for place in range(2**16)], np.float32)
+    values = np.array([normal.inv_cdf((place + 0.5) / 256) for place in range(256)], np.float32)
+    values /= values.std()
+    return values
 
 
 def _crop_pixel(mesh: Points) -> float:

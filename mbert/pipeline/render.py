@@ -29,6 +29,8 @@ from mbert.pipeline.nuisance import Camera, Course, LocalMotion, Nuisance, head_
 from mbert.shards.image import Image
 
 _COARSE = 2  # fields are smooth: they are followed on every second pixel, which takes a quarter of the time
+# Linear interpolation in a picture so many times as fine is as sharp as cubic in the picture, in a third of the time.
+_FINE = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,16 +82,17 @@ class Scene:
         motions = [LocalMotion(self.strength, self.expression), *self.distractors]
         coarse = [LocalMotion(motion.course, _shrunk(motion.velocity)) for motion in motions]
         grid = pixel_grid(image.shape)
+        size = image.shape[1] * _FINE, image.shape[0] * _FINE
+        fine = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
         for index in range(self.row.num_frames):
             # Backwards: where in the still picture does each pixel of this frame come from?
             places = cv2.transform(grid, cv2.invertAffineTransform(self.head[index]))
             velocity = _total(coarse, index)
             if velocity.any():
-                places = places + sampled(_grown(follow(-velocity), grid.shape), places)
-            still = np.array_equal(places, grid)
-            moved = (
-                image if still else cv2.remap(image, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-            )
+                coarse_places = _shrunk(places - (_COARSE - 1) / 2)
+                places += _grown(sampled(follow(-velocity), coarse_places), grid.shape)
+            places = places * _FINE + (_FINE - 1) / 2
+            moved = cv2.remap(fine, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
             yield self._camera.take(moved, index)
 
     def truth(self) -> dict[str, npt.NDArray[Any]]:
