@@ -25,7 +25,7 @@ from mbert import ConfigError
 from mbert.manifests.labels import LABEL_COLUMNS, LABELS_NAME
 from mbert.manifests.schema import Part, TruthRow
 from mbert.manifests.store import exclusive, read_json, read_rows, replacing, tell_differences, write_json, write_rows
-from mbert.pipeline.align import fit_pose, pose_matrices, warp
+from mbert.pipeline.align import fit_pose, pose_matrices
 from mbert.pipeline.corpora.source import IMAGE_SUFFIXES, natural_order
 from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
 from mbert.pipeline.facial_motion import EMOTION_SETS, EMOTIONS, pixel_grid
@@ -429,7 +429,10 @@ def _frame_portrait(photo: _Photo, landmarker: MediaPipeMesh) -> Portrait | str:
     shrink = 1 / np.exp(pose[2]) / _VIDEO_SIZE
     if shrink > 2:  # average before sampling, or the warp aliases
         image = cv2.GaussianBlur(image, (0, 0), shrink / 2)
-    return _measure(warp(image, matrix, _VIDEO_SIZE), landmarker) or "no face was found"
+    # What lies outside of the photo gets the colours of its border.
+    size = (_VIDEO_SIZE, _VIDEO_SIZE)
+    cut = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return _measure(cut, landmarker) or "no face was found"
 
 
 def _measure(image: Image, landmarker: MediaPipeMesh) -> Portrait | None:
