@@ -9,6 +9,7 @@ output is one JSON object.
 """
 
 import argparse
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -37,7 +38,7 @@ from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
 from mbert.pipeline.pair_plan import PairOptions
 from mbert.pipeline.shard import run_shard
-from mbert.pipeline.synthesize import SynthesisOptions, synthesize
+from mbert.pipeline.synthesize import PRESETS, synthesize
 
 MIXTURES = (
     *((name,) for name in INPUTS),
@@ -113,7 +114,12 @@ def main():
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     steps, seeds = (5, 1) if arguments.quick else (arguments.steps, arguments.seeds)
-    options = SynthesisOptions(num_subjects=3, clips_per_emotion=1) if arguments.quick else SynthesisOptions()
+    options = dataclasses.replace(
+        PRESETS["easy"],
+        prototypes=True,
+        subjects_per_photo=3 if arguments.quick else 8,
+        clips_per_emotion=1 if arguments.quick else 4,
+    )
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(arguments.corpus) if arguments.corpus else make_corpus(Path(folder), options)
         num_samples, num_subjects, found = measure(workspace.pairs, steps, seeds)

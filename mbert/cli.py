@@ -14,6 +14,7 @@ from mbert.commands.data import ingest, shard, verify
 from mbert.commands.labels import labels
 from mbert.commands.options import is_first_process
 from mbert.commands.scoring import evaluate
+from mbert.commands.synthetic import synthesize
 from mbert.commands.training import convert, finetune, pretrain, runs
 from mbert.commands.trial import demo, doctor
 
@@ -68,6 +69,7 @@ train.command()(finetune)
 app.command("eval")(evaluate)
 app.command()(runs)
 app.command()(convert)
+app.command()(synthesize)
 app.command()(demo)
 app.command()(doctor)
 

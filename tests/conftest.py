@@ -20,6 +20,7 @@ from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.engine import Engine
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.nuisance import Nuisance
 from mbert.pipeline.pair_plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthesize import SynthesisOptions, synthesize
@@ -28,7 +29,20 @@ from mbert.shards.pair import FramePair
 from mbert.shards.writer import TAR_HASH_ENTRY, writing_tar
 
 MEDIA = Path(os.environ.get("MBERT_TEST_MEDIA", Path(__file__).parents[2] / "shared" / "media"))
-SYNTHETIC = SynthesisOptions(num_subjects=3, clips_per_emotion=2)
+SYNTHETIC = SynthesisOptions(
+    prototypes=True,
+    subjects_per_photo=3,
+    clips_per_emotion=2,
+    neutral_clips=0,
+    fps=30,
+    min_seconds=1.4,
+    max_seconds=2.0,
+    min_phase_ms=200,
+    max_phase_ms=400,
+    min_amplitude_px=1.5,
+    max_amplitude_px=3.0,
+    nuisance=Nuisance(crf=16, tone=0, blinks=0),
+)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Does it run here: demo, doctor."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -32,19 +33,28 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Make a small labelled corpus of real videos and run the four commands on it; minutes, no network."""
-    from mbert.pipeline.synthesize import SynthesisOptions, synthesize
+    from mbert.pipeline.synthesize import PRESETS, synthesize
 
     began = time.monotonic()
-    if out.exists() and any(out.iterdir()) and not (out / "videos" / "labels.csv").exists():
+    if out.exists() and any(out.iterdir()) and not (out / "videos" / "synthesis.json").exists():
         raise ConfigError(f"{out} is not empty and holds no demo; give another folder with --out")
     if (out / "videos" / "labels.csv").exists():
         typer.echo(f"using the videos that are already in {out / 'videos'}", err=True)
     else:
         typer.echo(f"making videos of pseudo-subjects in {out / 'videos'} ...", err=True)
-        size = {"num_subjects": 4, "clips_per_emotion": 1} if quick else {}
-        synthesize(
-            out / "videos", SynthesisOptions(seed=seed, **size), photos=photos, engine=engine_of("local", None, None)
+        num_subjects, num_photos = 4 if quick else 8, 1 if photos is None else sum(1 for _ in photos.iterdir())
+        options = dataclasses.replace(
+            PRESETS["easy"],
+            prototypes=True,
+            subjects_per_photo=max(1, num_subjects // max(1, num_photos)),
+            clips_per_emotion=1 if quick else 4,
+            neutral_clips=0,
+            fps=30,
+            min_seconds=1.4,
+            max_seconds=2.0,
+            seed=seed,
         )
+        synthesize(out / "videos", options, photos=photos, engine=engine_of("local", None, None))
     results = {}
     for name, words in {
         "ingest": ["ingest", "videos/"],

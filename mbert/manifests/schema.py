@@ -34,9 +34,11 @@ PairKind = Literal["sampled", "onset_apex", "onset_between"]  # between: the lat
 ApexSource = Literal["annotated", "middle", "spotted"]
 Expression = Literal["micro", "macro"]
 AlignMode = Literal["auto", "clip", "smooth", "frame"]
+Part = Literal["pretrain", "train", "test"]  # of the synthetic benchmark; no photo is in two
 
 Float32 = Annotated[float, pa.float32()]
 Affine = Annotated[tuple[float, ...], pa.list_(pa.float64(), 6)]  # row-major 2x3
+Shares = Annotated[tuple[float, ...], pa.list_(pa.float32())]
 FivePoints = Annotated[tuple[float, ...], pa.list_(pa.float32(), 10)]  # x, y of eyes, nose tip, mouth corners
 
 
@@ -163,6 +165,43 @@ class PairRow:
     t0_size: int
     t1_offset: int
     t1_size: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TruthRow:
+    """One synthetic clip: all that it was made from, besides its photo. Written by `mbert synthesize`."""
+
+    path: str  # relative to the folder of the videos, with forward slashes
+    subject: str
+    part: Part
+    photo: str  # name of the file
+    photo_sha256: str
+    variation: int  # which pseudo-subject of the photo
+    emotion: str  # `neutral`: nothing of the face moves
+    action_units: str | None  # as annotation sheets write them: 6+12
+    left_strengths: Shares  # of each unit, on the left of the image
+    right_strengths: Shares
+    amplitude_px: float  # largest displacement at the apex, in pixels of a 224 px crop; 0 of a neutral clip
+    onset: int | None  # frame indices; none of a neutral clip
+    apex: int | None
+    offset: int | None
+    num_frames: int
+    fps: int
+    width: int
+    height: int
+    seed: int  # of the clip's nuisances
+    # Nuisances, as in `mbert.pipeline.nuisance.Nuisance`:
+    noise: float
+    crf: int
+    light: float
+    flicker: float
+    tone: float
+    head_px: float
+    head_degrees: float
+    blinks: float
+    gaze_px: float
+    mouth_px: float
+    scene_px: float
 
 
 @functools.cache
