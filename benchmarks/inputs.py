@@ -1,6 +1,6 @@
 """What should a head look at? Leave-one-subject-out scores of the linear head for each input, and of the baselines.
 
-    python benchmarks/inputs.py [--corpus WORKSPACE] [--steps 300] [--seeds 3] [--quick]
+    python benchmarks/inputs.py [--corpus WORKSPACE | --photos FOLDER] [--steps 300] [--seeds 3] [--quick]
 
 For each seed a `tiny` μ-BERT is pretrained on the pairs of the corpus and its features are taken once; every input and
 mixture of inputs is a choice of their columns, under the same folds and the same head. Without --corpus, which has to
@@ -51,9 +51,9 @@ MIXTURES = (
 )
 
 
-def make_corpus(folder, options):
+def make_corpus(folder, options, photos):
     workspace, engine = Workspace(folder / "workspace"), Engine(workers=2)
-    synthesize(folder / "videos", options, engine=engine)
+    synthesize(folder / "videos", options, photos=photos, engine=engine)
     run_ingest(folder / "videos", workspace, IngestOptions(), engine=engine)
     run_shard(workspace, PairOptions(), engine=engine)
     return workspace
@@ -109,19 +109,22 @@ def measure(shards, steps, seeds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--corpus", type=Path, help="a workspace; default: a synthetic corpus is made")
+    parser.add_argument("--photos", type=Path, help="portraits to make it of; default: the bundled one, varied")
+    parser.add_argument("--preset", default="standard", choices=list(PRESETS), help="of mbert synthesize")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     steps, seeds = (5, 1) if arguments.quick else (arguments.steps, arguments.seeds)
     options = dataclasses.replace(
-        PRESETS["easy"],
-        prototypes=True,
-        subjects_per_photo=3 if arguments.quick else 8,
-        clips_per_emotion=1 if arguments.quick else 4,
+        PRESETS[arguments.preset],
+        subjects_per_photo=1 if arguments.photos else 3 if arguments.quick else 8,
+        clips_per_emotion=1 if arguments.quick else 2 if arguments.photos else 4,
     )
     with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace(arguments.corpus) if arguments.corpus else make_corpus(Path(folder), options)
+        workspace = (
+            Workspace(arguments.corpus) if arguments.corpus else make_corpus(Path(folder), options, arguments.photos)
+        )
         num_samples, num_subjects, found = measure(workspace.pairs, steps, seeds)
     print(
         f"\n{num_samples} expressions, {num_subjects} subjects, {steps} steps, means (lowest to highest) of the seeds:"
