@@ -71,7 +71,8 @@ def evaluate(
     inputs: Annotated[
         str | None,
         typer.Option(
-            help="What the head looks at, by commas: change, dma, dma_both, map, distance.", show_default="change"
+            help="What the head looks at, by commas: distance, change, dma, dma_both, map.",
+            show_default="distance; change with --mode finetune",
         ),
     ] = None,
     frames: Annotated[

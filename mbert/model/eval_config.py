@@ -26,7 +26,7 @@ class EvalConfig:
     datasets: tuple[str, ...] = ()  # that take part; empty: those of the protocol, or all
     mode: Mode = "probe"  # linear heads on a frozen encoder, or all of it trained per fold
     select: Select = "fixed"  # how a fold chooses: not at all, on an inner split, or on its test side (for comparison)
-    inputs: tuple[str, ...] = ("change",)  # what the head looks at, names as in features.py
+    inputs: tuple[str, ...] | None = None  # what the head looks at, names as in features.py; None: by the mode
     frames: int = 1  # between onset and apex, the apex included
     baselines: tuple[str, ...] = BASELINES
     seeds: int = 1  # runs with a seed each; the folds stay the same
@@ -46,7 +46,7 @@ class EvalConfig:
         for name in ("frames", "seeds"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        check_inputs(self.inputs)
+        check_inputs(self.chosen_inputs)
         if self.mode == "finetune" and (self.frames > 1 or self.class_map is None):
             what = "action units" if self.class_map is None else "more than one frame"
             raise ConfigError(f"mode finetune does not learn {what}; use mode probe")
@@ -54,6 +54,13 @@ class EvalConfig:
             raise ConfigError(f"select {self.select} chooses among epochs; give finetune.epochs, not steps")
         if self.class_map is None and self.select != "fixed":
             raise ConfigError(f"select is {self.select!r}; for action units it is fixed")
+
+    @property
+    def chosen_inputs(self) -> tuple[str, ...]:
+        """What was asked for, or what suits the mode: a linear head finds most in how far each place has moved
+        (docs/model.md); what trains the encoder may see which way.
+        """
+        return self.inputs or (("distance",) if self.mode == "probe" else ("change",))
 
     @property
     def rules(self) -> EvalProtocol:
