@@ -261,7 +261,7 @@ def _print_unit_row(name: str, scores: "ActionUnitScores | Any") -> None:
 
 
 def _number(value: float | None) -> str:
-    return f"{'undefined' if value is None else f'{value:.3f}':>7}"
+    return f"{'undef.' if value is None else f'{value:.3f}':>7}"
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
