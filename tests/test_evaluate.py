@@ -13,10 +13,12 @@ from mbert.manifests.predictions import read_predictions
 from mbert.manifests.schema import ClipRow, PairRow
 from mbert.manifests.store import read_json, read_rows, read_table, write_rows, write_table
 from mbert.manifests.workspace import Workspace, twin_paths
+from mbert.model.config import PRESETS
 from mbert.model.eval_config import BASELINES, EvalConfig
 from mbert.model.evaluate import run_eval
 from mbert.model.finetune import FinetuneConfig
 from mbert.model.metrics import score
+from mbert.model.micron_bert import MicronBert
 from mbert.model.pretrain import PretrainConfig, run_pretrain
 from mbert.model.weights import read_state
 from mbert.pipeline.pair_plan import PairOptions
@@ -101,6 +103,13 @@ def test_it_is_said_whose_frames_the_encoder_has_seen(evaluated):
     assert read_json(out / "results.json")["encoder_saw_test_subjects"] == result.encoder_saw_test_subjects
 
 
+def test_weights_that_do_not_say_whom_they_have_seen_are_no_clean_encoder(corpus, tmp_path):
+    MicronBert(PRESETS["tiny"]).save_pretrained(tmp_path / "model")
+    result = run_eval(corpus.pairs, tmp_path / "model", tmp_path / "out", EvalConfig(baselines=()))
+    assert result.encoder_saw_test_subjects == []
+    assert any("does not say whose faces it was trained on" in text for text in result.warnings)
+
+
 def test_an_encoder_without_these_people_is_clean(corpus, tmp_path):
     config = PretrainConfig(preset="tiny", steps=2, batch_size=8, exclude_subjects=("videos/s01", "videos/s02"))
     run_pretrain(corpus.pairs, tmp_path / "run", config)
@@ -108,6 +117,7 @@ def test_an_encoder_without_these_people_is_clean(corpus, tmp_path):
     only_two = EvalConfig(protocol="holdout", test_subjects=("videos/s01", "videos/s02"), baselines=())
     result = run_eval(corpus.pairs, tmp_path / "run", tmp_path / "out", only_two)
     assert (result.encoder_saw_test_subjects, result.num_folds, result.num_samples) == ([], 1, 12)
+    assert not any("trained" in text for text in result.warnings)
 
 
 def test_expressions_are_told_apart_better_than_by_chance(evaluated):
@@ -315,6 +325,7 @@ def test_what_cannot_be_evaluated_is_said_at_once(corpus, checkpoint, tmp_path):
         ({"mode": "finetune", "protocol": "cd6me"}, "use mode probe"),
         ({"protocol": "cd6me", "select": "inner"}, "for action units it is fixed"),
         ({"seeds": 0}, "at least 1"),
+        ({"finetune": FinetuneConfig(inputs=("map",))}, "finetune.inputs is the evaluation's own: set inputs instead"),
     ):
         with pytest.raises(ConfigError, match=told):
             EvalConfig(**settings)

@@ -37,13 +37,14 @@ class Compute:
         return torch.autocast(self.device.type, dtype=_TYPES[self.precision])
 
 
-def pick_compute(precision: Precision = "auto", local_rank: int = 0) -> Compute:
+def pick_compute(precision: Precision = "auto", local_rank: int | None = None) -> Compute:
     """A GPU where there is one, in bf16, or fp16 on old ones. On a CPU fp32: without AMX, bf16 is many times slower.
 
-    Raises ConfigError where fp16 is asked of a CPU.
+    `local_rank` is the number of the GPU; None: the one this process is set to. Raises ConfigError where fp16 is asked
+    of a CPU.
     """
     if torch.cuda.is_available():
-        device = torch.device("cuda", local_rank)
+        device = torch.device("cuda", torch.cuda.current_device() if local_rank is None else local_rank)
         has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
         return Compute(device, ("bf16" if has_bf16 else "fp16") if precision == "auto" else precision)
     if precision == "fp16":
@@ -100,7 +101,8 @@ class Processes:
 def joined_processes() -> Iterator[Processes]:
     """Join the processes that torchrun (or a scheduler that sets its variables) started; alone without them."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield Processes()
+        # Folds of an evaluation are spread over GPUs: each alone, on the one its process is set to.
+        yield Processes(local_rank=torch.cuda.current_device() if torch.cuda.is_available() else 0)
         return
     processes = Processes(
         int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))

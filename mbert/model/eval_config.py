@@ -15,6 +15,8 @@ Mode = Literal["probe", "finetune"]
 BASELINES = ("random_weights", "flow_cnn", "optical_flow", "frame_difference", "majority")
 OURS = "mbert"  # the evaluated model among the methods
 ACTION_UNITS = "action-units"  # instead of a class map
+# What the evaluation decides for the folds it finetunes.
+_OF_EVALUATION = {"classes": "classes", "inputs": "inputs", "seed": "seed", "exclude_subjects": "protocol"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +49,10 @@ class EvalConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         check_inputs(self.chosen_inputs)
+        plain = FinetuneConfig()
+        for name in ("classes", "inputs", "seed", "exclude_subjects"):
+            if getattr(self.finetune, name) != getattr(plain, name):
+                raise ConfigError(f"finetune.{name} is the evaluation's own: set {_OF_EVALUATION[name]} instead")
         if self.mode == "finetune" and (self.frames > 1 or self.class_map is None):
             what = "action units" if self.class_map is None else "more than one frame"
             raise ConfigError(f"mode finetune does not learn {what}; use mode probe")

@@ -158,7 +158,7 @@ def run_eval(
         seconds=time.monotonic() - began,
         folder=str(out),
     )
-    result = dataclasses.replace(result, warnings=_warnings(result, expressions))
+    result = dataclasses.replace(result, warnings=_warnings(result, expressions, knows_people=bool(seen)))
     _write_predictions(methods, predicted)
     write_json(
         out / _RESULTS,
@@ -206,7 +206,7 @@ def _result(methods: Methods, predicted: Sequence[Predictions], seconds: float) 
         flags = np.asarray(predicted[0])[tested]
         found = score_action_units(methods.units[tested], flags, CD6ME_UNITS, subjects, datasets)
         return MethodResult(scores=found.pooled, per_dataset=found.per_dataset, over_seeds=None, seconds=seconds)
-    truth = [methods.truth[index] for index in tested]
+    truth = [methods.expressions[index].label for index in tested]
     guesses = [[str(each[index]) for index in tested] for each in predicted]
     scores = [score(truth, each, subjects, classes=methods.classes) for each in guesses]
     per_dataset = score_by_dataset(truth, guesses[0], subjects, datasets, classes=methods.classes)
@@ -261,7 +261,7 @@ def _history(out: Path, about: dict[str, str]) -> list[str]:
     return sorted(found - {about["candidate"]})
 
 
-def _warnings(result: EvalResult, expressions: Sequence[Expression]) -> list[str]:
+def _warnings(result: EvalResult, expressions: Sequence[Expression], *, knows_people: bool) -> list[str]:
     found = []
     if result.select == "oracle":
         found.append(
@@ -277,6 +277,11 @@ def _warnings(result: EvalResult, expressions: Sequence[Expression]) -> list[str
         found.append(
             f"the encoder was pretrained, without labels, on frames of {len(result.encoder_saw_test_subjects)} of the "
             f"{result.num_subjects} subjects; for a clean score: `mbert train pretrain --exclude-subjects-of`"
+        )
+    if not knows_people:  # weights from elsewhere, or shards whose people nobody listed
+        found.append(
+            "the checkpoint does not say whose faces it was trained on: if some of these people were among them, its "
+            "figures leak"
         )
     if missing := [name for name in BASELINES if name not in result.methods]:
         found.append(f"not compared with {', '.join(missing)}: a score means little without its baselines")
