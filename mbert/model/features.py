@@ -18,7 +18,7 @@ REGIONS = 7  # features are averaged over 7 x 7 regions of the face: about a bro
 MAP_REGIONS = 2 * REGIONS  # what has one number for each place may be finer
 
 # change: P(t1) - P(t0). dma: the gated values of Micro-Attention, P(t1) asking, P(t0) answering. dma_both: these, and
-# those of the frames the other way round. map: one number for each place, large where the diagonal is small. distance:
+# those of the frames the other way round. map: the model's map of change. distance:
 # the length of the change. All are weighted by the Patch of Interest where the model has it.
 INPUTS = ("change", "dma", "dma_both", "map", "distance")
 _GATED = ("dma", "dma_both")
@@ -109,15 +109,7 @@ class _EncodedPair:
         return torch.cat([self.dma(), self._pooled(back)], dim=1)
 
     def map(self) -> Tensor:
-        """In [0, 1]: the diagonal between the map's own ends, 1 where it is smallest, and PoI as a share of its own
-        maximum. How strong an expression is as a whole is lost, as in a picture of it.
-        """
-        diagonal = self._model.micro_attention.diagonal(self._p_t0, self._p_t1)  # (B, N)
-        low, high = diagonal.amin(dim=1, keepdim=True), diagonal.amax(dim=1, keepdim=True)
-        changed = (high - diagonal) / (high - low).clamp(min=1e-12)
-        if self._model.config.poi:
-            interest = patch_of_interest(self._c_t1, self._p_t1)
-            changed = changed * interest / interest.amax(dim=1, keepdim=True)
+        changed = self._model.change_of(self._p_t0, self._p_t1, self._c_t1)
         return self._pooled(changed[..., None], MAP_REGIONS)
 
     def distance(self) -> Tensor:

@@ -177,6 +177,25 @@ class MicronBert(
         diagonal = self.micro_attention.diagonal(*patches.chunk(2))
         return rearrange(diagonal, "b (h w) -> b h w", h=t0.shape[2] // self.config.patch_size)
 
+    def change_map(self, t0: Tensor, t1: Tensor) -> Tensor:
+        """Where t1 differs from t0, (B, H / patch, W / patch) in [0, 1]: the map that is shown and scored."""
+        context, patches = self.encode(torch.cat([t0, t1]))
+        p_t0, p_t1 = patches.chunk(2)
+        change = self.change_of(p_t0, p_t1, context.chunk(2)[1])
+        return rearrange(change, "b (h w) -> b h w", h=t0.shape[2] // self.config.patch_size)
+
+    def change_of(self, p_t0: Tensor, p_t1: Tensor, context: Tensor) -> Tensor:
+        """`change_map` of encoded frames, (B, N): the diagonal between its own ends, 1 where it is smallest, times PoI
+        as a share of its own maximum. How strong an expression is as a whole is lost, as in a picture of it.
+        """
+        diagonal = self.micro_attention.diagonal(p_t0, p_t1)
+        low, high = diagonal.amin(dim=1, keepdim=True), diagonal.amax(dim=1, keepdim=True)
+        change = (high - diagonal) / (high - low).clamp(min=1e-12)
+        if not self.config.poi:
+            return change
+        interest = patch_of_interest(context, p_t1)
+        return change * interest / interest.amax(dim=1, keepdim=True)
+
     def interest_map(self, images: Tensor) -> Tensor:
         """The Patch of Interest as a picture, (B, H / patch, W / patch), mean 1."""
         interest = patch_of_interest(*self.encode(images))
