@@ -59,6 +59,11 @@ def expression_course(row: TruthRow) -> Course:
     return strength
 
 
+def onset_and_apex(row: TruthRow) -> tuple[int, int]:
+    """The frames between which the truth is told; of a neutral clip the first and the middle one."""
+    return row.onset or 0, row.num_frames // 2 if row.apex is None else row.apex
+
+
 class Scene:
     """All motion of one clip, by its row and its portrait."""
 
@@ -104,8 +109,7 @@ class Scene:
         - `head`: (N, 2, 3) float32, takes pixels of the still picture to those of each frame.
         - `strength`: (N,) float32, of the expression.
         """
-        onset = self.row.onset or 0
-        apex = self.row.num_frames // 2 if self.row.apex is None else self.row.apex
+        onset, apex = onset_and_apex(self.row)
         before, after = (_total(self.distractors, frame) for frame in (onset, apex))
         distractor = np.zeros_like(self.expression)
         if self.distractors:
