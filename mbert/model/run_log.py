@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from mbert import ConfigError
 from mbert.manifests.store import naming_write_faults, write_json
+from mbert.model.pictures import write_png
 
 Reporter = Literal["none", "wandb"]
 STATUS = "status.json"
@@ -76,9 +76,7 @@ class RunLog:
 
     def picture(self, step: int, image: npt.NDArray[np.uint8]) -> None:
         """Keep a picture, (H, W, 3) RGB, in `pictures/` and on TensorBoard."""
-        path = self._run / "pictures" / f"step-{step:07d}.png"
-        path.parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(path), image[..., ::-1])
+        write_png(self._run / "pictures" / f"step-{step:07d}.png", image)
         if self._board is not None:
             self._board.add_image("pairs", image, step, dataformats="HWC")
 
