@@ -45,4 +45,7 @@ def test_videos_that_were_not_ingested_are_told(synthetic_videos, corpus, tmp_pa
     )
     with pytest.raises(ConfigError, match="run mbert ingest"):
         list(true_pairs(tmp_path / "other", corpus))
-    assert len(list(true_pairs(synthetic_videos, corpus))) == 18
+    pairs = list(true_pairs(synthetic_videos, corpus))
+    assert len(pairs) == 18
+    asked = [pairs[place].row for place in (7, 2)]
+    assert [pair.row for pair in true_pairs(synthetic_videos, corpus, asked)] == asked

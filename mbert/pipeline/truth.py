@@ -1,7 +1,7 @@
 """Synthetic clips that were ingested, with their truth as the crops show it: what a map of change is compared with."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -32,14 +32,15 @@ class TruePair:
     distractor: Field  # the same of blinks, gaze, mouth, hair and background
 
 
-def true_pairs(videos: Path, workspace: Workspace) -> Iterator[TruePair]:
+def true_pairs(videos: Path, workspace: Workspace, rows: Sequence[TruthRow] | None = None) -> Iterator[TruePair]:
     """The pairs of the clips of `mbert synthesize` in a folder, which were ingested into a workspace.
 
-    In the order of `truth.parquet`. Left out are clips of which onset and apex are not in one clip of the corpus: no
-    face was found there. Raises ConfigError when the workspace holds none of these clips.
+    Those of some rows of `truth.parquet`, in their order; None: of all. Left out are clips of which onset and apex are
+    not in one clip of the corpus: no face was found there. Raises ConfigError when the workspace holds none of these
+    clips.
     """
     inputs = {row.path: row for row in read_rows(workspace.videos, VideoRow)}
-    rows = read_rows(videos / TRUTH_NAME, TruthRow)
+    rows = read_rows(videos / TRUTH_NAME, TruthRow) if rows is None else rows
     if not any(row.path in inputs for row in rows):
         raise ConfigError(f"{workspace.corpus} holds no clip of {videos}: run mbert ingest {videos} first")
     for row in rows:
