@@ -7,17 +7,23 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import typer.main
 
 import mbert
 from mbert.cli import app
+from mbert.commands.trial import draw_maps
 from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
+from mbert.model.data import resize
 from mbert.model.eval_config import BASELINES
+from mbert.pipeline.truth import true_pairs
 
 ROOT = Path(__file__).parents[1]
 FOUR_COMMANDS = ["mbert ingest videos/", "mbert shard --pairs", "mbert train pretrain", "mbert eval --protocol loso"]
@@ -231,9 +237,39 @@ def test_the_demo_runs_the_four_commands_and_ends_with_a_table(tmp_path, run_mbe
     for word in ("frames/s", "pairs", "pretraining loss", "LOSO UF1", "LOSO UAR", "chance", "checkpoint"):
         assert word in done.stdout
     assert (tmp_path / "mbert-demo" / "workspace" / "runs" / "loso" / "results.json").exists()
+    assert f"look at {Path('mbert-demo', 'maps.png')}: a good map is bright where the true motion is" in done.stdout
+    _check_the_maps(tmp_path / "mbert-demo")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").touch()
     assert "is not empty" in run_mbert("demo", "--out", "other", cwd=tmp_path).stderr
+
+
+def _check_the_maps(demo):
+    """The picture shows 8 pairs of many kinds, the truth bright where pixels move, and is the same each time."""
+    path = demo / "maps.png"
+    written = path.read_bytes()
+    assert written.startswith(b"\x89PNG")
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., ::-1]
+    assert picture.shape == (2 * 16 + 8 * (116 + 16 + 8), 6 * 116, 3)
+    pairs = list(true_pairs(demo / "videos", Workspace(demo / "workspace")))
+    shown = []
+    for top in range(2 * 16 + 2, len(picture), 116 + 16 + 8):
+        t0, t1, truth, model, difference, flow = (picture[top : top + 112, x : x + 112] for x in range(2, 696, 116))
+        (pair,) = [pair for pair in pairs if np.array_equal(resize(pair.t0, 112), t0)]
+        shown.append(pair.row)
+        assert np.array_equal(resize(pair.t1, 112), t1)
+        length = resize(np.linalg.norm(pair.expression, axis=-1), 112)
+        moving, still = length > 0.5 * length.max(), length < 0.05 * length.max()
+        assert truth[moving].sum(axis=-1).min() > truth[still].sum(axis=-1).max()
+        assert flow[moving].mean() > 2 * flow[still].mean()
+        assert difference[moving].mean() > 2 * difference[still].mean()
+        assert model.std() > 5
+    assert len({(row.subject, row.emotion) for row in shown}) == 8
+    assert sorted(Counter(row.subject for row in shown).values()) == [2, 2, 2, 2]
+    assert sorted(Counter(row.emotion for row in shown).values()) == [2, 3, 3]
+    first = draw_maps(demo).read_bytes()
+    assert draw_maps(demo).read_bytes() == first
+    assert sorted(path.name for path in demo.iterdir()) == ["maps.png", "videos", "workspace"]
 
 
 def test_a_terminal_sees_one_progress_line(synthetic_videos, tmp_path):

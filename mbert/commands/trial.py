@@ -1,7 +1,9 @@
 """Does it run here: demo, doctor."""
 
+import collections
 import contextlib
 import dataclasses
+import itertools
 import json
 import shutil
 import subprocess
@@ -9,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +22,12 @@ from mbert.commands.options import (
     SeedOption,
     engine_of,
 )
+
+if TYPE_CHECKING:
+    from mbert.manifests.schema import TruthRow
+
+_MAPS = "maps.png"
+_MOST_MAPS = 8
 
 
 def demo(
@@ -55,7 +63,7 @@ def demo(
             seed=seed,
         )
         synthesize(out / "videos", options, photos=photos, engine=engine_of("local", None, None))
-    results = {}
+    results: dict[str, Any] = {}
     for name, words in {
         "ingest": ["ingest", "videos/"],
         "shard": ["shard", "--pairs"],
@@ -64,6 +72,7 @@ def demo(
     }.items():
         typer.secho(f"\n$ mbert {' '.join(words)}", bold=True, err=True)
         results[name] = _run_command(words, out)
+    results["maps"] = str(draw_maps(out))
     if as_json:
         typer.echo(json.dumps(results))
         return
@@ -135,6 +144,46 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
+def draw_maps(out: Path) -> Path:
+    """Picture the truth beside the model's map and the baselines', for a few clips of a demo; returns the file."""
+    import numpy as np
+
+    from mbert.manifests.schema import TruthRow
+    from mbert.manifests.store import read_rows
+    from mbert.manifests.workspace import Workspace
+    from mbert.model.micron_bert import MicronBert
+    from mbert.model.pictures import picture_maps, write_png
+    from mbert.pipeline.synthesize import TRUTH_NAME
+    from mbert.pipeline.truth import true_pairs
+
+    workspace = Workspace(out / "workspace")
+    rows = _mixed(read_rows(out / "videos" / TRUTH_NAME, TruthRow))
+    pairs = list(itertools.islice(true_pairs(out / "videos", workspace, rows), _MOST_MAPS))
+    picture = picture_maps(
+        MicronBert.from_pretrained(workspace.runs / "pretrain"),
+        [(pair.t0, pair.t1) for pair in pairs],
+        [np.linalg.norm(pair.expression, axis=-1) for pair in pairs],
+        [
+            f"{pair.row.subject}: {pair.row.emotion}, AU {pair.row.action_units}, up to {pair.row.amplitude_px:.1f} px"
+            for pair in pairs
+        ],
+    )
+    write_png(out / _MAPS, picture)
+    return out / _MAPS
+
+
+def _mixed(rows: "Sequence[TruthRow]") -> "list[TruthRow]":
+    """In an order in which any few of the first rows show many subjects and emotions."""
+    subjects, emotions = sorted({row.subject for row in rows}), sorted({row.emotion for row in rows})
+    takes: collections.Counter[tuple[int, int]] = collections.Counter()
+    places = {}
+    for row in rows:
+        subject, emotion = subjects.index(row.subject), emotions.index(row.emotion)
+        places[row.path] = (takes[subject, emotion], (emotion - subject) % len(emotions), subject)
+        takes[subject, emotion] += 1
+    return sorted(rows, key=lambda row: places[row.path])
+
+
 def _run_command(words: Sequence[str], folder: Path) -> dict[str, Any]:
     """Run one of our own commands as a user would, in `folder`; returns its JSON summary."""
     command = [sys.executable, "-m", "mbert.cli", *words, "--workspace", "workspace", "--json"]
@@ -171,10 +220,12 @@ def _print_demo(results: dict[str, Any], out: Path, seconds: float) -> None:
         "pair shards": workspace / "shards" / "pairs",
         "checkpoint": workspace / "runs" / "pretrain" / "checkpoints" / "last",
         "scores": workspace / "runs" / "loso" / "results.json",
+        "maps": results["maps"],
     }.items():
         table.add_row(name, str(path))
     Console().print(table)
     typer.echo("pseudo-subjects and drawn-on motion: this shows that everything runs, not how good the method is")
+    typer.echo(f"look at {results['maps']}: a good map is bright where the true motion is; optical flow comes near")
 
 
 @contextlib.contextmanager
