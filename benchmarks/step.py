@@ -30,8 +30,9 @@ from mbert.model.agent import NUM_GLOBAL
 from mbert.model.config import PRESETS, VARIANTS
 from mbert.model.cost import step_cost
 from mbert.model.device import pick_compute
+from mbert.model.draws import Draws
 from mbert.model.micron_bert import MicronBert, patchify
-from mbert.model.objective import Draws, ObjectiveConfig, dino_crops, pretraining_losses, random_swap_mask
+from mbert.model.objective import ObjectiveConfig, dino_crops, pretraining_losses, random_swap_mask
 from mbert.model.optim import adamw, set_learning_rate
 
 

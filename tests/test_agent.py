@@ -7,8 +7,9 @@ import torch
 from mbert import ConfigError
 from mbert.model.agent import DinoHead, ema_momentum
 from mbert.model.config import VARIANTS, MicronBertConfig
+from mbert.model.draws import Draws
 from mbert.model.micron_bert import MicronBert
-from mbert.model.objective import Draws, ObjectiveConfig, dino_crops, pretraining_losses
+from mbert.model.objective import ObjectiveConfig, dino_crops, pretraining_losses
 from mbert.model.optim import adamw
 from mbert.model.pretrain import PretrainConfig, run_pretrain
 
@@ -196,7 +197,7 @@ def test_the_released_variant_is_pretrained_and_continued(corpus, tmp_path):
     parts = summary.last.parts
     assert parts["loss_agent"] > 1  # a cross-entropy over 128 prototypes begins near log(128)
     assert summary.last.loss == pytest.approx(parts["loss_reconstruction"] + parts["loss_agent"], rel=1e-4)
-    with pytest.raises(ConfigError, match="variant: run released, asked paper"):
+    with pytest.raises(ConfigError, match="variant: run released, asked motion"):
         run_pretrain(corpus.pairs, tmp_path / "run", PretrainConfig(preset="tiny", steps=3, batch_size=2))
-    with pytest.raises(ConfigError, match="variant is 'other'; allowed are paper, released"):
+    with pytest.raises(ConfigError, match="variant is 'other'; allowed are motion, paper, released"):
         PretrainConfig(variant="other")

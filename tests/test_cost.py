@@ -5,8 +5,9 @@ import torch
 
 from mbert.model.config import VARIANTS, MicronBertConfig
 from mbert.model.cost import step_cost
+from mbert.model.draws import Draws
 from mbert.model.micron_bert import MicronBert
-from mbert.model.objective import Draws, ObjectiveConfig, pretraining_losses
+from mbert.model.objective import ObjectiveConfig, pretraining_losses
 
 CONFIG = MicronBertConfig(
     image_size=32, patch_size=8, dim=16, depth=2, heads=2, decoder_dim=8, decoder_depth=1, decoder_heads=2

@@ -16,12 +16,20 @@ from mbert.model.optim import adamw, set_learning_rate
 CONFIG = MicronBertConfig(
     image_size=112, dim=16, depth=1, heads=2, decoder_dim=12, decoder_depth=1, decoder_heads=2, agent="none"
 )
-SIZES = {"change": 49 * 16, "dma": 49 * 16, "dma_both": 2 * 49 * 16, "map": 14**2, "distance": 14**2}
+SIZES = {
+    "change": 49 * 16,
+    "dma": 49 * 16,
+    "dma_both": 2 * 49 * 16,
+    "map": 14**2,
+    "distance": 14**2,
+    "motion": 2 * 14**2,
+}
+MOTION = dataclasses.replace(CONFIG, attention="motion", motion_dim=16, motion_depth=1)
 
 
-def build(**changes):
+def build(config=CONFIG, **changes):
     torch.manual_seed(0)
-    return MicronBert(dataclasses.replace(CONFIG, **changes)).eval()
+    return MicronBert(dataclasses.replace(config, **changes)).eval()
 
 
 @pytest.fixture
@@ -39,11 +47,11 @@ def regions(tokens):
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_each_input_has_its_size_and_is_finite(name, frames):
-    model = build()
+    model = build(MOTION if name == "motion" else CONFIG)
     found = pair_inputs(model, *frames, [name])
     assert found.shape == (2, SIZES[name])
     assert found.dtype == torch.float32
-    assert num_features(CONFIG, [name]) == SIZES[name]
+    assert num_features(model.config, [name]) == SIZES[name]
     assert torch.isfinite(pair_inputs(model, frames[0], frames[0], [name])).all()
 
 
@@ -56,7 +64,7 @@ def test_inputs_stand_side_by_side_in_the_order_of_their_names(frames):
 
 
 def test_the_frames_are_encoded_once_for_all_inputs(frames):
-    model, calls = build(), []
+    model, calls = build(MOTION), []
     model.encoder.register_forward_hook(lambda module, given, found: calls.append(given[0].shape))
     pair_inputs(model, *frames, INPUTS)
     assert calls == [(4, 3, 112, 112)]
@@ -103,6 +111,15 @@ def test_the_map_is_the_diagonal_and_the_interest_between_their_own_ends(frames)
 
 
 @torch.no_grad()
+def test_with_attention_motion_the_map_is_a_probability_and_motion_the_displacement(frames):
+    model = build(MOTION)
+    motion = model.motion_of(*model.encode_frames(*frames))
+    assert torch.allclose(pair_inputs(model, *frames, ["map"]), motion.moved, atol=1e-6)
+    both = motion.displacement.mT.flatten(1)  # all x, then all y; 14 x 14 regions of 14 x 14 patches
+    assert torch.allclose(pair_inputs(model, *frames, ["motion"]), both, atol=1e-6)
+
+
+@torch.no_grad()
 def test_the_distance_is_the_weighted_length_of_the_change(frames):
     model = build()
     (_, p_t0), (c_t1, p_t1) = (model.encode(images) for images in frames)
@@ -113,8 +130,8 @@ def test_the_distance_is_the_weighted_length_of_the_change(frames):
 
 def test_wrong_inputs_are_refused():
     for inputs, message in (
-        ((), "inputs is empty; at least one is needed of change, dma, dma_both, map, distance"),
-        (("chang",), "inputs has 'chang'; allowed are change, dma, dma_both, map, distance"),
+        ((), "inputs is empty; at least one is needed of change, dma, dma_both, map, distance, motion"),
+        (("chang",), "inputs has 'chang'; allowed are change, dma, dma_both, map, distance, motion"),
         (("map", "map"), "inputs has map twice"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -123,16 +140,24 @@ def test_wrong_inputs_are_refused():
             ClassifierConfig(classes=("a", "b"), num_features=3, image_size=112, inputs=inputs)
     full = dataclasses.replace(CONFIG, attention="full", poi=False)
     for name in ("dma", "dma_both"):
-        with pytest.raises(ConfigError, match=f"inputs has {name}, which needs the diagonal.*attention='full'"):
+        with pytest.raises(
+            ConfigError, match=f"{name}, which needs attention='diagonal' or 'motion'.*'full' and can give"
+        ):
             num_features(full, [name])
+    for config in (CONFIG, full):
+        with pytest.raises(ConfigError, match=r"motion, which needs attention='motion'.*can give change, .*distance$"):
+            num_features(config, ["motion"])
     assert num_features(full, ["map", "distance", "change"]) == 2 * 196 + 784
 
 
 @pytest.mark.parametrize("inputs", [*((name,) for name in INPUTS), ("change", "dma_both", "map")], ids="+".join)
-def test_a_classifier_learns_from_each_input_and_is_loaded_with_it(frames, inputs, tmp_path):
-    model, before = build(), build().state_dict()
+@pytest.mark.parametrize("backbone", [CONFIG, MOTION], ids=lambda config: config.attention)
+def test_a_classifier_learns_from_each_input_and_is_loaded_with_it(frames, backbone, inputs, tmp_path):
+    if "motion" in inputs and backbone is CONFIG:
+        return  # it has none
+    model, before = build(backbone), build(backbone).state_dict()
     config = ClassifierConfig(
-        classes=("a", "b"), num_features=num_features(CONFIG, inputs), image_size=112, inputs=inputs
+        classes=("a", "b"), num_features=num_features(backbone, inputs), image_size=112, inputs=inputs
     )
     classifier = Classifier(model, config).train()
     optimizer = adamw(classifier, weight_decay=0.0)
@@ -144,7 +169,7 @@ def test_a_classifier_learns_from_each_input_and_is_loaded_with_it(frames, input
     optimizer.step()
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     parts = {name.split(".")[1] for name in changed if name.startswith("micro_attention.")}
-    assert parts == set(micro_attention_parts(inputs)) - {"proj"}  # it has no weights with the paper's roles
+    assert parts == set(micro_attention_parts(backbone, inputs)) - {"proj"}  # it has no weights with the paper's roles
     assert {name.split(".")[0] for name in changed} <= {"encoder", "micro_attention"}
     classifier.eval().save(tmp_path, None)
     again = Classifier.from_pretrained(tmp_path).eval()

@@ -87,10 +87,11 @@ def pretrain(
         typer.Option(help="Size of the model; `small` is the paper's.", show_default="small with a GPU, else tiny"),
     ] = None,
     variant: Annotated[
-        Literal["paper", "released"] | None,
+        Literal["motion", "paper", "released"] | None,
         typer.Option(
-            help="The paper's model and loss, or those of the authors' released code (docs/model.md).",
-            show_default="paper",
+            help="The paper's model with a diagonal that learns what moved, the paper's as published, or that of the "
+            "authors' released code (docs/model.md).",
+            show_default="motion",
         ),
     ] = None,
     steps: StepsOption = None,

@@ -63,7 +63,7 @@ class Classifier(nn.Module):
         self.head = _build_head(config)
         backbone.requires_grad_(False)
         backbone.encoder.requires_grad_(not frozen)
-        for name in micro_attention_parts(config.inputs):
+        for name in micro_attention_parts(backbone.config, config.inputs):
             getattr(backbone.micro_attention, name).requires_grad_(not frozen)
 
     def forward(self, t0: Tensor, t1: Tensor) -> Tensor:

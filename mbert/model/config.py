@@ -7,7 +7,7 @@ from mbert import ConfigError
 
 _CHOICES = {
     "roles": ("paper", "released"),
-    "attention": ("diagonal", "full"),
+    "attention": ("diagonal", "full", "motion"),
     "agent": ("mse", "mse_ema", "dino", "none"),
     "in_chans": (1, 3),
 }
@@ -31,8 +31,12 @@ class MicronBertConfig:
     # layer behind, as in the authors' code.
     roles: Literal["paper", "released"] = "paper"
     # diagonal: each patch's attention to its own position scales its value. full: ordinary cross-attention, as in the
-    # authors' released weights.
-    attention: Literal["diagonal", "full"] = "diagonal"
+    # authors' released weights. motion: the diagonal is the probability that the patch kept its place beside the head,
+    # learned from local motion that is drawn onto crops; see motion.py.
+    attention: Literal["diagonal", "full", "motion"] = "diagonal"
+    motion_dim: int = 96  # of the small transformer of attention `motion`
+    motion_depth: int = 2
+    motion_heads: int = 4
     poi: bool = True  # whether the Patch of Interest scales the diagonal
     # What the contextual token of a crop of t1 learns from. mse: the token of t1, which takes no gradient. mse_ema: the
     # token that a moving average of the encoder gives t1. dino: the released code's way, see agent.py.
@@ -44,7 +48,8 @@ class MicronBertConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(map(str, allowed))}")
         if self.poi and self.attention == "full":
             raise ConfigError("poi=True with attention='full' is not supported: PoI scales the diagonal; use poi=False")
-        for name in ("image_size", "patch_size", "dim", "depth", "heads", "decoder_dim", "decoder_depth", "mlp_ratio"):
+        sizes = ("image_size", "patch_size", "dim", "depth", "heads", "decoder_dim", "decoder_depth", "mlp_ratio")
+        for name in (*sizes, "motion_dim", "motion_depth", "motion_heads"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.image_size % self.patch_size:
@@ -52,6 +57,7 @@ class MicronBertConfig:
         for name, dim, heads in (
             ("dim", self.dim, self.heads),
             ("decoder_dim", self.decoder_dim, self.decoder_heads),
+            ("motion_dim", self.motion_dim, self.motion_heads),
         ):
             if dim % heads or dim % 4:
                 raise ConfigError(f"{name} {dim} must be a multiple of its {heads} heads and of 4")
@@ -67,8 +73,10 @@ class MicronBertConfig:
         return self.grid**2
 
 
-# Paper and released code disagree; docs/model.md has the table. Use as `MicronBertConfig(**VARIANTS["released"])`.
+# Paper and released code disagree; docs/model.md has the table. `motion` is ours: the paper's, with a diagonal that
+# learns what moved. Use as `MicronBertConfig(**VARIANTS["released"])`.
 VARIANTS: dict[str, dict[str, Any]] = {
+    "motion": {"roles": "paper", "attention": "motion", "poi": True, "agent": "mse"},
     "paper": {"roles": "paper", "attention": "diagonal", "poi": True, "agent": "mse"},
     "released": {"roles": "released", "attention": "full", "poi": False, "agent": "dino"},
 }

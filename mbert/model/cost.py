@@ -11,8 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mbert.model.config import MicronBertConfig
+from mbert.model.draws import Draws
 from mbert.model.micron_bert import MicronBert
-from mbert.model.objective import Draws, ObjectiveConfig, pretraining_losses
+from mbert.model.objective import ObjectiveConfig, pretraining_losses
 
 _LEARNED_BYTES = 16  # weight, gradient and AdamW's two moments, 32 bits each
 

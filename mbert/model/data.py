@@ -174,11 +174,25 @@ def normalize(images: Tensor, in_chans: int = 3) -> Tensor:
     return (images - mean[:, None, None]) / std[:, None, None]
 
 
-def denormalize(images: Tensor) -> npt.NDArray[np.uint8]:
-    """What `normalize` gave, (B, C, H, W) of 3 or 1 channels, as pictures: (B, H, W, 3) uint8."""
+def levels_of(images: Tensor) -> Tensor:
+    """What `normalize` gave, (B, C, H, W) of 3 or 1 channels, in 0-255 again; float32, not rounded."""
     mean, std = torch.tensor(_MEAN, device=images.device), torch.tensor(_STD, device=images.device)
     if images.shape[1] == 1:
         mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
-    pixels = (images.float() * std[:, None, None] + mean[:, None, None]) * 255
+    return (images.float() * std[:, None, None] + mean[:, None, None]) * 255
+
+
+def luma_of(images: Tensor) -> Tensor:
+    """The luma of what `normalize` gave, (B, 1, H, W) in 0-255."""
+    levels = levels_of(images)
+    if levels.shape[1] == 1:
+        return levels
+    weights = torch.tensor(_LUMA, device=images.device)[:, None, None]
+    return (levels * weights).sum(dim=1, keepdim=True)
+
+
+def denormalize(images: Tensor) -> npt.NDArray[np.uint8]:
+    """What `normalize` gave, (B, C, H, W) of 3 or 1 channels, as pictures: (B, H, W, 3) uint8."""
+    pixels = levels_of(images)
     shown: npt.NDArray[np.uint8] = pixels.clamp(0, 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return np.repeat(shown, 3 // shown.shape[-1], axis=-1)

@@ -7,6 +7,7 @@ from typing import Literal
 from mbert import ConfigError
 from mbert.manifests.classes import ClassMap, class_map
 from mbert.manifests.folds import PROTOCOLS, EvalProtocol
+from mbert.model.config import MicronBertConfig
 from mbert.model.features import check_inputs
 from mbert.model.finetune import FinetuneConfig
 from mbert.model.probe import SELECT, Select
@@ -28,7 +29,7 @@ class EvalConfig:
     datasets: tuple[str, ...] = ()  # that take part; empty: those of the protocol, or all
     mode: Mode = "probe"  # linear heads on a frozen encoder, or all of it trained per fold
     select: Select = "fixed"  # how a fold chooses: not at all, on an inner split, or on its test side (for comparison)
-    inputs: tuple[str, ...] | None = None  # what the head looks at, names as in features.py; None: by the mode
+    inputs: tuple[str, ...] | None = None  # what the head looks at, names as in features.py; None: by mode and model
     frames: int = 1  # between onset and apex, the apex included
     baselines: tuple[str, ...] = BASELINES
     seeds: int = 1  # runs with a seed each; the folds stay the same
@@ -48,7 +49,8 @@ class EvalConfig:
         for name in ("frames", "seeds"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        check_inputs(self.chosen_inputs)
+        if self.inputs:
+            check_inputs(self.inputs)
         plain = FinetuneConfig()
         for name in ("classes", "inputs", "seed", "exclude_subjects"):
             if getattr(self.finetune, name) != getattr(plain, name):
@@ -61,12 +63,15 @@ class EvalConfig:
         if self.class_map is None and self.select != "fixed":
             raise ConfigError(f"select is {self.select!r}; for action units it is fixed")
 
-    @property
-    def chosen_inputs(self) -> tuple[str, ...]:
-        """What was asked for, or what suits the mode: a linear head finds most in how far each place has moved
-        (docs/model.md); what trains the encoder may see which way.
+    def inputs_for(self, model: MicronBertConfig) -> tuple[str, ...]:
+        """What was asked for, or what suits the mode and the model: a linear head finds most in how each place has
+        moved (docs/model.md); what trains the encoder may see how its tokens change.
         """
-        return self.inputs or (("distance",) if self.mode == "probe" else ("change",))
+        if self.inputs:
+            return self.inputs
+        if self.mode == "finetune":
+            return ("change",)
+        return ("motion",) if model.attention == "motion" else ("distance",)
 
     @property
     def rules(self) -> EvalProtocol:

@@ -140,7 +140,7 @@ def run_eval(
         class_version=classes.version if classes else None,
         mode=config.mode,
         select=config.select,
-        inputs=config.chosen_inputs,
+        inputs=config.inputs_for(methods.model.config),
         frames=config.frames,
         seeds=list(range(config.seed, config.seed + config.seeds)),
         num_samples=len(tested),
@@ -238,7 +238,7 @@ def _known(tested: Iterable[str], seen: Iterable[str]) -> list[str]:
 
 def _about(methods: Methods) -> dict[str, str]:
     """Hashes: of what two evaluations must have in common to be compared, and of what tells them apart."""
-    settings = {**dataclasses.asdict(methods.config), "inputs": methods.config.chosen_inputs}
+    settings = {**dataclasses.asdict(methods.config), "inputs": methods.config.inputs_for(methods.model.config)}
     settings.pop("workers")
     settings.pop("baselines")
     sides = [[fold.train, fold.test] for fold in methods.folds]

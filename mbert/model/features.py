@@ -18,10 +18,11 @@ REGIONS = 7  # features are averaged over 7 x 7 regions of the face: about a bro
 MAP_REGIONS = 2 * REGIONS  # what has one number for each place may be finer
 
 # change: P(t1) - P(t0). dma: the gated values of Micro-Attention, P(t1) asking, P(t0) answering. dma_both: these, and
-# those of the frames the other way round. map: the model's map of change. distance:
-# the length of the change. All are weighted by the Patch of Interest where the model has it.
-INPUTS = ("change", "dma", "dma_both", "map", "distance")
-_GATED = ("dma", "dma_both")
+# those of the frames the other way round. map: the model's map of change. distance: the length of the change. motion:
+# how far each patch moved beside the head, x and y; of models with attention `motion`. All but this one and the map of
+# such models are weighted by the Patch of Interest where the model has it.
+INPUTS = ("change", "dma", "dma_both", "map", "distance", "motion")
+_NEEDS = {"dma": ("diagonal", "motion"), "dma_both": ("diagonal", "motion"), "motion": ("motion",)}  # attention
 
 
 def pair_inputs(model: MicronBert, t0: Tensor, t1: Tensor, inputs: Sequence[str] = ("change",)) -> Tensor:
@@ -40,6 +41,7 @@ def num_features(config: MicronBertConfig, inputs: Sequence[str] = ("change",)) 
     check_inputs(inputs, config)
     wide = REGIONS**2 * config.dim
     each = {"change": wide, "dma": wide, "dma_both": 2 * wide, "map": MAP_REGIONS**2, "distance": MAP_REGIONS**2}
+    each["motion"] = 2 * MAP_REGIONS**2
     return sum(each[name] for name in inputs)
 
 
@@ -53,23 +55,27 @@ def check_inputs(inputs: Sequence[str], config: MicronBertConfig | None = None) 
             raise ConfigError(f"inputs has {name!r}; allowed are {allowed}")
         if name in inputs[:place]:
             raise ConfigError(f"inputs has {name} twice; give each once")
-        if name in _GATED and config is not None and config.attention != "diagonal":
+        needed = _NEEDS.get(name, ())
+        if needed and config is not None and config.attention not in needed:
+            possible = [each for each in INPUTS if config.attention in _NEEDS.get(each, (config.attention,))]
             raise ConfigError(
-                f"inputs has {name}, which needs the diagonal of Micro-Attention; this model has attention="
-                f"{config.attention!r} and can give {', '.join(each for each in INPUTS if each not in _GATED)}"
+                f"inputs has {name}, which needs attention={' or '.join(map(repr, needed))}; this model has attention="
+                f"{config.attention!r} and can give {', '.join(possible)}"
             )
 
 
-def micro_attention_parts(inputs: Sequence[str]) -> tuple[str, ...]:
+def micro_attention_parts(config: MicronBertConfig, inputs: Sequence[str]) -> tuple[str, ...]:
     """Which layers of the Micro-Attention the inputs are made with: these can be learned from labels."""
-    if any(name in _GATED for name in inputs):
-        return ("to_q", "to_k", "to_v", "proj")
-    return ("to_q", "to_k") if "map" in inputs else ()
+    diagonal = ("motion",) if config.attention == "motion" else ("to_q", "to_k")
+    if {"dma", "dma_both"} & {*inputs}:
+        return (*diagonal, "to_v", "proj")
+    return diagonal if {"map", "motion"} & {*inputs} else ()
 
 
 def parts_behind(model: MicronBert, inputs: Sequence[str]) -> list[nn.Module]:
     """The modules that decide the inputs."""
-    return [model.encoder, *(getattr(model.micro_attention, name) for name in micro_attention_parts(inputs))]
+    parts = micro_attention_parts(model.config, inputs)
+    return [model.encoder, *(getattr(model.micro_attention, name) for name in parts)]
 
 
 def join_steps(steps: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
@@ -94,32 +100,31 @@ class _EncodedPair:
 
     def __init__(self, model: MicronBert, t0: Tensor, t1: Tensor) -> None:
         self._model = model
-        context, patches = model.encode(torch.cat([t0, t1]))
-        self._c_t0, self._c_t1 = context.chunk(2)  # (B, D)
-        self._p_t0, self._p_t1 = patches.chunk(2)  # (B, N, D)
+        self._t0, self._t1 = model.encode_frames(t0, t1)
 
     def change(self) -> Tensor:
-        return self._pooled(self._weighted(self._p_t1 - self._p_t0))
+        return self._pooled(self._weighted(self._t1.patches - self._t0.patches))
 
     def dma(self) -> Tensor:
-        return self._pooled(self._model.compare(self._p_t0, self._p_t1, self._c_t1).micro)
+        return self._pooled(self._model.compare(self._t0, self._t1).micro)
 
     def dma_both(self) -> Tensor:
-        back = self._model.compare(self._p_t1, self._p_t0, self._c_t0).micro
-        return torch.cat([self.dma(), self._pooled(back)], dim=1)
+        return torch.cat([self.dma(), self._pooled(self._model.compare(self._t1, self._t0).micro)], dim=1)
 
     def map(self) -> Tensor:
-        changed = self._model.change_of(self._p_t0, self._p_t1, self._c_t1)
-        return self._pooled(changed[..., None], MAP_REGIONS)
+        return self._pooled(self._model.change_of(self._t0, self._t1)[..., None], MAP_REGIONS)
 
     def distance(self) -> Tensor:
-        change = self._weighted(self._p_t1 - self._p_t0)
+        change = self._weighted(self._t1.patches - self._t0.patches)
         return self._pooled(torch.linalg.vector_norm(change.float(), dim=-1, keepdim=True), MAP_REGIONS)
+
+    def motion(self) -> Tensor:
+        return self._pooled(self._model.motion_of(self._t0, self._t1).displacement, MAP_REGIONS)
 
     def _weighted(self, tokens: Tensor) -> Tensor:
         if not self._model.config.poi:
             return tokens
-        return tokens * patch_of_interest(self._c_t1, self._p_t1)[..., None]
+        return tokens * patch_of_interest(self._t1.context, self._t1.patches)[..., None]
 
     def _pooled(self, tokens: Tensor, regions: int = REGIONS) -> Tensor:
         maps = rearrange(tokens.float(), "b (h w) d -> b d h w", h=self._model.config.grid)
@@ -132,4 +137,5 @@ _MAKERS: dict[str, Callable[[_EncodedPair], Tensor]] = {
     "dma_both": _EncodedPair.dma_both,
     "map": _EncodedPair.map,
     "distance": _EncodedPair.distance,
+    "motion": _EncodedPair.motion,
 }

@@ -108,7 +108,7 @@ class Methods:
         if method == "optical_flow":
             return self._kept("optical flow", [], flow_features)
         model = self.model if method == OURS else random_model(self.model.config, seed)
-        weights, inputs, frames = hash_weights(model), self.config.chosen_inputs, self.config.frames
+        weights, inputs, frames = hash_weights(model), self.config.inputs_for(model.config), self.config.frames
 
         def compute(pairs: Sequence[FramePair]) -> Features:
             return pair_features(model, pairs, inputs)
@@ -176,7 +176,11 @@ class Methods:
 
     def _by_finetuning(self, seed: int) -> Predictions:
         config = dataclasses.replace(
-            self.config.finetune, inputs=self.config.chosen_inputs, seed=seed, picture_every=0, report_to="none"
+            self.config.finetune,
+            inputs=self.config.inputs_for(self.model.config),
+            seed=seed,
+            picture_every=0,
+            report_to="none",
         )
         tasks = [
             FinetuneTask(

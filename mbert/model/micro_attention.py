@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mbert.model.config import MicronBertConfig
+from mbert.model.motion import MotionHead
 
 _ROWS = 128  # of the attention at a time: what a GPU does at once, and little memory
 
@@ -19,14 +20,19 @@ class MicroAttention(nn.Module):
 
     A = softmax(Q K^T / sqrt(D)) over the keys (paper, eq. 8; the scale as in the released code). One head, as
     published. Whose tokens Q and K are made of is `config.roles`; values are always those of ts (t0 after training).
+    With `config.attention` motion, `motion` says how likely each patch kept its place, and there are no Q and K.
     """
 
     def __init__(self, config: MicronBertConfig) -> None:
         super().__init__()
         self.roles = config.roles
         self.scale = config.dim**-0.5
-        self.to_q = nn.Linear(config.dim, config.dim)
-        self.to_k = nn.Linear(config.dim, config.dim)
+        self.motion: MotionHead | None = None
+        if config.attention == "motion":
+            self.motion = MotionHead(config)
+        else:
+            self.to_q = nn.Linear(config.dim, config.dim)
+            self.to_k = nn.Linear(config.dim, config.dim)
         self.to_v = nn.Linear(config.dim, config.dim)
         self.proj = nn.Linear(config.dim, config.dim) if config.roles == "released" else nn.Identity()
 

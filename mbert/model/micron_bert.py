@@ -10,6 +10,7 @@ the Patch of Interest: both are 1 on average for uniform attention. No normalisa
 decoder's first linear layer: a LayerNorm there would divide the gate away again.
 """
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -29,7 +30,17 @@ from mbert import ModelError
 from mbert.model.agent import DinoAgent, EmaAgent
 from mbert.model.config import MicronBertConfig
 from mbert.model.micro_attention import MicroAttention, patch_of_interest
+from mbert.model.motion import Motion
 from mbert.model.weights import CONFIG, STATE, WEIGHTS, TrainingState, model_folder, read_model, read_state, write_model
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frames:
+    """Normalised frames and what the encoder makes of them."""
+
+    images: Tensor  # (B, C, H, W)
+    context: Tensor  # (B, D) contextual token
+    patches: Tensor  # (B, N, D)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,7 +50,9 @@ class PairEncoding:
     t0: Tensor  # (B, N, D) tokens of the answering frame
     t1: Tensor  # (B, N, D)
     context: Tensor  # (B, D) contextual token of t1
-    diagonal: Tensor | None  # (B, N) attention of each patch to its own position, times N: small where it changed
+    # (B, N) attention of each patch to its own position, times N, or the probability that it kept its place: small
+    # where it changed. None with full attention.
+    diagonal: Tensor | None
     interest: Tensor | None  # (B, N) Patch of Interest, mean 1
     micro: Tensor  # (B, N, D) P_dma, the gated values; with full attention, its output
 
@@ -52,6 +65,7 @@ class PretrainOutput:
     context: Tensor  # (B, D) contextual token of t1
     views: Tensor | None  # (V * B, D) contextual tokens of the crops of t1
     pair: PairEncoding
+    motion: Motion | None  # between the frames of the warped pairs
 
 
 layer_norm = functools.partial(nn.LayerNorm, eps=1e-6)  # the released checkpoint's epsilon
@@ -145,20 +159,30 @@ class MicronBert(
             self.agent = EmaAgent(Encoder(config), self.encoder)
 
     def forward(
-        self, t0: Tensor, t1: Tensor, swap_mask: Tensor, crops: Tensor | None = None, small_crops: Tensor | None = None
+        self,
+        t0: Tensor,
+        t1: Tensor,
+        swap_mask: Tensor,
+        crops: Tensor | None = None,
+        small_crops: Tensor | None = None,
+        warped: tuple[Tensor, Tensor] | None = None,
     ) -> PretrainOutput:
         """Training: restore t0 from what the swapped frame ts and the reference t1 have to say about each other.
 
         `swap_mask` (B, N) is True where ts shows t1. The contextual agent looks at `crops` of t1 at full size,
-        (V * B, C, H, W), and at `small_crops` of another size.
+        (V * B, C, H, W), and at `small_crops` of another size. Attention `motion` learns from the `warped` frames,
+        two of (B, C, H, W); swapped squares move in no way that it should learn.
         """
         ts = swap_patches(t0, t1, swap_mask, self.config.patch_size)
-        context, patches = self.encode(torch.cat([ts, t1]))
-        p_ts, p_t1 = patches.chunk(2)
-        c_t1 = context[len(t0) :]
+        of_ts, of_t1, *of_warped = self.encode_frames(ts, t1, *([] if warped is None else [warped[1]]))
         views = [self.encoder.context(images) for images in (crops, small_crops) if images is not None]
-        pair = self.compare(p_ts, p_t1, c_t1)
-        return PretrainOutput(self.decode(pair.micro), c_t1, torch.cat(views) if views else None, pair)
+        with torch.no_grad() if self.config.attention == "motion" else contextlib.nullcontext():
+            diagonal = self.diagonal_of(of_ts, of_t1) if self.config.attention != "full" else None
+        pair = self._gate(of_ts, of_t1, diagonal)
+        motion = None
+        if warped is not None and self.micro_attention.motion is not None:
+            motion = self.micro_attention.motion(*warped, of_warped[0].patches)
+        return PretrainOutput(self.decode(pair.micro), pair.context, torch.cat(views) if views else None, pair, motion)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) -> contextual token (B, D) and patch tokens (B, N, D), both normalised."""
@@ -167,33 +191,39 @@ class MicronBert(
 
     def encode_pair(self, t0: Tensor, t1: Tensor) -> PairEncoding:
         """Use after training: nothing is swapped, P(t0) stands where P(ts) stood."""
-        context, patches = self.encode(torch.cat([t0, t1]))
-        p_t0, p_t1 = patches.chunk(2)
-        return self.compare(p_t0, p_t1, context.chunk(2)[1])
+        return self.compare(*self.encode_frames(t0, t1))
+
+    def encode_frames(self, *frames: Tensor) -> list[Frames]:
+        """Some frames of the same pairs, (B, C, H, W) each, in one pass of the encoder."""
+        context, patches = self.encode(torch.cat(frames))
+        parts = zip(frames, context.chunk(len(frames)), patches.chunk(len(frames)), strict=True)
+        return [Frames(*part) for part in parts]
 
     def attention_map(self, t0: Tensor, t1: Tensor) -> Tensor:
-        """N * diag(A) as a picture, (B, H / patch, W / patch), whichever attention the model was trained with."""
-        _, patches = self.encode(torch.cat([t0, t1]))
-        diagonal = self.micro_attention.diagonal(*patches.chunk(2))
+        """The diagonal as a picture, (B, H / patch, W / patch), whatever attention the model has."""
+        diagonal = self.diagonal_of(*self.encode_frames(t0, t1))
         return rearrange(diagonal, "b (h w) -> b h w", h=t0.shape[2] // self.config.patch_size)
 
     def change_map(self, t0: Tensor, t1: Tensor) -> Tensor:
         """Where t1 differs from t0, (B, H / patch, W / patch) in [0, 1]: the map that is shown and scored."""
-        context, patches = self.encode(torch.cat([t0, t1]))
-        p_t0, p_t1 = patches.chunk(2)
-        change = self.change_of(p_t0, p_t1, context.chunk(2)[1])
+        change = self.change_of(*self.encode_frames(t0, t1))
         return rearrange(change, "b (h w) -> b h w", h=t0.shape[2] // self.config.patch_size)
 
-    def change_of(self, p_t0: Tensor, p_t1: Tensor, context: Tensor) -> Tensor:
-        """`change_map` of encoded frames, (B, N): the diagonal between its own ends, 1 where it is smallest, times PoI
-        as a share of its own maximum. How strong an expression is as a whole is lost, as in a picture of it.
+    def change_of(self, t0: Frames, t1: Frames) -> Tensor:
+        """`change_map` of encoded frames, (B, N).
+
+        With attention `motion` the probability that a patch moved. Else the diagonal between its own ends, 1 where it
+        is smallest, times PoI as a share of its own maximum: how strong an expression is as a whole is lost, as in a
+        picture of it.
         """
-        diagonal = self.micro_attention.diagonal(p_t0, p_t1)
+        diagonal = self.diagonal_of(t0, t1)
+        if self.config.attention == "motion":
+            return 1 - diagonal
         low, high = diagonal.amin(dim=1, keepdim=True), diagonal.amax(dim=1, keepdim=True)
         change = (high - diagonal) / (high - low).clamp(min=1e-12)
         if not self.config.poi:
             return change
-        interest = patch_of_interest(context, p_t1)
+        interest = patch_of_interest(t1.context, t1.patches)
         return change * interest / interest.amax(dim=1, keepdim=True)
 
     def interest_map(self, images: Tensor) -> Tensor:
@@ -201,15 +231,31 @@ class MicronBert(
         interest = patch_of_interest(*self.encode(images))
         return rearrange(interest, "b (h w) -> b h w", h=images.shape[2] // self.config.patch_size)
 
-    def compare(self, p_t0: Tensor, p_t1: Tensor, context: Tensor) -> PairEncoding:
-        """What Micro-Attention makes of encoded frames: tokens (B, N, D) of both, contextual token (B, D) of t1."""
-        if self.config.attention == "full":
-            return PairEncoding(p_t0, p_t1, context, None, None, self.micro_attention.full(p_t0, p_t1))
-        diagonal = self.micro_attention.diagonal(p_t0, p_t1)
-        interest = patch_of_interest(context, p_t1) if self.config.poi else None
+    def motion_of(self, t0: Frames, t1: Frames) -> Motion:
+        """Which patches moved beside the head, and where to; raises ModelError without attention `motion`."""
+        if self.micro_attention.motion is None:
+            raise ModelError(f"this model has attention={self.config.attention!r}; motion needs attention='motion'")
+        found: Motion = self.micro_attention.motion(t0.images, t1.images, t1.patches)
+        return found
+
+    def diagonal_of(self, t0: Frames, t1: Frames) -> Tensor:
+        """The diagonal of encoded frames, (B, N): small where a patch changed, whichever attention is configured."""
+        if self.config.attention == "motion":
+            return 1 - self.motion_of(t0, t1).moved
+        return self.micro_attention.diagonal(t0.patches, t1.patches)
+
+    def compare(self, t0: Frames, t1: Frames) -> PairEncoding:
+        """What Micro-Attention makes of encoded frames."""
+        return self._gate(t0, t1, None if self.config.attention == "full" else self.diagonal_of(t0, t1))
+
+    def _gate(self, t0: Frames, t1: Frames, diagonal: Tensor | None) -> PairEncoding:
+        if diagonal is None:
+            micro = self.micro_attention.full(t0.patches, t1.patches)
+            return PairEncoding(t0.patches, t1.patches, t1.context, None, None, micro)
+        interest = patch_of_interest(t1.context, t1.patches) if self.config.poi else None
         weight = diagonal if interest is None else diagonal * interest  # W, the paper's diag(A) * S
-        micro = self.micro_attention.gated(weight, p_t0)  # W * V(P_ts), the paper's P_dma
-        return PairEncoding(p_t0, p_t1, context, diagonal, interest, micro)
+        micro = self.micro_attention.gated(weight, t0.patches)  # W * V(P_ts), the paper's P_dma
+        return PairEncoding(t0.patches, t1.patches, t1.context, diagonal, interest, micro)
 
     def decode(self, micro: Tensor) -> Tensor:
         """Gated values (B, N, D) -> predicted patches (B, N, P)."""
@@ -265,6 +311,8 @@ class MicronBert(
                     nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.encoder.patch_embed.weight.view(self.config.dim, -1))
         nn.init.normal_(self.encoder.contextual_token, std=0.02)
+        if self.micro_attention.motion is not None:  # little is said at first: squared pixels would shake the encoder
+            nn.init.normal_(self.micro_attention.motion.to_motion.weight, std=0.01)
 
 
 def _download(name: str, hub: dict[str, Any]) -> Path:

@@ -1,6 +1,7 @@
 """What μ-BERT learns from: Blockwise Swapping, the crop for the contextual agent, and both losses of the paper."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from mbert import ConfigError
 from mbert.model.agent import NUM_GLOBAL, NUM_LOCAL
+from mbert.model.draws import Draws
 from mbert.model.micron_bert import MicronBert, PretrainOutput, patchify
+from mbert.model.warp import WarpConfig, motion_loss, warped_pairs
 
 SwapDistribution = Literal["exact", "bernoulli", "uniform"]
 _DISTRIBUTIONS = ("exact", "bernoulli", "uniform")
@@ -30,6 +33,8 @@ class ObjectiveConfig:
     crop_size_ratio: float = 0.5  # side at which the agent's crop is encoded, in image sides
     # β / γ; not published. None: 1 with DINO; 0.01 with MSE, where 1 lets the token collapse (docs/model.md).
     agent_weight: float | None = None
+    motion_weight: float = 1.0  # of the loss of attention `motion`
+    warp: WarpConfig = dataclasses.field(default_factory=WarpConfig)  # what attention `motion` learns from
 
     def __post_init__(self) -> None:
         if not 0 < self.swap_ratio < 1:
@@ -42,8 +47,9 @@ class ObjectiveConfig:
         for name in ("crop_scale", "crop_size_ratio"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and at most 1")
-        if self.agent_weight is not None and self.agent_weight < 0:
-            raise ConfigError(f"agent_weight is {self.agent_weight}; it must not be negative")
+        for name in ("agent_weight", "motion_weight"):
+            if (weight := getattr(self, name)) is not None and weight < 0:
+                raise ConfigError(f"{name} is {weight}; it must not be negative")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,25 +59,8 @@ class Losses:
     total: Tensor
     reconstruction: Tensor  # L_r
     agent: Tensor  # L_agg
+    motion: Tensor  # of the warped pairs; 0 but for attention `motion`
     token_std: Tensor  # spread of the contextual token over the batch; its own size is about 1
-
-
-class Draws:
-    """Uniform numbers for some pairs of a global batch: a pair gets the same ones whoever holds it."""
-
-    def __init__(self, seed: int, rows: range, total: int | None = None) -> None:
-        """`rows` are the places of our pairs in the global batch, which has `total` pairs (default: there are no more).
-
-        The numbers are made on the CPU, so that every device draws the same.
-        """
-        self.rows = rows
-        self._total = len(rows) if total is None else total
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __call__(self, *shape: int) -> Tensor:
-        """(len(rows), *shape) numbers in [0, 1)."""
-        everybody = torch.rand(self._total, *shape, generator=self._generator)
-        return everybody[self.rows.start : self.rows.stop : self.rows.step]
 
 
 def pretraining_losses(
@@ -82,14 +71,19 @@ def pretraining_losses(
     draws: Draws,
     forward: Callable[..., PretrainOutput] | None = None,
 ) -> Losses:
-    """L = L_r + agent_weight * L_agg for normalised frames (B, C, H, W).
+    """L = L_r + agent_weight * L_agg (+ motion_weight * L_motion) for normalised frames (B, C, H, W).
 
     L_r = MSE(decoder output, I_t); L_agg = MSE(p^CT of I_{t+δ}, p^CT of a random crop of I_{t+δ}). The token of
     the whole frame is the target and takes no gradient: two tokens that may both move meet soonest at a constant.
     With the agent `mse_ema` a moving average of the encoder gives the target; with `dino`, L_agg is DINO's
-    cross-entropy over 2 large and 8 small crops. `forward` is the model as it is wrapped for several processes.
+    cross-entropy over 2 large and 8 small crops. L_motion, of attention `motion`, is that of frames made from t1 by
+    known local motion (`warp.py`). `forward` is the model as it is wrapped for several processes.
     """
     forward = forward or model
+    warped = None
+    if model.config.attention == "motion":
+        warped = warped_pairs(t1, model.config.patch_size, config.warp, draws)
+        forward = functools.partial(forward, warped=(warped.t0, warped.t1))
     size, patch_size = t1.shape[-1], model.config.patch_size
     mask = random_swap_mask(model.config.grid, config, draws, device=t0.device)
     agent = torch.zeros((), device=t0.device)
@@ -111,7 +105,13 @@ def pretraining_losses(
             agent = model.agent(output.views, t1)
     reconstruction = F.mse_loss(output.reconstruction, patchify(t0, patch_size))
     token_std = output.context.detach().std(dim=0).mean() if len(t0) > 1 else torch.ones((), device=t0.device)
-    return Losses(reconstruction + agent_weight(model, config) * agent, reconstruction, agent, token_std)
+    total = reconstruction + agent_weight(model, config) * agent
+    motion = torch.zeros((), device=t0.device)
+    if warped is not None:
+        assert output.motion is not None
+        motion = motion_loss(output.motion, warped.displacement)
+        total = total + config.motion_weight * motion
+    return Losses(total, reconstruction, agent, motion, token_std)
 
 
 def agent_weight(model: MicronBert, config: ObjectiveConfig) -> float:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mbert.manifests.store import replacing
 from mbert.model.data import denormalize, normalize, resize, stack_images
+from mbert.model.draws import Draws
 from mbert.model.micron_bert import MicronBert, swap_patches, unpatchify
-from mbert.model.objective import Draws, ObjectiveConfig, random_swap_mask
+from mbert.model.objective import ObjectiveConfig, random_swap_mask
 from mbert.shards.image import Image
 from mbert.shards.motion import Flow, optical_flow
 

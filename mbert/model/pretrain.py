@@ -18,10 +18,11 @@ from mbert.model.config import PRESETS, VARIANTS, MicronBertConfig
 from mbert.model.cost import StepCost, step_cost
 from mbert.model.data import Batch, normalize
 from mbert.model.device import Compute, Processes, joined_processes, pick_compute
+from mbert.model.draws import Draws
 from mbert.model.loader import PairLoader
 from mbert.model.loop import LoopConfig, LoopPlan, step_seed
 from mbert.model.micron_bert import MicronBert
-from mbert.model.objective import Draws, ObjectiveConfig, is_collapsed, pretraining_losses
+from mbert.model.objective import ObjectiveConfig, is_collapsed, pretraining_losses
 from mbert.model.pictures import picture_pairs
 from mbert.model.run_log import StepReport
 from mbert.model.runs import holding, settle_run, train_and_tell
@@ -42,7 +43,7 @@ class PretrainConfig(LoopConfig):
     """A pretraining run."""
 
     preset: str | None = None  # tiny, small or base
-    variant: str = "paper"  # or released: the authors' code, see docs/model.md
+    variant: str = "motion"  # or paper, or released: the authors' code; see docs/model.md
     ema_momentum: float = 0.997  # of the agent's teacher at the start, as in the released run
     grad_checkpointing: bool = False  # less memory, a third slower
     exclude_subjects: tuple[str, ...] = ()  # subjects or whole datasets never looked at, see `without_subjects`
@@ -212,7 +213,7 @@ class PretrainJob:
     def losses(
         self, forward: nn.Module, batch: Batch, rows: slice, places: range, total: int, step: int
     ) -> dict[str, Tensor]:
-        """Reconstruction and agent."""
+        """Reconstruction, agent and, with its attention, motion."""
         config = self.plan.config
         t0, t1 = self._frames(batch, rows)
         draws = Draws(step_seed(config.seed, step), places, total)
@@ -221,6 +222,7 @@ class PretrainJob:
             "loss": losses.total,
             "loss_reconstruction": losses.reconstruction,
             "loss_agent": losses.agent,
+            **({"loss_motion": losses.motion} if self.model.config.attention == "motion" else {}),
             "token_std": losses.token_std,
         }
 

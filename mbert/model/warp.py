@@ -1,0 +1,174 @@
+"""Local motion that is known, drawn onto real crops: what a motion head learns from, without a label.
+
+One crop gives both frames. Some smooth hills of motion are put onto one of them, anywhere: nothing is said about where
+action units lie. Both are then disturbed as two frames of a recording are, each by itself: the head drifts, the light
+and its colour drift, the sensor is noisy. What a head learns to ignore is what it is shown here.
+"""
+
+import dataclasses
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import reduce
+from torch import Tensor
+
+from mbert import ConfigError
+from mbert.model.data import levels_of, normalize
+from mbert.model.draws import Draws
+from mbert.model.motion import CROP_PX, Motion
+
+_HILLS = 4  # at most
+_SPREAD = (0.03, 0.11)  # of a hill: standard deviation in crop widths
+_LEAST = 0.1  # share of the largest head motion, noise and light at which they begin
+_DEGREES_PER_PX = 0.3  # of the head's rotation to its drift
+_HALF_PX = 0.3  # a motion of this length counts half: what is smaller cannot be seen, what is larger is plain
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class WarpConfig:
+    """How strongly crops are moved and disturbed; each strength is drawn anew for each pair, small ones more often."""
+
+    min_px: float = 0.25  # largest local motion of a pair, in pixels of a 224 px crop
+    max_px: float = 3.0
+    head_px: float = 3.0  # drift of the whole crop, at most this standard deviation
+    noise: float = 5.0  # of a pixel of a 224 px crop, at most this standard deviation, of 255
+    light: float = 0.04  # drift of gain, slope, colour and gamma, at most this standard deviation, 1 = all
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_px <= self.max_px:
+            raise ConfigError(f"warp: local motion is {self.min_px:g} to {self.max_px:g} px; it must be 0 < min <= max")
+        for name in ("head_px", "noise", "light"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"warp: {name} is {getattr(self, name):g}; it must not be negative")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WarpedPair:
+    """Two normalised frames (B, C, H, W), and how each patch moves between them beside the head."""
+
+    t0: Tensor
+    t1: Tensor
+    displacement: Tensor  # (B, N, 2), in pixels of a 224 px crop
+
+
+def warped_pairs(images: Tensor, patch_size: int, config: WarpConfig, draws: Draws) -> WarpedPair:
+    """Make a pair of each normalised crop (B, C, H, W); square ones."""
+    random = _Random(draws, images.device)
+    levels = levels_of(images)
+    size = images.shape[-1]
+    local = _local_motion(len(images), size, config, random)
+    apart = _head_motion(len(images), size, config, random)
+    # The whole crop is moved for both frames, or sharpness would tell which one is the original.
+    together = _head_motion(len(images), size, config, random)
+    t0 = _taken(_read(levels, together), config, random)
+    t1 = _taken(_read(levels, together - apart - local), config, random)
+    channels = images.shape[1]
+    displacement = reduce(local, "b (h p) (w q) d -> b (h w) d", "mean", p=patch_size, q=patch_size)
+    return WarpedPair(normalize(t0, channels), normalize(t1, channels), displacement)
+
+
+def motion_loss(found: Motion, displacement: Tensor) -> Tensor:
+    """Cross-entropy of whether each patch moved, and the squared error of its displacement (B, N, 2) in pixels.
+
+    A length l counts as moved by l / (l + 0.3 px).
+    """
+    length = displacement.norm(dim=-1)
+    moved = F.binary_cross_entropy_with_logits(found.logit, length / (length + _HALF_PX))
+    return moved + F.mse_loss(found.displacement, displacement)
+
+
+class _Random:
+    """Random numbers of each pair, on the device of its images."""
+
+    def __init__(self, draws: Draws, device: torch.device) -> None:
+        self._draws, self._device = draws, device
+
+    def uniform(self, low: float = 0.0, high: float = 1.0, count: int = 1) -> Tensor:
+        """(B, count), evenly between two values."""
+        return low + (high - low) * self._draws(count).to(self._device)
+
+    def log_uniform(self, low: float, high: float) -> Tensor:
+        """(B, 1), evenly on a logarithmic scale."""
+        if high == 0:
+            return torch.zeros_like(self.uniform())
+        return torch.exp(self.uniform(math.log(low), math.log(high)))
+
+    def normal(self, count: int = 1) -> Tensor:
+        """(B, count)."""
+        found: Tensor = torch.special.ndtri(self.uniform(1e-6, 1 - 1e-6, count))
+        return found
+
+
+def _axes(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """x and y of each pixel in crop widths from the centre, (S, S)."""
+    along = (torch.arange(size, device=device) + 0.5) / size - 0.5
+    y, x = torch.meshgrid(along, along, indexing="ij")
+    return x, y
+
+
+def _local_motion(batch: int, size: int, config: WarpConfig, random: _Random) -> Tensor:
+    """Up to _HILLS hills of motion, (B, S, S, 2) in pixels of a 224 px crop; of some pairs, none."""
+    count = (random.uniform() * (_HILLS + 1)).floor()
+    longest = random.log_uniform(config.min_px, config.max_px)
+    x, y = _axes(size, count.device)
+    field = torch.zeros(batch, size, size, 2, device=count.device)
+    for number in range(_HILLS):
+        centre, angle = random.uniform(-0.5, 0.5, 2), random.uniform(0, 2 * math.pi)
+        spread, height = random.log_uniform(*_SPREAD), random.uniform(0.5, 1.0) * (number < count)
+        distance = (x - centre[:, 0, None, None]) ** 2 + (y - centre[:, 1, None, None]) ** 2
+        hill = height[..., None] * torch.exp(-distance / (2 * spread[..., None] ** 2))
+        field += hill[..., None] * torch.cat([angle.cos(), angle.sin()], dim=1)[:, None, None]
+    peak = field.norm(dim=-1).flatten(1).amax(dim=1).clamp(min=0.3)  # hills that cancel out are not blown up
+    field *= (longest[:, 0] / peak)[:, None, None, None]
+    return field
+
+
+def _head_motion(batch: int, size: int, config: WarpConfig, random: _Random) -> Tensor:
+    """Shift, rotation and a little scale of the crop as a field, (B, S, S, 2) in pixels of a 224 px crop."""
+    strength = random.log_uniform(_LEAST * config.head_px, config.head_px)
+    shift = random.normal(2) * strength
+    angle = random.normal() * strength * math.radians(_DEGREES_PER_PX)
+    growth = random.normal() * strength * 0.001
+    x, y = (CROP_PX * axis for axis in _axes(size, shift.device))
+    angle, growth = angle[..., None], growth[..., None]
+    field = torch.stack([growth * x - angle * y, growth * y + angle * x], dim=-1)
+    return field + shift[:, None, None, :]
+
+
+def _read(levels: Tensor, field: Tensor) -> Tensor:
+    """Images (B, C, S, S) as they are at some distance, (B, S, S, 2) in pixels of a 224 px crop, from each pixel."""
+    x, y = _axes(levels.shape[-1], levels.device)
+    grid = 2 * (torch.stack([x, y], dim=-1) + field / CROP_PX)
+    return F.grid_sample(levels, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+
+
+def _taken(levels: Tensor, config: WarpConfig, random: _Random) -> Tensor:
+    """What light, colour and the sensor make of images (B, C, S, S) in 0-255."""
+    channels, size = levels.shape[1], levels.shape[-1]
+    strength = random.log_uniform(_LEAST / 2 * config.light, config.light)
+    gain = 1 + strength * (random.normal() + 0.7 * random.normal(channels))
+    gamma = torch.exp(0.7 * strength * random.normal())
+    angle, slope = random.uniform(0, 2 * math.pi), 2 * strength * random.normal()
+    x, y = _axes(size, levels.device)
+    across = x * angle.cos()[..., None] + y * angle.sin()[..., None]
+    lit = 255 * (levels.clamp(0, 255) / 255) ** gamma[..., None, None] * gain[..., None, None]
+    lit = lit * (1 + slope[..., None] * across)[:, None]
+    # A pixel of a smaller crop is an average over pixels of the sensor.
+    noise = random.log_uniform(_LEAST * config.noise, config.noise) * min(1, size / CROP_PX)
+    noisy = lit + noise[..., None, None] * _sensor_noise(levels.shape, levels.device, random)
+    return noisy.round().clamp(0, 255)
+
+
+def _sensor_noise(shape: torch.Size, device: torch.device, random: _Random) -> Tensor:
+    """Normal numbers (B, C, S, S): for each image another part of one large picture of noise.
+
+    So no image needs S² draws of its own, and an image gets the same noise on every rank.
+    """
+    _, channels, size, _ = shape
+    generator = torch.Generator(device).manual_seed(0)
+    bank = torch.randn(channels, 2 * size, 2 * size, generator=generator, device=device)
+    left, top = (random.uniform(0, size).long() for _ in range(2))
+    along = torch.arange(size, device=device)
+    rows, columns = top + along, left + along  # (B, S)
+    return bank[:, rows[:, :, None], columns[:, None, :]].movedim(1, 0)
