@@ -1,0 +1,503 @@
+"""Where did it move? Maps of change against the true motion of synthetic pairs, by amplitude and by nuisance.
+
+    python benchmarks/localisation.py --photos FOLDER [--quick] [--steps 400] [--seeds 3] [--folder DIR]
+                                      [--figures DIR [--faces]] [--workers 2]
+
+A `tiny` μ-BERT of the default variant and one of the paper's are pretrained for each seed on the pretraining people of
+`standard` and `hard` together. Maps are scored on the onset-apex pairs of the test people, 14 x 14 patches of each:
+
+- within pairs: AUROC of the patches that moved against those of the same pair that are still. A map that is always the
+  same and shows where faces usually move (`constant`) does well here;
+- at the same place: a patch that moved against the same patch of other pairs, where it is still. Here `constant` has
+  exactly 0.5;
+- pointing: how often the largest patch is one that moved.
+
+The same clips come at each amplitude and under each nuisance: only the amplitude or the nuisance differs. Clips have 30
+frames per second here, to save time. Neutral clips are pairs in which all is still; their frames are further apart,
+half a clip. Patches that something else moves are left out, in `hard` many around the mouth. Intervals of 95 % draw
+people, of means over the seeds; with 8 people they are rather too narrow. Without --photos the bundled photo is varied:
+the people of the test are then those of pretraining.
+
+--folder keeps the corpora for the next run; models are trained anew. --figures draws `localisation.png` and `maps.png`;
+with --faces the latter shows the photos as well. --quick: does it run? The last line of the output is one JSON object.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mbert.manifests.workspace import Workspace
+from mbert.model.baselines import random_model
+from mbert.model.data import normalize, resize, stack_images
+from mbert.model.features import MAP_REGIONS, pair_inputs
+from mbert.model.localisation import (
+    Share,
+    auroc_same_place,
+    auroc_within,
+    patch_means,
+    patch_truth,
+    pointing_game,
+)
+from mbert.model.micron_bert import MicronBert
+from mbert.model.pretrain import PretrainConfig, run_pretrain
+from mbert.pipeline.engine import Engine
+from mbert.pipeline.facial_motion import EMOTION_SETS
+from mbert.pipeline.ingest import run_ingest
+from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.shard import run_shard
+from mbert.pipeline.synthesize import PRESETS, synthesize
+from mbert.pipeline.truth import true_pairs
+from mbert.shards.motion import optical_flow
+
+GRID = MAP_REGIONS  # of all maps
+LEVELS = ("standard", "hard")  # presets of mbert synthesize
+AMPLITUDES = (0.3, 0.5, 1.0, 2.0)  # px of the crop
+GOAL_AMPLITUDES = (0.5, 1.0)
+GOAL = 0.5  # at most this share of the best baseline's error
+EMOTIONS = EMOTION_SETS["five"]
+# What is raised from `standard` to `hard`, alone.
+NUISANCES = {
+    "noise": ("noise",),
+    "crf": ("crf",),
+    "light": ("light",),
+    "tone": ("tone",),
+    "flicker": ("flicker",),
+    "head": ("head_px", "head_degrees"),
+    "blinks": ("blinks",),
+    "gaze": ("gaze_px",),
+    "mouth": ("mouth_px",),
+    "scene": ("scene_px",),
+}
+METRICS = {"within": auroc_within, "same_place": auroc_same_place, "pointing": pointing_game}
+TITLES = {"within": "AUROC within pairs", "same_place": "AUROC at the same place", "pointing": "Pointing game"}
+GOAL_BASELINES = ("frame_difference", "optical_flow", "random_weights")
+BATCH = 16
+
+# Of the robust fit of `without_head`.
+FIT_EVERY = 7  # pixels
+FIT_ROUNDS = 8
+FIT_PX = 0.02  # below it, a residual weighs no more
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A score: mean over the seeds, what people make of it, and each seed's."""
+
+    value: float
+    interval: tuple[float, float] | None
+    by_seed: list[float]
+
+
+def change_map(model, t0, t1):
+    return patch_means(model.change_map(t0, t1).numpy(), GRID)
+
+
+def distance_map(model, t0, t1):
+    return pair_inputs(model, t0, t1, ("distance",)).view(-1, GRID, GRID).numpy()
+
+
+MODEL_METHODS = {
+    "mbert": ("default", change_map),
+    "paper": ("paper", change_map),
+    "paper_distance": ("paper", distance_map),
+    "random_weights": ("random", change_map),
+    "random_distance": ("random", distance_map),
+}
+CLASSICAL_METHODS = ("frame_difference", "optical_flow", "flow_without_head")
+
+
+class Corpora:
+    """Synthetic corpora in a folder; one that is there already is taken as it is."""
+
+    def __init__(self, folder, photos, quick, workers):
+        self._folder, self._photos, self._engine = folder, photos, Engine(workers=workers)
+        self._quick = quick
+
+    def pretraining(self, level):
+        """Videos and workspace, with pair shards, of the people that models are pretrained on."""
+        videos, workspace = self._make(
+            f"pretrain-{level}",
+            PRESETS[level],
+            part="pretrain" if self._photos else "all",
+            subjects_per_photo=(1 if self._quick else 2) if self._photos else 8,
+            clips_per_emotion=1 if self._quick else 2 if self._photos else 5,
+            neutral_clips=1 if self._quick else 2 if self._photos else 5,
+        )
+        run_shard(workspace, PairOptions(), engine=self._engine)
+        return videos, workspace
+
+    def test(self, level, amplitude, nuisance=None):
+        """Pairs of the people that scores are of; `nuisance` is raised to that of `hard`."""
+        preset = PRESETS[level]
+        if nuisance is not None:
+            raised = {name: getattr(PRESETS["hard"].nuisance, name) for name in NUISANCES[nuisance]}
+            preset = dataclasses.replace(preset, nuisance=dataclasses.replace(preset.nuisance, **raised))
+        videos, workspace = self._make(
+            f"test-{level}-{amplitude:g}px{f'-{nuisance}' if nuisance else ''}",
+            preset,
+            part="test" if self._photos else "all",
+            seed=0 if self._photos else 1,  # of the bundled photo, other variations
+            subjects_per_photo=1 if self._photos else 8,
+            clips_per_emotion=1 if self._quick else 3,
+            neutral_clips=1 if self._quick else 3,
+            min_amplitude_px=amplitude,
+            max_amplitude_px=amplitude,
+        )
+        return list(true_pairs(videos, workspace))
+
+    def _make(self, name, preset, **changes):
+        videos, workspace = self._folder / name / "videos", Workspace(self._folder / name / "workspace")
+        began, options = time.monotonic(), dataclasses.replace(preset, emotions="five", fps=30, **changes)
+        made = synthesize(videos, options, photos=self._photos, engine=self._engine)
+        run_ingest(videos, workspace, IngestOptions(), engine=self._engine)
+        print(
+            f"{name}: {made.num_clips} clips of {made.num_subjects} people, {time.monotonic() - began:.0f} s",
+            flush=True,
+        )
+        return videos, workspace
+
+
+def pretrained(workspaces, variant, steps, seed):
+    """A model that has learned from the pairs of some workspaces."""
+    tars = sorted(str(tar.with_suffix("")) for workspace in workspaces for tar in workspace.pairs.glob("*.tar"))
+    config = PretrainConfig(preset="tiny", variant=variant, steps=steps, seed=seed, picture_every=0)
+    with tempfile.TemporaryDirectory() as folder:
+        done = run_pretrain(f"{{{','.join(tars)}}}.tar", Path(folder) / "run", config)
+        print(f"{variant}, seed {seed}: loss {done.last.loss:.3f} after {done.seconds:.0f} s", flush=True)
+        return MicronBert.from_pretrained(Path(folder) / "run").eval()
+
+
+def place_prior(corpora):
+    """(GRID, GRID): in what share of the pairs of the pretraining people each patch moves."""
+    pairs = itertools.chain.from_iterable(true_pairs(*corpus) for corpus in corpora)
+    return np.mean([patch_truth(pair.expression, pair.distractor, GRID).moved for pair in pairs], axis=0)
+
+
+def without_head(flow):
+    """Flow (H, W, 2) less the affine motion that most of the crop shares: the one of least absolute deviations."""
+    rows, columns = np.indices(flow.shape[:2])
+    terms = np.stack([columns, rows, np.ones_like(rows)], axis=-1).astype(float)
+    few = slice(FIT_EVERY // 2, None, FIT_EVERY)
+    known, wanted = terms[few, few].reshape(-1, 3), flow[few, few].reshape(-1, 2)
+    weights = np.ones((len(known), 1))
+    for _ in range(FIT_ROUNDS):
+        affine = np.linalg.lstsq(known * weights, wanted * weights, rcond=None)[0]
+        weights = 1 / np.sqrt(np.linalg.norm(wanted - known @ affine, axis=1, keepdims=True) + FIT_PX)
+    return flow - terms @ affine
+
+
+def classical_maps(pairs):
+    """Of each method that learns nothing, (P, GRID, GRID)."""
+    maps = {name: [] for name in CLASSICAL_METHODS}
+    for pair in pairs:
+        flow = optical_flow(pair.t0, pair.t1)
+        maps["frame_difference"].append(np.abs(pair.t1.astype(np.float32) - pair.t0).mean(axis=-1))
+        maps["optical_flow"].append(np.linalg.norm(flow, axis=-1))
+        maps["flow_without_head"].append(np.linalg.norm(without_head(flow), axis=-1))
+    return {name: patch_means(np.stack(found), GRID) for name, found in maps.items()}
+
+
+@torch.inference_mode()
+def model_maps(models, pairs):
+    """Of each method that is made of a model, (P, GRID, GRID)."""
+    maps = {name: [] for name in MODEL_METHODS}
+    for start in range(0, len(pairs), BATCH):
+        frames = list(zip(*((pair.t0, pair.t1) for pair in pairs[start : start + BATCH]), strict=True))
+        for name, (which, make) in MODEL_METHODS.items():
+            config = models[which].config
+            resized = (stack_images([resize(image, config.image_size) for image in images]) for images in frames)
+            maps[name].append(make(models[which], *(normalize(images, config.in_chans) for images in resized)))
+    return {name: np.concatenate(found) for name, found in maps.items()}
+
+
+def measure(pairs, models, prior):
+    """{method: {metric: Result}} on the pairs of a corpus, and how many patches they ask for.
+
+    `models` are those of each seed.
+    """
+    people = [pair.row.subject for pair in pairs]
+    truths = [patch_truth(pair.expression, pair.distractor, GRID) for pair in pairs]
+    moved, still = (np.stack([getattr(truth, name) for truth in truths]) for name in ("moved", "still"))
+    by_seed = [model_maps(each, pairs) for each in models]
+    maps = {name: [found[name] for found in by_seed] for name in MODEL_METHODS}
+    maps |= {name: [found] for name, found in classical_maps(pairs).items()}
+    maps["constant"] = [np.broadcast_to(prior, moved.shape)]
+    results = {
+        name: {
+            metric: result([score(each, moved, still) for each in found], people) for metric, score in METRICS.items()
+        }
+        for name, found in maps.items()
+    }
+    asked = {
+        "pairs": len(pairs),
+        "with_motion": int(moved.any(axis=(1, 2)).sum()),
+        "people": len(set(people)),
+        "patches_moved": round(float(moved[moved.any(axis=(1, 2))].sum(axis=(1, 2)).mean()), 1),
+        "patches_left_out": round(float((~moved & ~still).sum(axis=(1, 2)).mean()), 1),
+    }
+    return results, asked
+
+
+def result(shares, people):
+    """One score of the scores of some seeds, which were asked the same."""
+    mean = Share(np.mean([share.won for share in shares], axis=0), shares[0].asked)
+    return Result(mean.value, mean.interval(people), [share.value for share in shares])
+
+
+def goals(found):
+    """For each level, amplitude and kind of AUROC: how the error compares with that of the best baseline."""
+    for level, amplitude, metric in itertools.product(LEVELS, GOAL_AMPLITUDES, ("within", "same_place")):
+        values = {name: each[metric].value for name, each in found[level][amplitude].items()}
+        best = max(GOAL_BASELINES, key=values.__getitem__)
+        error, least = 1 - values["mbert"], 1 - values[best]
+        ratio = error / least
+        yield {
+            "level": level,
+            "amplitude_px": amplitude,
+            "auroc": metric,
+            "error": round(error, 4),
+            "best_baseline": best,
+            "baseline_error": round(least, 4),
+            "flow_without_head_error": round(1 - values["flow_without_head"], 4),
+            "ratio": round(ratio, 3),
+            "met": ratio <= GOAL,
+        }
+
+
+def told_goal(goal):
+    return (
+        f"on {goal['level']}, {goal['amplitude_px']:g} px, {TITLES[goal['auroc']]}: 1 - AUROC {goal['error']:.3f}, "
+        f"best of frame difference, flow and random weights {goal['baseline_error']:.3f} ({goal['best_baseline']}), "
+        f"ratio {goal['ratio']:.2f} (goal {GOAL:g}: {'met' if goal['met'] else 'not met'}); "
+        f"flow without head {goal['flow_without_head_error']:.3f}"
+    )
+
+
+def print_tables(found, asked):
+    print()
+    for level, by_amplitude in asked.items():
+        for amplitude, counts in by_amplitude.items():
+            counted = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
+            print(f"{level}, {amplitude} px: {counted}")
+    for level, metric in itertools.product(LEVELS, METRICS):
+        amplitudes = list(found[level])
+        print(f"\n{TITLES[metric]}, {level}, by amplitude (95 % by people):")
+        print(f"{'':18}" + "".join(f"{f'{amplitude:g} px':>22}" for amplitude in amplitudes))
+        for name in next(iter(found[level].values())):
+            cells = (told(found[level][amplitude][name][metric], amplitude) for amplitude in amplitudes)
+            print(f"{name:18}" + "".join(f"{cell:>22}" for cell in cells))
+
+
+def told(each, amplitude):
+    if each.interval is None or amplitude not in GOAL_AMPLITUDES:
+        return f"{each.value:.3f}"
+    return f"{each.value:.3f} ({each.interval[0]:.3f}-{each.interval[1]:.3f})"
+
+
+def print_nuisances(by_nuisance):
+    for metric in METRICS:
+        print(f"\n{TITLES[metric]}, standard at 1 px with one nuisance as in hard:")
+        print(f"{'':18}" + "".join(f"{name:>10}" for name in by_nuisance))
+        for name in next(iter(by_nuisance.values())):
+            print(f"{name:18}" + "".join(f"{each[name][metric].value:10.3f}" for each in by_nuisance.values()))
+
+
+STYLES = {  # colours that differ for colour-blind eyes too
+    "mbert": ("#D55E00", "-", 2.5),
+    "paper": ("#CC79A7", "-", 1.5),
+    "paper_distance": ("#CC79A7", "--", 1.5),
+    "random_weights": ("#999999", "-", 1.5),
+    "random_distance": ("#999999", "--", 1.5),
+    "frame_difference": ("#56B4E9", "-", 1.5),
+    "optical_flow": ("#0072B2", "-", 1.5),
+    "flow_without_head": ("#009E73", "-", 1.5),
+    "constant": ("#000000", ":", 1.5),
+}
+
+
+def draw_curves(found, path):
+    """AUROC by amplitude: within pairs above, at the same place below, one column for each level."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(10, 7.2), layout="constrained")
+    panels = drawing.subplots(2, len(LEVELS), sharex=True, sharey=True)
+    for (row, metric), (column, level) in itertools.product(enumerate(("within", "same_place")), enumerate(LEVELS)):
+        axes, amplitudes = panels[row, column], list(found[level])
+        for name, (colour, line, width) in STYLES.items():
+            results = [found[level][amplitude][name][metric] for amplitude in amplitudes]
+            values = [each.value for each in results]
+            axes.plot(amplitudes, values, line, color=colour, linewidth=width, marker="o", markersize=3, label=name)
+            if name == "mbert" and all(each.interval for each in results):
+                axes.fill_between(
+                    amplitudes, *zip(*(each.interval for each in results), strict=True), color=colour, alpha=0.15
+                )
+        axes.set_title(f"{TITLES[metric]}, {level}", fontsize=11)
+        axes.set_ylim(0.3, 1.02)
+        axes.set_xscale("log")
+        axes.set_xticks(amplitudes, [f"{amplitude:g}" for amplitude in amplitudes])
+        axes.minorticks_off()
+        axes.axhline(0.5, color="#cccccc", linewidth=0.8, zorder=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[-1]:
+        axes.set_xlabel("largest displacement, px of the 224 px crop")
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    names = [name.replace("_", " ") for name in names]
+    drawing.legend(handles, names, loc="outside lower center", ncols=5, frameon=False)
+    save(drawing, path)
+
+
+def draw_maps(pairs, models, path, faces):
+    """A column for each pair: its true motion and its maps, each between its own ends; outlined is what moved."""
+    from matplotlib.figure import Figure
+
+    learned, classical = model_maps(models, pairs), classical_maps(pairs)
+    rows = {
+        **({"t0": [pair.t0 for pair in pairs]} if faces else {}),
+        "true motion": [np.linalg.norm(pair.expression, axis=-1) for pair in pairs],
+        "mbert": learned["mbert"],
+        "frame difference": classical["frame_difference"],
+        "optical flow": classical["optical_flow"],
+    }
+    drawing = Figure(figsize=(1.25 * len(pairs), 1.3 * len(rows) + 0.3), layout="constrained")
+    drawing.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+    panels = drawing.subplots(len(rows), len(pairs))
+    for (row, (name, images)), (column, pair) in itertools.product(enumerate(rows.items()), enumerate(pairs)):
+        axes, size = panels[row, column], pair.t0.shape[0]
+        axes.imshow(images[column], cmap="inferno", interpolation="nearest", extent=(0, size, size, 0))
+        moved = patch_truth(pair.expression, pair.distractor, GRID).moved
+        outline = np.kron(moved, np.ones((8, 8)))
+        places = (np.arange(len(outline)) + 0.5) * size / len(outline)
+        axes.contour(places, places, outline, levels=[0.5], colors="#7fdbff", linewidths=0.7)
+        axes.set(xticks=[], yticks=[])
+        if column == 0:
+            axes.set_ylabel(name, fontsize=9)
+        if row == 0:
+            level = "standard" if column < len(pairs) // 2 else "hard"
+            axes.set_title(f"{level}\nAU {pair.row.action_units}", fontsize=8)
+    save(drawing, path)
+
+
+def save(drawing, path):
+    """With a palette: a third of the bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(drawing)
+    canvas.draw()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def examples(pairs):
+    """Four pairs, chosen by name alone: the first take of another emotion from each of the first people."""
+    by_path = {pair.row.path: pair for pair in pairs}
+    people = sorted({pair.row.subject for pair in pairs})
+    paths = [f"{person}/{emotion}_1.mp4" for person, emotion in zip(people, EMOTIONS, strict=False)]
+    return [by_path[path] for path in paths if path in by_path][:4]
+
+
+def plain(found, metric):
+    return {name: round(each[metric].value, 4) for name, each in found.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--photos", type=Path, help="portraits, one of each person; default: the bundled one, varied")
+    parser.add_argument("--steps", type=int, default=400, help="of pretraining")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="keep the corpora here; default: a folder that is removed")
+    parser.add_argument("--figures", type=Path, help="draw localisation.png and maps.png here")
+    parser.add_argument("--faces", action="store_true", help="maps.png shows the photos: mind who agreed")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    steps, seeds = (20, 1) if arguments.quick else (arguments.steps, arguments.seeds)
+    default = PretrainConfig().variant
+    with tempfile.TemporaryDirectory() if arguments.folder is None else contextlib.nullcontext(arguments.folder) as at:
+        corpora = Corpora(Path(at), arguments.photos, arguments.quick, arguments.workers)
+        learned_from = [corpora.pretraining(level) for level in LEVELS]
+        prior, models = place_prior(learned_from), []
+        for seed in range(seeds):
+            variants = {
+                name: pretrained([workspace for _, workspace in learned_from], name, steps, seed)
+                for name in dict.fromkeys((default, "paper"))
+            }
+            model = variants[default]
+            models.append({"default": model, "paper": variants["paper"], "random": random_model(model.config, seed)})
+        found, asked, shown = {}, {}, []
+        for level in LEVELS:
+            found[level], asked[level] = {}, {}
+            for amplitude in GOAL_AMPLITUDES if arguments.quick else AMPLITUDES:
+                pairs = corpora.test(level, amplitude)
+                found[level][amplitude], asked[level][f"{amplitude:g}"] = measure(pairs, models, prior)
+                shown += examples(pairs) if amplitude == 1 else []
+        by_nuisance = {} if arguments.quick else {"none": found["standard"][1.0]}
+        for name in () if arguments.quick else NUISANCES:
+            by_nuisance[name], _ = measure(corpora.test("standard", 1.0, name), models, prior)
+    print_tables(found, asked)
+    if by_nuisance:
+        print_nuisances(by_nuisance)
+    print()
+    reached = list(goals(found))
+    for goal in reached:
+        print(told_goal(goal))
+    if arguments.photos is None:
+        print("no --photos: all people are variations of one photo, that of pretraining too")
+    if arguments.figures:
+        draw_curves(found, arguments.figures / "localisation.png")
+        draw_maps(shown, models[0], arguments.figures / "maps.png", arguments.faces)
+    print(json.dumps(summary(found, by_nuisance, reached, steps, seeds, asked, arguments.photos is not None)))
+
+
+def summary(found, by_nuisance, reached, steps, seeds, asked, unseen):
+    at_goals = [found[level][amplitude] for level in LEVELS for amplitude in GOAL_AMPLITUDES]
+    means = {
+        metric: {
+            name: round(float(np.mean([each[name][metric].value for each in at_goals])), 4) for name in at_goals[0]
+        }
+        for metric in METRICS
+    }
+    return {
+        "auroc": means["within"],  # means of both levels at 0.5 and 1 px
+        "auroc_same_place": means["same_place"],
+        "pointing": means["pointing"],
+        "by_amplitude": {
+            metric: {
+                level: {f"{amplitude:g}": plain(each, metric) for amplitude, each in found[level].items()}
+                for level in LEVELS
+            }
+            for metric in METRICS
+        },
+        "by_seed": {
+            metric: {
+                level: {
+                    f"{amplitude:g}": [round(value, 4) for value in each["mbert"][metric].by_seed]
+                    for amplitude, each in found[level].items()
+                }
+                for level in LEVELS
+            }
+            for metric in METRICS
+        },
+        "by_nuisance": {
+            name: {metric: plain(each, metric) for metric in METRICS} for name, each in by_nuisance.items()
+        },
+        "goals": reached,
+        "steps": steps,
+        "seeds": seeds,
+        "pairs": asked,
+        "unseen_people": unseen,
+    }
+
+
+if __name__ == "__main__":
+    main()
