@@ -8,7 +8,8 @@ within pairs, and at the same place over pairs (see `mbert.model.localisation`).
 `mbert eval`, leave one person out, on the parts `train` and `test` at the preset's amplitudes. Budgets are small:
 differences within the range of the seeds say nothing.
 
-Every cell, a row with a seed, is appended to cells.jsonl in --folder when it is done, so an interrupted run goes on.
+Every cell, a row with a seed, is appended to cells.jsonl in --folder when it is done, so an interrupted run goes on;
+after a change of the code of the model, give another folder.
 The format of the crops is not varied: ingest writes JPEG of quality 95 without chroma subsampling and has no option for
 another. --quick: does it run? The last line of the output is one JSON object.
 """
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from corpora import ingest_videos, make_videos, told_people
 
+from mbert import __version__
 from mbert.manifests.workspace import Workspace
 from mbert.model.data import normalize, resize, stack_images
 from mbert.model.eval_config import OURS, EvalConfig
@@ -91,6 +93,13 @@ def options_of(row, steps, seed):
     objective = ObjectiveConfig(**settings.pop("objective", {}))
     pretrain = PretrainConfig(preset="tiny", steps=steps, seed=seed, objective=objective, picture_every=0, **settings)
     return pretrain, pairs, ingest
+
+
+def identity_of(row, steps, seed):
+    """A hash of all options of a cell, those of the model as they come out, and the version of the package."""
+    pretrain, pairs, ingest = options_of(row, steps, seed)
+    resolved = [dataclasses.asdict(each) for each in (pretrain, pretrain.model_config("tiny"), pairs, ingest)]
+    return hash_of([resolved, __version__])
 
 
 class Corpora:
@@ -190,7 +199,7 @@ def measure(rows, seeds, steps, corpora, path):
     found = {}
     for row in rows:
         for seed in range(seeds):
-            about = hash_of([dataclasses.asdict(options) for options in options_of(row, steps, seed)])
+            about = identity_of(row, steps, seed)
             if about not in known:
                 began = time.monotonic()
                 scores = measure_cell(row, seed, steps, corpora)
