@@ -35,7 +35,7 @@ from mbert.pipeline.synthesize import PRESETS
 DIFFICULTIES = ("standard", "hard")
 FPS = 50  # half of the preset's: half of the time; the shortest rise to an apex is 5 frames
 OUR_MODELS = (OURS, "paper")  # what is compared with the others, not one of them
-MARGIN_POINTS = 0.0  # of UF1 in percent, that the goal asks for over the best baseline
+MARGIN_POINTS = 10.0  # of UF1 in percent, that the goal asks for over the best baseline
 
 
 def make_corpus(folder, options, photos, workers, quick):
@@ -128,7 +128,7 @@ def goal(means):
         "best_baseline": baselines[best],
         "name": best,
         "margin_points": round(margin, 2),
-        "met": bool(margin > MARGIN_POINTS),
+        "met": bool(margin >= MARGIN_POINTS),
     }
 
 
