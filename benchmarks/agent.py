@@ -32,7 +32,13 @@ SETTINGS = {
 def measure(shards, agent, objective, steps, seed):
     """Mean of the last 20 steps' reconstruction loss and token spread, and UF1."""
     config = PretrainConfig(
-        preset="tiny", steps=steps, batch_size=16, seed=seed, objective=objective, model={"agent": agent}
+        variant="paper",
+        preset="tiny",
+        steps=steps,
+        batch_size=16,
+        seed=seed,
+        objective=objective,
+        model={"agent": agent},
     )
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"

@@ -30,7 +30,7 @@ def final_loss(shards, diagonal, steps, seed):
     """Mean reconstruction loss of the last 20 steps."""
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(MicroAttention, "diagonal", diagonal):
         run = Path(folder) / "run"
-        run_pretrain(shards, run, PretrainConfig(preset="tiny", steps=steps, batch_size=16, seed=seed))
+        run_pretrain(shards, run, PretrainConfig(preset="tiny", variant="paper", steps=steps, batch_size=16, seed=seed))
         lines = (run / "metrics.jsonl").read_text().splitlines()[-20:]
         return float(np.mean([json.loads(line)["loss_reconstruction"] for line in lines]))
 

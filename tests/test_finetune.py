@@ -305,7 +305,7 @@ def test_what_the_head_looks_at_is_learned_saved_and_part_of_the_run(corpus, enc
 def test_what_a_model_cannot_give_is_said_before_a_run_begins(corpus, encoder, tmp_path):
     config = dataclasses.replace(TINY, attention="full", poi=False)
     write_model(tmp_path / "full", MicronBert(config).state_dict(), config, read_state(encoder))
-    with pytest.raises(ConfigError, match=r"inputs has dma, which needs the diagonal.*can give change, map, distance"):
+    with pytest.raises(ConfigError, match=r"inputs has dma, which needs attention=.*can give change, map, distance"):
         run_finetune(corpus.pairs, tmp_path / "full", tmp_path / "run", dataclasses.replace(QUICK, inputs=("dma",)))
     assert not (tmp_path / "run").exists()
 

@@ -267,7 +267,7 @@ def torchrun(world, *words, cwd):
     )
 
 
-@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("variant", ["motion", "paper", "released"])
 def test_two_processes_learn_what_one_learns_with_twice_the_batch(corpus, tmp_path, variant):
     config = dataclasses.replace(
         QUICK,

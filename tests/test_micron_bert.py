@@ -276,8 +276,11 @@ def test_the_model_can_be_compiled_in_one_graph(variant):
     for compiled in (False, True):
         if compiled:
             model.compile(backend="aot_eager", fullgraph=True)
-        output = model(t0, t1, mask, crop)
-        (output.reconstruction.square().mean() + output.views.square().mean()).backward()
+        output = model(t0, t1, mask, crop, warped=(t0, t1) if variant == "motion" else None)
+        loss = output.reconstruction.square().mean() + output.views.square().mean()
+        if output.motion is not None:
+            loss = loss + output.motion.logit.square().mean() + output.motion.displacement.square().mean()
+        loss.backward()
         found.append((output.reconstruction, model.encoder.patch_embed.weight.grad.clone()))
         model.zero_grad()
     assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
