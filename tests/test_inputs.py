@@ -23,6 +23,7 @@ SIZES = {
     "map": 14**2,
     "distance": 14**2,
     "motion": 2 * 14**2,
+    "measured": 2 * 14**2,
 }
 MOTION = dataclasses.replace(CONFIG, attention="motion", motion_dim=16, motion_depth=1)
 
@@ -130,8 +131,8 @@ def test_the_distance_is_the_weighted_length_of_the_change(frames):
 
 def test_wrong_inputs_are_refused():
     for inputs, message in (
-        ((), "inputs is empty; at least one is needed of change, dma, dma_both, map, distance, motion"),
-        (("chang",), "inputs has 'chang'; allowed are change, dma, dma_both, map, distance, motion"),
+        ((), "inputs is empty; at least one is needed of change, dma, dma_both, map, distance, motion, measured"),
+        (("chang",), "inputs has 'chang'; allowed are change, dma, dma_both, map, distance, motion, measured"),
         (("map", "map"), "inputs has map twice"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -145,7 +146,9 @@ def test_wrong_inputs_are_refused():
         ):
             num_features(full, [name])
     for config in (CONFIG, full):
-        with pytest.raises(ConfigError, match=r"motion, which needs attention='motion'.*can give change, .*distance$"):
+        with pytest.raises(
+            ConfigError, match=r"motion, which needs attention='motion'.*can give change, .*distance, measured$"
+        ):
             num_features(config, ["motion"])
     assert num_features(full, ["map", "distance", "change"]) == 2 * 196 + 784
 

@@ -12,7 +12,7 @@ from mbert.model.config import PRESETS, VARIANTS, MicronBertConfig
 from mbert.model.data import denormalize, levels_of, luma_of, normalize, stack_images
 from mbert.model.draws import Draws
 from mbert.model.micron_bert import MicronBert
-from mbert.model.motion import NUM_EVIDENCE, Motion, motion_evidence
+from mbert.model.motion import NUM_EVIDENCE, Motion, measured_motion, motion_evidence
 from mbert.model.objective import ObjectiveConfig, pretraining_losses
 from mbert.model.warp import WarpConfig, motion_loss, warped_pairs
 from mbert.shards.motion import optical_flow
@@ -186,6 +186,16 @@ def test_map_of_a_pair_is_the_probability_that_it_moved(crops):
     assert torch.allclose(pair.diagonal, 1 - moved_there)
     assert torch.allclose(model.change_map(t0, t1).flatten(1), moved_there)
     assert torch.allclose(model.attention_map(t0, t1).flatten(1), 1 - moved_there)
+
+
+def test_measured_motion_is_signed_and_grows_with_the_motion(crops):
+    there, twice, back = (
+        measured_motion(crops, moved(crops, hill(112, (60, 44), 8, (size, 0.0))), 8).unflatten(1, (14, 14))[:, 5, 7, 0]
+        for size in (0.3, 0.6, -0.3)
+    )
+    assert (there > 0).all()
+    assert (twice > there).all()
+    assert (back < 0).all()
 
 
 def test_other_attentions_have_no_motion_and_say_so(crops):

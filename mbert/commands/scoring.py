@@ -71,8 +71,8 @@ def evaluate(
     inputs: Annotated[
         str | None,
         typer.Option(
-            help="What the head looks at, by commas: motion, distance, change, dma, dma_both, map.",
-            show_default="motion where the model has it, else distance; change with --mode finetune",
+            help="What the head looks at, by commas: motion, measured, distance, change, dma, dma_both, map.",
+            show_default="motion,measured where the model has motion, else distance; change with --mode finetune",
         ),
     ] = None,
     frames: Annotated[

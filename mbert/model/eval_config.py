@@ -71,7 +71,7 @@ class EvalConfig:
             return self.inputs
         if self.mode == "finetune":
             return ("change",)
-        return ("motion",) if model.attention == "motion" else ("distance",)
+        return ("motion", "measured") if model.attention == "motion" else ("distance",)
 
     @property
     def rules(self) -> EvalProtocol:

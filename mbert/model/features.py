@@ -13,15 +13,17 @@ from mbert import ConfigError, ModelError
 from mbert.model.config import MicronBertConfig
 from mbert.model.micro_attention import patch_of_interest
 from mbert.model.micron_bert import MicronBert
+from mbert.model.motion import measured_motion
 
 REGIONS = 7  # features are averaged over 7 x 7 regions of the face: about a brow, a mouth corner, an eye each
 MAP_REGIONS = 2 * REGIONS  # what has one number for each place may be finer
 
 # change: P(t1) - P(t0). dma: the gated values of Micro-Attention, P(t1) asking, P(t0) answering. dma_both: these, and
 # those of the frames the other way round. map: the model's map of change. distance: the length of the change. motion:
-# how far each patch moved beside the head, x and y; of models with attention `motion`. All but this one and the map of
-# such models are weighted by the Patch of Interest where the model has it.
-INPUTS = ("change", "dma", "dma_both", "map", "distance", "motion")
+# how far each patch moved beside the head, x and y; of models with attention `motion`. measured: the same as the pixels
+# say, in standard deviations; nothing of it is learned. All but these two and the map of attention `motion` are
+# weighted by the Patch of Interest where the model has it.
+INPUTS = ("change", "dma", "dma_both", "map", "distance", "motion", "measured")
 _NEEDS = {"dma": ("diagonal", "motion"), "dma_both": ("diagonal", "motion"), "motion": ("motion",)}  # attention
 
 
@@ -41,7 +43,7 @@ def num_features(config: MicronBertConfig, inputs: Sequence[str] = ("change",)) 
     check_inputs(inputs, config)
     wide = REGIONS**2 * config.dim
     each = {"change": wide, "dma": wide, "dma_both": 2 * wide, "map": MAP_REGIONS**2, "distance": MAP_REGIONS**2}
-    each["motion"] = 2 * MAP_REGIONS**2
+    each["motion"] = each["measured"] = 2 * MAP_REGIONS**2
     return sum(each[name] for name in inputs)
 
 
@@ -72,10 +74,16 @@ def micro_attention_parts(config: MicronBertConfig, inputs: Sequence[str]) -> tu
     return diagonal if {"map", "motion"} & {*inputs} else ()
 
 
+def asks_encoder(inputs: Sequence[str]) -> bool:
+    """Whether any of the inputs depends on what the encoder has learned."""
+    return any(name != "measured" for name in inputs)
+
+
 def parts_behind(model: MicronBert, inputs: Sequence[str]) -> list[nn.Module]:
     """The modules that decide the inputs."""
     parts = micro_attention_parts(model.config, inputs)
-    return [model.encoder, *(getattr(model.micro_attention, name) for name in parts)]
+    encoder = [model.encoder] if asks_encoder(inputs) else []
+    return [*encoder, *(getattr(model.micro_attention, name) for name in parts)]
 
 
 def join_steps(steps: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
@@ -121,6 +129,10 @@ class _EncodedPair:
     def motion(self) -> Tensor:
         return self._pooled(self._model.motion_of(self._t0, self._t1).displacement, MAP_REGIONS)
 
+    def measured(self) -> Tensor:
+        motion = measured_motion(self._t0.images, self._t1.images, self._model.config.patch_size)
+        return self._pooled(motion, MAP_REGIONS)
+
     def _weighted(self, tokens: Tensor) -> Tensor:
         if not self._model.config.poi:
             return tokens
@@ -138,4 +150,5 @@ _MAKERS: dict[str, Callable[[_EncodedPair], Tensor]] = {
     "map": _EncodedPair.map,
     "distance": _EncodedPair.distance,
     "motion": _EncodedPair.motion,
+    "measured": _EncodedPair.measured,
 }

@@ -92,6 +92,15 @@ def motion_evidence(t0: Tensor, t1: Tensor, patch_size: int) -> Tensor:
         return _evidence(luma_of(t0), luma_of(t1), patch_size)
 
 
+def measured_motion(t0: Tensor, t1: Tensor, patch_size: int) -> Tensor:
+    """The part of the evidence that says which way each patch moved beside the head: (B, N, 2), x and y.
+
+    In standard deviations s under the noise of the pair, as asinh(s) / 2, joined with the nearest neighbours. Nothing
+    is learned, and nothing is held back where the noise is strong.
+    """
+    return motion_evidence(t0, t1, patch_size)[..., _PER_SCALE + 2 : _PER_SCALE + 4]
+
+
 def _evidence(first: Tensor, second: Tensor, patch_size: int) -> Tensor:
     size = first.shape[-1]
     rows, columns = first.shape[-2] // patch_size, size // patch_size
