@@ -5,9 +5,9 @@
 For each preset of `mbert synthesize`, at its own amplitudes, a `tiny` model is pretrained without labels on the part
 `pretrain` of the split and judged on the parts `train` and `test`: one subject per photo, each left out in turn. All
 methods have the same folds. `supervised` is the same network learned from the labels of each fold, from random weights:
-17 folds of 540 steps, about 40 minutes of one core for each preset and seed, so it has a number of seeds of its own
-(--supervised 0: none). With --folder an interrupted run goes on, and one with other --steps or --seeds reuses what it
-can. --quick: does it run? The last line of the output is one JSON object.
+by default 17 folds of 540 steps, about 40 minutes of one core for each preset and seed, so it has a number of seeds
+(--supervised 0: none) and of steps (--supervised-steps) of its own. With --folder an interrupted run goes on, and one
+with other --steps or --seeds reuses what it can. --quick: does it run? The last line of the output is one JSON object.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def measure(folder, options, arguments, steps, seeds, supervised_seeds):
         for name, each in scores.items():
             note(name, each)
         if seed < supervised_seeds:
-            config = FinetuneConfig(steps=2) if arguments.quick else FinetuneConfig()
+            config = FinetuneConfig(steps=2 if arguments.quick else arguments.supervised_steps)
             note("supervised", measure_supervised(folder, people, seed, config))
     return found, result.num_samples, result.num_subjects
 
@@ -143,6 +143,7 @@ def main():
     parser.add_argument("--steps", type=int, default=300, help="of pretraining")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--supervised", type=int, default=1, help="seeds of the supervised model, at most --seeds")
+    parser.add_argument("--supervised-steps", type=int, help="of each fold; default: as in mbert train finetune")
     parser.add_argument("--workers", type=int, default=2, help="processes that make and ingest videos")
     parser.add_argument("--folder", type=Path, help="where corpora, runs and scores are kept; default: nowhere")
     parser.add_argument("--quick", action="store_true")
@@ -185,6 +186,7 @@ def main():
                 "steps": steps,
                 "seeds": seeds,
                 "supervised_seeds": supervised,
+                "supervised_steps": arguments.supervised_steps,
             }
         )
     )
