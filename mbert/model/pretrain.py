@@ -32,7 +32,7 @@ from mbert.shards.exclude import listed, without_subjects
 from mbert.shards.order import StreamPosition, num_lanes
 from mbert.shards.source import ShardSource, open_source
 
-_CPU_STEPS = 400  # about four minutes of the tiny preset on two cores
+_CPU_STEPS = 400  # about three minutes of the tiny preset on two cores
 _RECENT = 20  # steps over which the spread of the token is judged
 _GPU_EPOCHS = 100  # the paper's
 _GPU_WORKERS = 8
