@@ -150,6 +150,17 @@ def test_ctrl_c_saves_too_and_the_time_limit_stops_alike(forks, corpus, undistur
     assert equal(tensors(tmp_path), tensors(undisturbed))
 
 
+def test_what_the_process_did_before_changes_no_rounding(forks, corpus, tmp_path):
+    config = dataclasses.replace(QUICK, steps=6)
+    process = start(forks, corpus, tmp_path / "fresh", config)
+    process.join()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the flow network of an evaluation does
+    torch.set_num_threads(before)
+    run_pretrain(corpus.pairs, tmp_path / "later", config)
+    assert equal(tensors(tmp_path / "later"), tensors(tmp_path / "fresh"))
+
+
 def test_accumulated_passes_make_the_same_step(corpus, undisturbed, tmp_path):
     config = dataclasses.replace(QUICK, batch_size=1, accumulate=2, steps=8)
     run_pretrain(corpus.pairs, tmp_path, config)

@@ -145,6 +145,8 @@ def train(
     On Ctrl-C the state is saved before KeyboardInterrupt goes on. Raises ModelError when the loss is not finite.
     """
     config, compute = plan.config, plan.compute
+    # A process that has ever set this number rounds products of matrices otherwise than one that has not: now all have.
+    torch.set_num_threads(torch.get_num_threads())
     model = job.model.to(compute.device).train()
     optimizer = adamw(model, weight_decay=config.weight_decay, lr_scale=job.lr_scale)
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
