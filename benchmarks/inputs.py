@@ -27,7 +27,7 @@ from mbert.model.baselines import (
     random_model,
 )
 from mbert.model.confusion import confusion_matrix, uar, uf1
-from mbert.model.features import INPUTS, num_features
+from mbert.model.features import INPUTS, in_own_units, num_features
 from mbert.model.labelled import labelled_expressions
 from mbert.model.methods import pair_features
 from mbert.model.micron_bert import MicronBert
@@ -102,7 +102,8 @@ def measure(shards, steps, seeds):
             features = pair_features(backbone, pairs, INPUTS)
             for names in MIXTURES:
                 chosen = columns(features, model.config, names)
-                note(label + "+".join(names), predict_folds(chosen, truth, folds, rows))
+                own_units = in_own_units(model.config, names)
+                note(label + "+".join(names), predict_folds(chosen, truth, folds, rows, own_units=own_units))
     return len(rows), len(folds), found
 
 

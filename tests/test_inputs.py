@@ -8,7 +8,15 @@ import torch
 from mbert import ConfigError, ModelError
 from mbert.model.classifier import Classifier, ClassifierConfig
 from mbert.model.config import MicronBertConfig
-from mbert.model.features import INPUTS, check_inputs, join_steps, micro_attention_parts, num_features, pair_inputs
+from mbert.model.features import (
+    INPUTS,
+    check_inputs,
+    in_own_units,
+    join_steps,
+    micro_attention_parts,
+    num_features,
+    pair_inputs,
+)
 from mbert.model.micro_attention import patch_of_interest
 from mbert.model.micron_bert import MicronBert
 from mbert.model.optim import adamw, set_learning_rate
@@ -54,6 +62,11 @@ def test_each_input_has_its_size_and_is_finite(name, frames):
     assert found.dtype == torch.float32
     assert num_features(model.config, [name]) == SIZES[name]
     assert torch.isfinite(pair_inputs(model, frames[0], frames[0], [name])).all()
+
+
+def test_motion_is_in_one_unit_beside_what_a_head_should_scale():
+    flags = in_own_units(MOTION, ("distance", "motion", "measured"))
+    assert flags.tolist() == [False] * SIZES["distance"] + [True] * (SIZES["motion"] + SIZES["measured"])
 
 
 @torch.no_grad()
@@ -116,7 +129,7 @@ def test_with_attention_motion_the_map_is_a_probability_and_motion_the_displacem
     model = build(MOTION)
     motion = model.motion_of(*model.encode_frames(*frames))
     assert torch.allclose(pair_inputs(model, *frames, ["map"]), motion.moved, atol=1e-6)
-    both = motion.displacement.mT.flatten(1)  # all x, then all y; 14 x 14 regions of 14 x 14 patches
+    both = (motion.displacement / 0.15).asinh().mT.flatten(1)  # all x, then all y; 14 x 14 regions of 14 x 14 patches
     assert torch.allclose(pair_inputs(model, *frames, ["motion"]), both, atol=1e-6)
 
 

@@ -20,10 +20,12 @@ MAP_REGIONS = 2 * REGIONS  # what has one number for each place may be finer
 
 # change: P(t1) - P(t0). dma: the gated values of Micro-Attention, P(t1) asking, P(t0) answering. dma_both: these, and
 # those of the frames the other way round. map: the model's map of change. distance: the length of the change. motion:
-# how far each patch moved beside the head, x and y; of models with attention `motion`. measured: the same as the pixels
-# say, in standard deviations; nothing of it is learned. All but these two and the map of attention `motion` are
-# weighted by the Patch of Interest where the model has it.
+# how far each patch moved beside the head, x and y, large motions compressed; of models with attention `motion`.
+# measured: the same as the pixels say, in standard deviations; nothing of it is learned. All but these two and the map
+# of attention `motion` are weighted by the Patch of Interest where the model has it.
 INPUTS = ("change", "dma", "dma_both", "map", "distance", "motion", "measured")
+_IN_OWN_UNITS = ("motion", "measured")  # where a patch moves little is said by its size: it is not to be scaled up
+_SMALL_PX = 0.15  # below, `motion` grows as the displacement does, above, as its logarithm
 _NEEDS = {"dma": ("diagonal", "motion"), "dma_both": ("diagonal", "motion"), "motion": ("motion",)}  # attention
 
 
@@ -45,6 +47,11 @@ def num_features(config: MicronBertConfig, inputs: Sequence[str] = ("change",)) 
     each = {"change": wide, "dma": wide, "dma_both": 2 * wide, "map": MAP_REGIONS**2, "distance": MAP_REGIONS**2}
     each["motion"] = each["measured"] = 2 * MAP_REGIONS**2
     return sum(each[name] for name in inputs)
+
+
+def in_own_units(config: MicronBertConfig, inputs: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which features are in one unit, so that a head should leave their sizes to each other as they are: (F,)."""
+    return np.concatenate([np.full(num_features(config, (name,)), name in _IN_OWN_UNITS) for name in inputs])
 
 
 def check_inputs(inputs: Sequence[str], config: MicronBertConfig | None = None) -> None:
@@ -127,7 +134,8 @@ class _EncodedPair:
         return self._pooled(torch.linalg.vector_norm(change.float(), dim=-1, keepdim=True), MAP_REGIONS)
 
     def motion(self) -> Tensor:
-        return self._pooled(self._model.motion_of(self._t0, self._t1).displacement, MAP_REGIONS)
+        displacement = self._model.motion_of(self._t0, self._t1).displacement
+        return self._pooled((displacement / _SMALL_PX).asinh(), MAP_REGIONS)
 
     def measured(self) -> Tensor:
         motion = measured_motion(self._t0.images, self._t1.images, self._model.config.patch_size)

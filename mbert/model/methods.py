@@ -24,7 +24,7 @@ from mbert.model.baselines import (
 from mbert.model.data import normalize
 from mbert.model.device import pick_compute
 from mbert.model.eval_config import OURS, EvalConfig
-from mbert.model.features import join_steps, pair_inputs
+from mbert.model.features import in_own_units, join_steps, pair_inputs
 from mbert.model.fold_runs import FinetuneTask, FoldResults, finetune_fold, run_in_processes
 from mbert.model.labelled import Expression, decode_pairs
 from mbert.model.micron_bert import MicronBert
@@ -142,11 +142,23 @@ class Methods:
             done += 1
             self.on_progress(f"heads on {method}", done, len(self.folds))
 
+        own_units = None
+        if method in (OURS, "random_weights"):
+            own_units = in_own_units(self.model.config, self.config.inputs_for(self.model.config))
+            own_units = np.tile(own_units, self.config.frames)
         if self.units is not None:
-            return predict_units(features, self.units, self.folds, on_fold=tell)
+            return predict_units(features, self.units, self.folds, own_units=own_units, on_fold=tell)
         rows = [expression.row for expression in self.expressions]
-        select = self.config.select if method == OURS else "fixed"
-        return predict_folds(features, self.truth, self.folds, rows, select=select, seed=seed, on_fold=tell)
+        return predict_folds(
+            features,
+            self.truth,
+            self.folds,
+            rows,
+            own_units=own_units,
+            select=self.config.select if method == OURS else "fixed",
+            seed=seed,
+            on_fold=tell,
+        )
 
     def _by_majority(self) -> Predictions:
         if self.units is None:

@@ -95,10 +95,10 @@ def motion_evidence(t0: Tensor, t1: Tensor, patch_size: int) -> Tensor:
 def measured_motion(t0: Tensor, t1: Tensor, patch_size: int) -> Tensor:
     """The part of the evidence that says which way each patch moved beside the head: (B, N, 2), x and y.
 
-    In standard deviations s under the noise of the pair, as asinh(s) / 2, joined with the nearest neighbours. Nothing
-    is learned, and nothing is held back where the noise is strong.
+    In standard deviations s under the noise of the pair, as asinh(s) / 2, of each patch by itself. Nothing is learned,
+    and nothing is held back where the noise is strong.
     """
-    return motion_evidence(t0, t1, patch_size)[..., _PER_SCALE + 2 : _PER_SCALE + 4]
+    return motion_evidence(t0, t1, patch_size)[..., 2:4]
 
 
 def _evidence(first: Tensor, second: Tensor, patch_size: int) -> Tensor:

@@ -25,6 +25,7 @@ _CONSTANT = 1e-12  # scale below which a feature says nothing
 _NO_AXIS = 1e-6  # share of the largest eigenvalue below which there is rounding only
 
 Features = npt.NDArray[np.float32]
+OwnUnits = npt.NDArray[np.bool_]  # (F,): features in one unit, see `in_own_units`
 Axes = npt.NDArray[np.float64]
 
 
@@ -34,24 +35,28 @@ def predict_folds(
     folds: Sequence[Fold],
     samples: Sequence[Labelled],
     *,
+    own_units: OwnUnits | None = None,
     select: Select = "fixed",
     seed: int = 0,
     on_fold: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """The class of every sample, named by the head that did not see its fold's test side; samples in no fold get "".
 
-    `features` (n, F). `select`: C is 1 (fixed), the best on inner splits by subject of the training side (inner), or
-    the best on the test side (oracle), which is no honest score.
+    `features` (n, F), of which those in `own_units` (F,) keep their sizes to each other. `select`: C is 1 (fixed), the
+    best on inner splits by subject of the training side (inner), or the best on the test side (oracle), which is no
+    honest score.
     """
     predicted = [""] * len(truth)
     for fold in folds:
         test = list(fold.test)
         regularisation = REGULARISATION
         if select == "inner":
-            regularisation = _chosen_inside(features, truth, fold, samples, seed)
+            regularisation = _chosen_inside(features, truth, fold, samples, seed, own_units)
         elif select == "oracle":
-            regularisation = _chosen_on(features, truth, [(list(fold.train), test)], by_accuracy=True)
-        for index, guess in zip(test, _fit_predict(features, truth, fold.train, test, regularisation), strict=True):
+            regularisation = _chosen_on(features, truth, [(list(fold.train), test)], own_units, by_accuracy=True)
+        axes_train, axes_test = _axes(features, list(fold.train), test, own_units)
+        guesses = _classify(axes_train, [truth[index] for index in fold.train], axes_test, regularisation)
+        for index, guess in zip(test, guesses, strict=True):
             predicted[index] = guess
         on_fold()
     return predicted
@@ -62,26 +67,20 @@ def predict_units(
     targets: npt.NDArray[np.bool_],
     folds: Sequence[Fold],
     *,
+    own_units: OwnUnits | None = None,
     on_fold: Callable[[], None] = lambda: None,
 ) -> npt.NDArray[np.bool_]:
-    """Action units of every sample, (n, U), each by a head of its own; C is 1."""
+    """Action units of every sample, (n, U), each by a head of its own; C is 1. Features as in `predict_folds`."""
     predicted = np.zeros_like(targets)
     for fold in folds:
         train, test = list(fold.train), list(fold.test)
-        axes_train, axes_test = _axes(features, train, test)
+        axes_train, axes_test = _axes(features, train, test, own_units)
         for unit in range(targets.shape[1]):
             labels = ["present" if flag else "absent" for flag in targets[train, unit]]
             guesses = _classify(axes_train, labels, axes_test, REGULARISATION)
             predicted[test, unit] = [guess == "present" for guess in guesses]
         on_fold()
     return predicted
-
-
-def _fit_predict(
-    features: Features, truth: Sequence[str], train: Sequence[int], test: Sequence[int], regularisation: float
-) -> list[str]:
-    axes_train, axes_test = _axes(features, list(train), list(test))
-    return _classify(axes_train, [truth[index] for index in train], axes_test, regularisation)
 
 
 def _classify(train: Axes, labels: Sequence[str], test: Axes, regularisation: float) -> list[str]:
@@ -94,13 +93,16 @@ def _classify(train: Axes, labels: Sequence[str], test: Axes, regularisation: fl
     return [str(name) for name in head.fit(train, labels).predict(test)]
 
 
-def _axes(features: Features, train: list[int], test: list[int]) -> tuple[Axes, Axes]:
+def _axes(features: Features, train: list[int], test: list[int], own_units: OwnUnits | None) -> tuple[Axes, Axes]:
     """Standardised features in the axes of the span of the training samples, (n_train, r) and (n_test, r).
 
-    Mean and scale are those of the training samples; a constant feature is left out.
+    Mean and scale are those of the training samples, one scale for all that are in own units; a constant feature is
+    left out.
     """
     known, unknown = features[train], features[test]
     mean, scale = known.mean(axis=0, dtype=np.float64), known.std(axis=0, dtype=np.float64)
+    if own_units is not None and own_units.any():
+        scale[own_units] = np.sqrt(np.square(scale[own_units]).mean())
     kept = scale > _CONSTANT
     mean, scale = mean[kept].astype(np.float32), scale[kept].astype(np.float32)
     known, unknown = (known[:, kept] - mean) / scale, (unknown[:, kept] - mean) / scale
@@ -113,16 +115,22 @@ def _axes(features: Features, train: list[int], test: list[int]) -> tuple[Axes, 
 
 
 def _chosen_inside(
-    features: Features, truth: Sequence[str], fold: Fold, samples: Sequence[Labelled], seed: int
+    features: Features,
+    truth: Sequence[str],
+    fold: Fold,
+    samples: Sequence[Labelled],
+    seed: int,
+    own_units: OwnUnits | None,
 ) -> float:
     splits = [inner_split(samples, fold.train, seed=seed + number) for number in range(_INNER_SPLITS)]
-    return _chosen_on(features, truth, [(list(train), list(validation)) for train, validation in splits])
+    return _chosen_on(features, truth, [(list(train), list(validation)) for train, validation in splits], own_units)
 
 
 def _chosen_on(
     features: Features,
     truth: Sequence[str],
     splits: Sequence[tuple[list[int], list[int]]],
+    own_units: OwnUnits | None,
     *,
     by_accuracy: bool = False,
 ) -> float:
@@ -130,7 +138,7 @@ def _chosen_on(
     guesses: dict[float, list[str]] = {value: [] for value in _GRID}
     labels: list[str] = []
     for train, other in splits:
-        axes_train, axes_other = _axes(features, train, other)
+        axes_train, axes_other = _axes(features, train, other, own_units)
         known = [truth[index] for index in train]
         labels += [truth[index] for index in other]
         for value, found in guesses.items():
