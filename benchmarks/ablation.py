@@ -10,8 +10,7 @@ differences within the range of the seeds say nothing.
 
 Every cell, a row with a seed, is appended to cells.jsonl in --folder when it is done, so an interrupted run goes on;
 after a change of the code of the model, give another folder.
-The format of the crops is not varied: ingest writes JPEG of quality 95 without chroma subsampling and has no option for
-another. --quick: does it run? The last line of the output is one JSON object.
+--quick: does it run? The last line of the output is one JSON object.
 """
 
 import argparse
@@ -23,15 +22,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from corpora import ingest_videos, make_videos, told_people
+from maps import GRID, change_map, maps_of
 
 from mbert import __version__
 from mbert.manifests.workspace import Workspace
-from mbert.model.data import normalize, resize, stack_images
 from mbert.model.eval_config import OURS, EvalConfig
 from mbert.model.evaluate import run_eval
-from mbert.model.localisation import auroc_same_place, auroc_within, patch_means, patch_truth
+from mbert.model.localisation import auroc_same_place, auroc_within, patch_truth
 from mbert.model.methods import hash_of
 from mbert.model.micron_bert import MicronBert
 from mbert.model.objective import ObjectiveConfig
@@ -45,8 +43,6 @@ from mbert.pipeline.truth import true_pairs
 
 FPS = 30  # a third of the preset's: a third of the time; the shortest rise to an apex is 3 frames
 AMPLITUDE_PX = 1.0  # of the clips whose maps are scored
-GRID = 14
-BATCH = 32
 
 # What is varied, by the option's own name. `pairs` and `ingest` are of PairOptions and IngestOptions, `objective` of
 # ObjectiveConfig, the others of PretrainConfig. What a row does not name is as in `paper` or `default`.
@@ -61,13 +57,16 @@ ROWS = {
     "paper-swap-0.75": {**PAPER, "objective": {"swap_ratio": 0.75, "swap_block": 1}},
     "paper-block-2": {**PAPER, "objective": {"swap_ratio": 0.5, "swap_block": 2}},
     "paper-block-4": {**PAPER, "objective": {"swap_ratio": 0.5, "swap_block": 4}},
-    # What `mbert train pretrain` does by default: pairs 167-367 ms apart, patches of 8 px, alignment auto, 10 pairs/s.
+    # What `mbert train pretrain` does by default: pairs 167-367 ms apart, patches of 8 px, alignment auto,
+    # crops as JPEG of quality 95, 10 pairs/s.
     "default": {},
     "default-100-200-ms": {"pairs": {"min_delta_ms": 100.0, "max_delta_ms": 200.0}},
     "default-400-600-ms": {"pairs": {"min_delta_ms": 400.0, "max_delta_ms": 600.0}},
     "default-patch-16": {"model": {"patch_size": 16}},
     "default-align-frame": {"ingest": {"align": "frame"}},
     "default-align-clip": {"ingest": {"align": "clip"}},
+    "default-jpeg-75": {"ingest": {"jpeg_quality": 75}},
+    "default-jpeg-100": {"ingest": {"jpeg_quality": 100}},
     # Fewer pairs of the same people, seen more often in as many steps: `default` has 16 times the pairs of the last.
     "default-pairs-quarter": {"pairs": {"pairs_per_second": 2.5}},
     "default-pairs-sixteenth": {"pairs": {"pairs_per_second": 0.625}},
@@ -78,10 +77,9 @@ SCORES = ("auroc", "auroc_same_place", "uf1")
 
 @dataclasses.dataclass(frozen=True)
 class TruePlaces:
-    """Pairs whose motion is known: crops of both frames, and which patches moved or are still, (P, GRID, GRID)."""
+    """Pairs whose motion is known, and which patches moved or are still, (P, GRID, GRID)."""
 
-    t0: list
-    t1: list
+    pairs: list
     moved: np.ndarray
     still: np.ndarray
 
@@ -103,7 +101,7 @@ def identity_of(row, steps, seed):
 
 
 class Corpora:
-    """The same videos for all rows, ingested once for each alignment."""
+    """The same videos for all rows, ingested once for each way to do it."""
 
     def __init__(self, folder, photos, workers, quick):
         self._folder, self._workers, self._photos = folder, workers, photos
@@ -126,7 +124,7 @@ class Corpora:
         return make_videos(folder, dataclasses.replace(base, **options), self._photos, self._workers)
 
     def _workspace(self, name, options):
-        return Workspace(self._folder / "workspaces" / f"{name}-{options.align}")
+        return Workspace(self._folder / "workspaces" / f"{name}-{options.align}-{options.jpeg_quality}")
 
     def pretraining(self, options, pairs):
         """Pair shards to learn from. Those of other pairs are replaced: it takes a second."""
@@ -145,33 +143,14 @@ class Corpora:
 
     def places(self, options):
         """Pairs to judge maps on."""
-        if options.align not in self._places:
+        if options not in self._places:
             workspace = self._workspace("places", options)
             ingest_videos(self._places_videos, workspace, options, self._workers)
-            t0, t1, truths = [], [], []
-            for pair in true_pairs(self._places_videos, workspace):
-                t0.append(pair.t0)
-                t1.append(pair.t1)
-                truths.append(patch_truth(pair.expression, pair.distractor, GRID))
+            pairs = list(true_pairs(self._places_videos, workspace))
+            truths = [patch_truth(pair.expression, pair.distractor, GRID) for pair in pairs]
             moved, still = (np.stack([getattr(truth, name) for truth in truths]) for name in ("moved", "still"))
-            self._places[options.align] = TruePlaces(t0, t1, moved, still)
-        return self._places[options.align]
-
-
-def change_maps(model, places):
-    """(P, GRID, GRID) of a model whose own grid may be another."""
-    size, maps = model.config.image_size, []
-    with torch.inference_mode():
-        for start in range(0, len(places.t0), BATCH):
-            t0, t1 = (
-                normalize(
-                    stack_images([resize(image, size) for image in images[start : start + BATCH]]),
-                    model.config.in_chans,
-                )
-                for images in (places.t0, places.t1)
-            )
-            maps.append(model.change_map(t0, t1).float().numpy())
-    return patch_means(np.concatenate(maps), GRID)
+            self._places[options] = TruePlaces(pairs, moved, still)
+        return self._places[options]
 
 
 def measure_cell(row, seed, steps, corpora):
@@ -184,7 +163,7 @@ def measure_cell(row, seed, steps, corpora):
         model = MicronBert.from_pretrained(run).eval()
         result = run_eval(people.pairs, run, Path(folder) / "eval", EvalConfig(baselines=()))
     assert not result.encoder_saw_test_subjects, "the encoder was pretrained on people of the folds"
-    maps = change_maps(model, places)
+    maps = maps_of(model, change_map, places.pairs)
     return {
         "auroc": auroc_within(maps, places.moved, places.still).value,
         "auroc_same_place": auroc_same_place(maps, places.moved, places.still).value,

@@ -32,17 +32,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
+from figures import draw_curves, draw_maps
+from maps import GRID, MODEL_METHODS, classical_maps, model_maps
 
 from mbert.manifests.workspace import Workspace
 from mbert.model.baselines import random_model
-from mbert.model.data import normalize, resize, stack_images
-from mbert.model.features import MAP_REGIONS, pair_inputs
 from mbert.model.localisation import (
     Share,
     auroc_same_place,
     auroc_within,
-    patch_means,
     patch_truth,
     pointing_game,
 )
@@ -56,9 +54,7 @@ from mbert.pipeline.pair_plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthesize import PRESETS, synthesize
 from mbert.pipeline.truth import true_pairs
-from mbert.shards.motion import optical_flow
 
-GRID = MAP_REGIONS  # of all maps
 LEVELS = ("standard", "hard")  # presets of mbert synthesize
 AMPLITUDES = (0.3, 0.5, 1.0, 2.0)  # px of the crop
 GOAL_AMPLITUDES = (0.5, 1.0)
@@ -80,12 +76,6 @@ NUISANCES = {
 METRICS = {"within": auroc_within, "same_place": auroc_same_place, "pointing": pointing_game}
 TITLES = {"within": "AUROC within pairs", "same_place": "AUROC at the same place", "pointing": "Pointing game"}
 GOAL_BASELINES = ("frame_difference", "optical_flow", "random_weights")
-BATCH = 16
-
-# Of the robust fit of `without_head`.
-FIT_EVERY = 7  # pixels
-FIT_ROUNDS = 8
-FIT_PX = 0.02  # below it, a residual weighs no more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,24 +85,6 @@ class Result:
     value: float
     interval: tuple[float, float] | None
     by_seed: list[float]
-
-
-def change_map(model, t0, t1):
-    return patch_means(model.change_map(t0, t1).numpy(), GRID)
-
-
-def distance_map(model, t0, t1):
-    return pair_inputs(model, t0, t1, ("distance",)).view(-1, GRID, GRID).numpy()
-
-
-MODEL_METHODS = {
-    "mbert": ("default", change_map),
-    "paper": ("paper", change_map),
-    "paper_distance": ("paper", distance_map),
-    "random_weights": ("random", change_map),
-    "random_distance": ("random", distance_map),
-}
-CLASSICAL_METHODS = ("frame_difference", "optical_flow", "flow_without_head")
 
 
 class Corpora:
@@ -180,43 +152,6 @@ def place_prior(corpora):
     """(GRID, GRID): in what share of the pairs of the pretraining people each patch moves."""
     pairs = itertools.chain.from_iterable(true_pairs(*corpus) for corpus in corpora)
     return np.mean([patch_truth(pair.expression, pair.distractor, GRID).moved for pair in pairs], axis=0)
-
-
-def without_head(flow):
-    """Flow (H, W, 2) less the affine motion that most of the crop shares: the one of least absolute deviations."""
-    rows, columns = np.indices(flow.shape[:2])
-    terms = np.stack([columns, rows, np.ones_like(rows)], axis=-1).astype(float)
-    few = slice(FIT_EVERY // 2, None, FIT_EVERY)
-    known, wanted = terms[few, few].reshape(-1, 3), flow[few, few].reshape(-1, 2)
-    weights = np.ones((len(known), 1))
-    for _ in range(FIT_ROUNDS):
-        affine = np.linalg.lstsq(known * weights, wanted * weights, rcond=None)[0]
-        weights = 1 / np.sqrt(np.linalg.norm(wanted - known @ affine, axis=1, keepdims=True) + FIT_PX)
-    return flow - terms @ affine
-
-
-def classical_maps(pairs):
-    """Of each method that learns nothing, (P, GRID, GRID)."""
-    maps = {name: [] for name in CLASSICAL_METHODS}
-    for pair in pairs:
-        flow = optical_flow(pair.t0, pair.t1)
-        maps["frame_difference"].append(np.abs(pair.t1.astype(np.float32) - pair.t0).mean(axis=-1))
-        maps["optical_flow"].append(np.linalg.norm(flow, axis=-1))
-        maps["flow_without_head"].append(np.linalg.norm(without_head(flow), axis=-1))
-    return {name: patch_means(np.stack(found), GRID) for name, found in maps.items()}
-
-
-@torch.inference_mode()
-def model_maps(models, pairs):
-    """Of each method that is made of a model, (P, GRID, GRID)."""
-    maps = {name: [] for name in MODEL_METHODS}
-    for start in range(0, len(pairs), BATCH):
-        frames = list(zip(*((pair.t0, pair.t1) for pair in pairs[start : start + BATCH]), strict=True))
-        for name, (which, make) in MODEL_METHODS.items():
-            config = models[which].config
-            resized = (stack_images([resize(image, config.image_size) for image in images]) for images in frames)
-            maps[name].append(make(models[which], *(normalize(images, config.in_chans) for images in resized)))
-    return {name: np.concatenate(found) for name, found in maps.items()}
 
 
 def measure(pairs, models, prior):
@@ -311,93 +246,6 @@ def print_nuisances(by_nuisance):
             print(f"{name:18}" + "".join(f"{each[name][metric].value:10.3f}" for each in by_nuisance.values()))
 
 
-STYLES = {  # colours that differ for colour-blind eyes too
-    "mbert": ("#D55E00", "-", 2.5),
-    "paper": ("#CC79A7", "-", 1.5),
-    "paper_distance": ("#CC79A7", "--", 1.5),
-    "random_weights": ("#999999", "-", 1.5),
-    "random_distance": ("#999999", "--", 1.5),
-    "frame_difference": ("#56B4E9", "-", 1.5),
-    "optical_flow": ("#0072B2", "-", 1.5),
-    "flow_without_head": ("#009E73", "-", 1.5),
-    "constant": ("#000000", ":", 1.5),
-}
-
-
-def draw_curves(found, path):
-    """AUROC by amplitude: within pairs above, at the same place below, one column for each level."""
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(10, 7.2), layout="constrained")
-    panels = drawing.subplots(2, len(LEVELS), sharex=True, sharey=True)
-    for (row, metric), (column, level) in itertools.product(enumerate(("within", "same_place")), enumerate(LEVELS)):
-        axes, amplitudes = panels[row, column], list(found[level])
-        for name, (colour, line, width) in STYLES.items():
-            results = [found[level][amplitude][name][metric] for amplitude in amplitudes]
-            values = [each.value for each in results]
-            axes.plot(amplitudes, values, line, color=colour, linewidth=width, marker="o", markersize=3, label=name)
-            if name == "mbert" and all(each.interval for each in results):
-                axes.fill_between(
-                    amplitudes, *zip(*(each.interval for each in results), strict=True), color=colour, alpha=0.15
-                )
-        axes.set_title(f"{TITLES[metric]}, {level}", fontsize=11)
-        axes.set_ylim(0.3, 1.02)
-        axes.set_xscale("log")
-        axes.set_xticks(amplitudes, [f"{amplitude:g}" for amplitude in amplitudes])
-        axes.minorticks_off()
-        axes.axhline(0.5, color="#cccccc", linewidth=0.8, zorder=0)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels[-1]:
-        axes.set_xlabel("largest displacement, px of the 224 px crop")
-    handles, names = panels[0, 0].get_legend_handles_labels()
-    names = [name.replace("_", " ") for name in names]
-    drawing.legend(handles, names, loc="outside lower center", ncols=5, frameon=False)
-    save(drawing, path)
-
-
-def draw_maps(pairs, models, path, faces):
-    """A column for each pair: its true motion and its maps, each between its own ends; outlined is what moved."""
-    from matplotlib.figure import Figure
-
-    learned, classical = model_maps(models, pairs), classical_maps(pairs)
-    rows = {
-        **({"t0": [pair.t0 for pair in pairs]} if faces else {}),
-        "true motion": [np.linalg.norm(pair.expression, axis=-1) for pair in pairs],
-        "mbert": learned["mbert"],
-        "frame difference": classical["frame_difference"],
-        "optical flow": classical["optical_flow"],
-    }
-    drawing = Figure(figsize=(1.25 * len(pairs), 1.3 * len(rows) + 0.3), layout="constrained")
-    drawing.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
-    panels = drawing.subplots(len(rows), len(pairs))
-    for (row, (name, images)), (column, pair) in itertools.product(enumerate(rows.items()), enumerate(pairs)):
-        axes, size = panels[row, column], pair.t0.shape[0]
-        axes.imshow(images[column], cmap="inferno", interpolation="nearest", extent=(0, size, size, 0))
-        moved = patch_truth(pair.expression, pair.distractor, GRID).moved
-        outline = np.kron(moved, np.ones((8, 8)))
-        places = (np.arange(len(outline)) + 0.5) * size / len(outline)
-        axes.contour(places, places, outline, levels=[0.5], colors="#7fdbff", linewidths=0.7)
-        axes.set(xticks=[], yticks=[])
-        if column == 0:
-            axes.set_ylabel(name, fontsize=9)
-        if row == 0:
-            level = "standard" if column < len(pairs) // 2 else "hard"
-            axes.set_title(f"{level}\nAU {pair.row.action_units}", fontsize=8)
-    save(drawing, path)
-
-
-def save(drawing, path):
-    """With a palette: a third of the bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    canvas = FigureCanvasAgg(drawing)
-    canvas.draw()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
-
-
 def examples(pairs):
     """Four pairs, chosen by name alone: the first take of another emotion from each of the first people."""
     by_path = {pair.row.path: pair for pair in pairs}
@@ -454,7 +302,7 @@ def main():
     if arguments.photos is None:
         print("no --photos: all people are variations of one photo, that of pretraining too")
     if arguments.figures:
-        draw_curves(found, arguments.figures / "localisation.png")
+        draw_curves(found, TITLES, arguments.figures / "localisation.png")
         draw_maps(shown, models[0], arguments.figures / "maps.png", arguments.faces)
     print(json.dumps(summary(found, by_nuisance, reached, steps, seeds, asked, arguments.photos is not None)))
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mbert import ConfigError, ManifestError
 from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
-from mbert.manifests.store import read_json, read_rows, read_table
+from mbert.manifests.store import read_json, read_rows, read_table, write_json
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.engine import Engine
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
@@ -191,7 +191,25 @@ def test_other_options_are_refused_with_the_difference_and_overwrite_begins_anew
     assert read_json(workspace.corpus_config)["options"]["size"] == 96
 
 
+def test_the_quality_of_the_crops_is_chosen_and_a_corpus_older_than_the_option_has_its_default(few_videos, tmp_path):
+    sizes = {}
+    for quality in (75, 95):
+        workspace = Workspace(tmp_path / str(quality))
+        run_ingest(few_videos, workspace, IngestOptions(jpeg_quality=quality), limit=1)
+        rows = [row for twin in workspace.frames.glob("*.parquet") for row in read_rows(twin, FrameRow)]
+        sizes[quality] = sum(row.size for row in rows)
+    assert 0.2 < sizes[75] / sizes[95] < 0.6
+    config = read_json(workspace.corpus_config)
+    del config["options"]["jpeg_quality"]
+    write_json(workspace.corpus_config, config)
+    with pytest.raises(ConfigError, match="jpeg_quality: corpus 95, asked 75"):
+        run_ingest(few_videos, workspace, IngestOptions(jpeg_quality=75))
+    assert run_ingest(few_videos, workspace, IngestOptions(), limit=1).statuses == {"ok": 2}
+
+
 def test_impossible_options_stop_at_once():
+    with pytest.raises(ConfigError, match="jpeg_quality is 0; allowed are 1 to 100"):
+        IngestOptions(jpeg_quality=0)
     with pytest.raises(ConfigError, match="crop size is 8; allowed are 32 to 1024"):
         IngestOptions(size=8)
     with pytest.raises(ConfigError, match="landmark_hz is 0"):

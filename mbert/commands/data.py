@@ -30,6 +30,10 @@ def ingest(
         typer.Option(help="One transform per still clip and a smooth track else (auto); `frame` is for comparison."),
     ] = "auto",
     size: Annotated[int, typer.Option(min=32, max=1024, help="Width and height of a crop, in pixels.")] = 224,
+    jpeg_quality: Annotated[
+        int,
+        typer.Option(min=1, max=100, help="Of the crops: 75 takes two fifths of the bytes of 95, 100 twice as many."),
+    ] = 95,
     faces: Annotated[str, typer.Option(help="How many faces to follow at a time: all, largest, or a number.")] = "all",
     landmarker: Annotated[
         Literal["mediapipe", "fan"], typer.Option(help="MediaPipe's face mesh, or face-alignment's 68 points.")
@@ -87,6 +91,7 @@ def ingest(
 
     options = IngestOptions(
         size=size,
+        jpeg_quality=jpeg_quality,
         align=align,
         landmarker=landmarker,
         landmarker_model=None if landmarker_model is None else str(landmarker_model.absolute()),

@@ -44,7 +44,7 @@ from mbert.pipeline.ingest_input import (
     lost_outcome,
     seconds_from_header,
 )
-from mbert.shards.image import JPEG_QUALITY, JPEG_SUBSAMPLING
+from mbert.shards.image import JPEG_SUBSAMPLING
 
 _TRIED_INPUTS = 3
 _TRIED_FRAMES = 100
@@ -233,7 +233,9 @@ def _checked_config(workspace: Workspace, options: IngestOptions) -> dict[str, A
     if not workspace.corpus_config.exists():
         return {}
     found: dict[str, Any] = read_json(workspace.corpus_config)
-    if differences := tell_differences(found["options"], dataclasses.asdict(options), "corpus"):
+    # An option that is younger than the corpus had its default.
+    before = {**dataclasses.asdict(IngestOptions()), **found["options"]}
+    if differences := tell_differences(before, dataclasses.asdict(options), "corpus"):
         raise ConfigError(
             f"the corpus in {workspace.corpus} was made otherwise ({differences}): "
             "use the same options, another --workspace, or --overwrite to make it anew"
@@ -263,7 +265,7 @@ def _write_config(
             "options": dataclasses.asdict(options),
             "schema": SCHEMA_VERSION,
             "datasets": {**before.get("datasets", {}), **dict.fromkeys(datasets, latest)},
-            "jpeg": {"quality": JPEG_QUALITY, "subsampling": JPEG_SUBSAMPLING},
+            "jpeg_subsampling": JPEG_SUBSAMPLING,
             # Of every ingest that added to the corpus, where they differ.
             "versions": versions if current in versions else [*versions, current],
         },

@@ -32,7 +32,7 @@ from mbert.pipeline.landmarks import Face, Landmarker, Points
 from mbert.pipeline.quality import brightness, clipped, jitter_px, luma, rigid_region, sharpness
 from mbert.pipeline.register import register_poses
 from mbert.pipeline.track import Clip, CutRules, follow_faces, onto_region, spans
-from mbert.shards.image import encode_jpeg
+from mbert.shards.image import JPEG_QUALITY, encode_jpeg
 from mbert.shards.writer import TAR_HASH_ENTRY, TarWriter, writing_tar
 
 _MAX_CLIP_BYTES = 128 << 20  # of regions held until a clip ends: the memory bound of a worker
@@ -45,6 +45,7 @@ class IngestOptions:
     """What decides the bytes of a corpus; another choice needs another corpus."""
 
     size: int = 224  # width and height of a crop in pixels
+    jpeg_quality: int = JPEG_QUALITY  # of the crops
     # clip: one transform per clip, the median of the landmarks. smooth: landmarks low-passed, then registered.
     # auto: `clip` where the head is still, else `smooth`. frame: each measurement as it is, for comparison.
     align: AlignMode = "auto"
@@ -61,6 +62,8 @@ class IngestOptions:
     def __post_init__(self) -> None:
         if not 32 <= self.size <= 1024:
             raise ConfigError(f"crop size is {self.size}; allowed are 32 to 1024 pixels")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ConfigError(f"jpeg_quality is {self.jpeg_quality}; allowed are 1 to 100")
         for name in ("landmark_hz", "folder_fps", "max_clip_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
@@ -242,7 +245,9 @@ def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tu
         crop = warp(region.frame.rgb(), onto_region(matrix, region), size)
         gray = luma(crop)
         rigid.append(rigid_region(gray))
-        offset, num_bytes = writer.add(f"{key}.{region.frame.index:07d}.jpg", encode_jpeg(crop))
+        offset, num_bytes = writer.add(
+            f"{key}.{region.frame.index:07d}.jpg", encode_jpeg(crop, task.options.jpeg_quality)
+        )
         points = values[:10].reshape(5, 2) @ matrix[:, :2].T + matrix[:, 2]
         face_px, yaw, pitch, roll, eye_open, mouth_open, score = (float(value) for value in values[10:])
         rows.append(

@@ -1,4 +1,4 @@
-"""The image codec of all shards: JPEG, quality 95, no chroma subsampling."""
+"""The image codec of all shards: JPEG without chroma subsampling, by default of quality 95."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,11 @@ JPEG_SUBSAMPLING = "444"
 Image = npt.NDArray[np.uint8]
 
 
-def encode_jpeg(image: Image) -> bytes:
-    """Encode (H, W, 3) uint8 RGB."""
+def encode_jpeg(image: Image, quality: int = JPEG_QUALITY) -> bytes:
+    """Encode (H, W, 3) uint8 RGB; quality from 1 to 100."""
     return bytes(
         simplejpeg.encode_jpeg(
-            np.ascontiguousarray(image), quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling=JPEG_SUBSAMPLING
+            np.ascontiguousarray(image), quality=quality, colorspace="RGB", colorsubsampling=JPEG_SUBSAMPLING
         )
     )
 
