@@ -24,7 +24,7 @@ from mbert.model.baselines import (
 from mbert.model.data import normalize
 from mbert.model.device import pick_compute
 from mbert.model.eval_config import OURS, EvalConfig
-from mbert.model.features import in_own_units, join_steps, pair_inputs
+from mbert.model.features import DEFINITION, in_own_units, join_steps, pair_inputs
 from mbert.model.fold_runs import FinetuneTask, FoldResults, finetune_fold, run_in_processes
 from mbert.model.labelled import Expression, decode_pairs
 from mbert.model.micron_bert import MicronBert
@@ -114,7 +114,9 @@ class Methods:
             return pair_features(model, pairs, inputs)
 
         what = "features" if method == OURS else "features of random weights"
-        return join_steps([self._kept(what, [weights, inputs, step, frames], compute, step) for step in range(frames)])
+        return join_steps(
+            [self._kept(what, [weights, inputs, DEFINITION, step, frames], compute, step) for step in range(frames)]
+        )
 
     def _kept(
         self, what: str, about: Any, compute: Callable[[Sequence[FramePair]], Features], step: int = -1
