@@ -205,6 +205,7 @@ def test_the_quality_of_the_crops_is_chosen_and_a_corpus_older_than_the_option_h
     with pytest.raises(ConfigError, match="jpeg_quality: corpus 95, asked 75"):
         run_ingest(few_videos, workspace, IngestOptions(jpeg_quality=75))
     assert run_ingest(few_videos, workspace, IngestOptions(), limit=1).statuses == {"ok": 2}
+    assert read_json(workspace.corpus_config)["options"] == config["options"]  # shards and runs know it by these
 
 
 def test_impossible_options_stop_at_once():

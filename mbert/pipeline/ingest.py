@@ -262,7 +262,8 @@ def _write_config(
         workspace.corpus_config,
         {
             "root": str(listing.root),  # of the latest ingest
-            "options": dataclasses.asdict(options),
+            # As the corpus was begun: what depends on them, shards and their runs, is not to be made anew.
+            "options": before.get("options", dataclasses.asdict(options)),
             "schema": SCHEMA_VERSION,
             "datasets": {**before.get("datasets", {}), **dict.fromkeys(datasets, latest)},
             "jpeg_subsampling": JPEG_SUBSAMPLING,
