@@ -288,6 +288,16 @@ def test_a_worker_that_is_killed_is_told(source):
             next(batches)
 
 
+def test_a_worker_that_dies_during_a_step_is_told_when_the_next_batch_is_asked_for(source):
+    batches = iter(loader_of(source, workers=2))
+    next(batches)
+    worker = multiprocessing.active_children()[0]
+    worker.kill()
+    worker.join()  # stands for the step: nothing is raised in it
+    with pytest.raises(ModelError, match=rf"a process that loads pairs died \({worker.pid}, exit code -9\)"):
+        next(batches)
+
+
 def test_nothing_is_left_running_after_a_run(folder):
     code = (
         "import sys\n"

@@ -5,6 +5,9 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import multiprocessing
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -201,30 +204,52 @@ class _Workers:
             worker_init_fn=set_up_worker,
         )
         self._num_parts = max(1, num_workers)
-        self._parts: Iterator[Part | Failure] | None = iter(loader)
+        others = multiprocessing.active_children()
+        with _deaths_told_only_when_asked():
+            self._parts: Iterator[Part | Failure] | None = iter(loader)
+        self._processes = [child for child in multiprocessing.active_children() if child not in others]
 
     def close(self) -> None:
         """End the processes, also where a traceback keeps this object."""
         self._parts = None
+        self._processes = []
 
     def next_parts(self) -> list[Part]:
         """One part of each worker: torch asks its workers in turn. Raises what a worker failed with."""
         assert self._parts is not None
+        # Before waiting: what a process sent in part, its end would never come.
+        if died := [f"{child.pid}, exit code {child.exitcode}" for child in self._processes if child.exitcode]:
+            raise self._death("; ".join(died))
         found = []
         for _ in range(self._num_parts):
             try:
                 part = next(self._parts)
-            except RuntimeError as exc:
+            except RuntimeError as exc:  # torch looks every few seconds that it waits
                 if "DataLoader worker" not in str(exc):
                     raise
-                raise ModelError(
-                    f"a process that loads pairs died ({exc}): if it was killed for want of memory, "
-                    f"take fewer than {self._num_parts} workers or a smaller batch_size"
-                ) from exc
+                raise self._death(str(exc)) from exc
             if isinstance(part, Failure):
                 raise part.error
             found.append(part)
         return found
+
+    def _death(self, how: str) -> ModelError:
+        return ModelError(
+            f"a process that loads pairs died ({how}): if it was killed for want of memory, "
+            f"take fewer than {self._num_parts} workers or a smaller batch_size"
+        )
+
+
+@contextlib.contextmanager
+def _deaths_told_only_when_asked() -> Iterator[None]:
+    """Leave SIGCHLD as it was: torch's handler raises in whatever the main thread does, a step or a saving."""
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        # Only the main thread may set one, and torch sets none in others; None is a handler that is not Python's.
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _listed(bad: Sequence[BadPair]) -> str:
