@@ -85,6 +85,15 @@ def test_the_frames_are_encoded_once_for_all_inputs(frames):
 
 
 @torch.no_grad()
+def test_what_moved_is_said_without_encoding_a_frame(frames):
+    model, calls = build(MOTION), []
+    model.encoder.register_forward_hook(lambda module, given, found: calls.append(given[0].shape))
+    pair_inputs(model, *frames, ("map", "motion", "measured"))
+    model.change_map(*frames)
+    assert calls == []
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("poi", [True, False])
 def test_dma_is_the_gated_value_of_each_patch(frames, poi):
     model = build(poi=poi)
@@ -127,7 +136,7 @@ def test_the_map_is_the_diagonal_and_the_interest_between_their_own_ends(frames)
 @torch.no_grad()
 def test_with_attention_motion_the_map_is_a_probability_and_motion_the_displacement(frames):
     model = build(MOTION)
-    motion = model.motion_of(*model.encode_frames(*frames))
+    motion = model.motion_of(*frames)
     assert torch.allclose(pair_inputs(model, *frames, ["map"]), motion.moved, atol=1e-6)
     both = (motion.displacement / 0.15).asinh().mT.flatten(1)  # all x, then all y; 14 x 14 regions of 14 x 14 patches
     assert torch.allclose(pair_inputs(model, *frames, ["motion"]), both, atol=1e-6)

@@ -62,7 +62,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = _build_head(config)
         backbone.requires_grad_(False)
-        backbone.encoder.requires_grad_(not frozen and asks_encoder(config.inputs))
+        backbone.encoder.requires_grad_(not frozen and asks_encoder(backbone.config, config.inputs))
         for name in micro_attention_parts(backbone.config, config.inputs):
             getattr(backbone.micro_attention, name).requires_grad_(not frozen)
 

@@ -34,8 +34,9 @@ class MicronBertConfig:
     # authors' released weights. motion: the diagonal is the probability that the patch kept its place beside the head,
     # learned from local motion that is drawn onto crops; see motion.py.
     attention: Literal["diagonal", "full", "motion"] = "diagonal"
-    motion_dim: int = 96  # of the small transformer of attention `motion`
-    motion_depth: int = 2
+    motion_dim: int = 96  # of the head of attention `motion`
+    motion_convs: int = 4  # its layers in which a patch looks at its neighbours
+    motion_depth: int = 1  # and those in which it looks at all patches
     motion_heads: int = 4
     poi: bool = True  # whether the Patch of Interest scales the diagonal
     # What the contextual token of a crop of t1 learns from. mse: the token of t1, which takes no gradient. mse_ema: the
@@ -49,7 +50,7 @@ class MicronBertConfig:
         if self.poi and self.attention == "full":
             raise ConfigError("poi=True with attention='full' is not supported: PoI scales the diagonal; use poi=False")
         sizes = ("image_size", "patch_size", "dim", "depth", "heads", "decoder_dim", "decoder_depth", "mlp_ratio")
-        for name in (*sizes, "motion_dim", "motion_depth", "motion_heads"):
+        for name in (*sizes, "motion_dim", "motion_convs", "motion_depth", "motion_heads"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.image_size % self.patch_size:

@@ -1,5 +1,6 @@
 """What evaluation and finetuning look at: named inputs, made of the two frames of an expression, region by region."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from mbert import ConfigError, ModelError
 from mbert.model.config import MicronBertConfig
 from mbert.model.micro_attention import patch_of_interest
-from mbert.model.micron_bert import MicronBert
+from mbert.model.micron_bert import Frames, MicronBert
 from mbert.model.motion import measured_motion
 
 REGIONS = 7  # features are averaged over 7 x 7 regions of the face: about a brow, a mouth corner, an eye each
@@ -31,14 +32,14 @@ _NEEDS = {"dma": ("diagonal", "motion"), "dma_both": ("diagonal", "motion"), "mo
 
 
 def pair_inputs(model: MicronBert, t0: Tensor, t1: Tensor, inputs: Sequence[str] = ("change",)) -> Tensor:
-    """The named inputs side by side, in the order of their names; the frames are encoded once.
+    """The named inputs side by side, in the order of their names; the frames are encoded once, or not at all.
 
     Normalised frames (B, C, H, W) of the model's size -> (B, F) float32, F = `num_features(model.config, inputs)`.
     Raises ConfigError as `check_inputs` does.
     """
     check_inputs(inputs, model.config)
-    encoded = _EncodedPair(model, t0, t1)
-    return torch.cat([_MAKERS[name](encoded) for name in inputs], dim=1)
+    pair = _Pair(model, t0, t1)
+    return torch.cat([_MAKERS[name](pair) for name in inputs], dim=1)
 
 
 def num_features(config: MicronBertConfig, inputs: Sequence[str] = ("change",)) -> int:
@@ -82,15 +83,16 @@ def micro_attention_parts(config: MicronBertConfig, inputs: Sequence[str]) -> tu
     return diagonal if {"map", "motion"} & {*inputs} else ()
 
 
-def asks_encoder(inputs: Sequence[str]) -> bool:
+def asks_encoder(config: MicronBertConfig, inputs: Sequence[str]) -> bool:
     """Whether any of the inputs depends on what the encoder has learned."""
-    return any(name != "measured" for name in inputs)
+    of_pixels = {"motion", "measured"} | ({"map"} if config.attention == "motion" else set())
+    return not of_pixels.issuperset(inputs)
 
 
 def parts_behind(model: MicronBert, inputs: Sequence[str]) -> list[nn.Module]:
     """The modules that decide the inputs."""
     parts = micro_attention_parts(model.config, inputs)
-    encoder = [model.encoder] if asks_encoder(inputs) else []
+    encoder = [model.encoder] if asks_encoder(model.config, inputs) else []
     return [*encoder, *(getattr(model.micro_attention, name) for name in parts)]
 
 
@@ -111,53 +113,58 @@ def pool_regions(maps: Tensor, regions: int = REGIONS) -> Tensor:
     return F.adaptive_avg_pool2d(maps, regions).flatten(1)
 
 
-class _EncodedPair:
-    """Tokens of both frames, and what the inputs are made of."""
+class _Pair:
+    """Both frames, encoded once and only where an input asks for it, and what the inputs are made of."""
 
     def __init__(self, model: MicronBert, t0: Tensor, t1: Tensor) -> None:
-        self._model = model
-        self._t0, self._t1 = model.encode_frames(t0, t1)
+        self._model, self._images = model, (t0, t1)
+
+    @functools.cached_property
+    def _frames(self) -> list[Frames]:
+        return self._model.encode_frames(*self._images)
 
     def change(self) -> Tensor:
-        return self._pooled(self._weighted(self._t1.patches - self._t0.patches))
+        return self._pooled(self._weighted_change())
 
     def dma(self) -> Tensor:
-        return self._pooled(self._model.compare(self._t0, self._t1).micro)
+        return self._pooled(self._model.compare(*self._frames).micro)
 
     def dma_both(self) -> Tensor:
-        return torch.cat([self.dma(), self._pooled(self._model.compare(self._t1, self._t0).micro)], dim=1)
+        return torch.cat([self.dma(), self._pooled(self._model.compare(*reversed(self._frames)).micro)], dim=1)
 
     def map(self) -> Tensor:
-        return self._pooled(self._model.change_of(self._t0, self._t1)[..., None], MAP_REGIONS)
+        if self._model.config.attention == "motion":
+            return self._pooled(self._model.motion_of(*self._images).moved[..., None], MAP_REGIONS)
+        return self._pooled(self._model.change_of(*self._frames)[..., None], MAP_REGIONS)
 
     def distance(self) -> Tensor:
-        change = self._weighted(self._t1.patches - self._t0.patches)
+        change = self._weighted_change()
         return self._pooled(torch.linalg.vector_norm(change.float(), dim=-1, keepdim=True), MAP_REGIONS)
 
     def motion(self) -> Tensor:
-        displacement = self._model.motion_of(self._t0, self._t1).displacement
+        displacement = self._model.motion_of(*self._images).displacement
         return self._pooled((displacement / _SMALL_PX).asinh(), MAP_REGIONS)
 
     def measured(self) -> Tensor:
-        motion = measured_motion(self._t0.images, self._t1.images, self._model.config.patch_size)
+        motion = measured_motion(*self._images, self._model.config.patch_size)
         return self._pooled(motion, MAP_REGIONS)
 
-    def _weighted(self, tokens: Tensor) -> Tensor:
-        if not self._model.config.poi:
-            return tokens
-        return tokens * patch_of_interest(self._t1.context, self._t1.patches)[..., None]
+    def _weighted_change(self) -> Tensor:
+        t0, t1 = self._frames
+        change = t1.patches - t0.patches
+        return change * patch_of_interest(t1.context, t1.patches)[..., None] if self._model.config.poi else change
 
     def _pooled(self, tokens: Tensor, regions: int = REGIONS) -> Tensor:
         maps = rearrange(tokens.float(), "b (h w) d -> b d h w", h=self._model.config.grid)
         return pool_regions(maps, regions)
 
 
-_MAKERS: dict[str, Callable[[_EncodedPair], Tensor]] = {
-    "change": _EncodedPair.change,
-    "dma": _EncodedPair.dma,
-    "dma_both": _EncodedPair.dma_both,
-    "map": _EncodedPair.map,
-    "distance": _EncodedPair.distance,
-    "motion": _EncodedPair.motion,
-    "measured": _EncodedPair.measured,
+_MAKERS: dict[str, Callable[[_Pair], Tensor]] = {
+    "change": _Pair.change,
+    "dma": _Pair.dma,
+    "dma_both": _Pair.dma_both,
+    "map": _Pair.map,
+    "distance": _Pair.distance,
+    "motion": _Pair.motion,
+    "measured": _Pair.measured,
 }

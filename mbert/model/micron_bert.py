@@ -174,14 +174,14 @@ class MicronBert(
         two of (B, C, H, W); swapped squares move in no way that it should learn.
         """
         ts = swap_patches(t0, t1, swap_mask, self.config.patch_size)
-        of_ts, of_t1, *of_warped = self.encode_frames(ts, t1, *([] if warped is None else [warped[1]]))
+        of_ts, of_t1 = self.encode_frames(ts, t1)
         views = [self.encoder.context(images) for images in (crops, small_crops) if images is not None]
         with torch.no_grad() if self.config.attention == "motion" else contextlib.nullcontext():
             diagonal = self.diagonal_of(of_ts, of_t1) if self.config.attention != "full" else None
         pair = self._gate(of_ts, of_t1, diagonal)
         motion = None
         if warped is not None and self.micro_attention.motion is not None:
-            motion = self.micro_attention.motion(*warped, of_warped[0].patches)
+            motion = self.micro_attention.motion(*warped)
         return PretrainOutput(self.decode(pair.micro), pair.context, torch.cat(views) if views else None, pair, motion)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,20 +205,21 @@ class MicronBert(
         return rearrange(diagonal, "b (h w) -> b h w", h=t0.shape[2] // self.config.patch_size)
 
     def change_map(self, t0: Tensor, t1: Tensor) -> Tensor:
-        """Where t1 differs from t0, (B, H / patch, W / patch) in [0, 1]: the map that is shown and scored."""
-        change = self.change_of(*self.encode_frames(t0, t1))
+        """Where t1 differs from t0, (B, H / patch, W / patch) in [0, 1]: the map that is shown and scored.
+
+        With attention `motion` the probability that a patch moved, and the encoder is not asked; else as `change_of`.
+        """
+        is_motion = self.config.attention == "motion"
+        change = self.motion_of(t0, t1).moved if is_motion else self.change_of(*self.encode_frames(t0, t1))
         return rearrange(change, "b (h w) -> b h w", h=t0.shape[2] // self.config.patch_size)
 
     def change_of(self, t0: Frames, t1: Frames) -> Tensor:
-        """`change_map` of encoded frames, (B, N).
+        """The diagonal of encoded frames between its own ends, 1 where it is smallest, (B, N).
 
-        With attention `motion` the probability that a patch moved. Else the diagonal between its own ends, 1 where it
-        is smallest, times PoI as a share of its own maximum: how strong an expression is as a whole is lost, as in a
-        picture of it.
+        Times PoI as a share of its own maximum, where the model has it. How strong an expression is as a whole is
+        lost, as in a picture of it.
         """
         diagonal = self.diagonal_of(t0, t1)
-        if self.config.attention == "motion":
-            return 1 - diagonal
         low, high = diagonal.amin(dim=1, keepdim=True), diagonal.amax(dim=1, keepdim=True)
         change = (high - diagonal) / (high - low).clamp(min=1e-12)
         if not self.config.poi:
@@ -231,17 +232,20 @@ class MicronBert(
         interest = patch_of_interest(*self.encode(images))
         return rearrange(interest, "b (h w) -> b h w", h=images.shape[2] // self.config.patch_size)
 
-    def motion_of(self, t0: Frames, t1: Frames) -> Motion:
-        """Which patches moved beside the head, and where to; raises ModelError without attention `motion`."""
+    def motion_of(self, t0: Tensor, t1: Tensor) -> Motion:
+        """Which patches of frames (B, C, H, W) moved beside the head, and where to, as the pixels say.
+
+        Raises ModelError without attention `motion`.
+        """
         if self.micro_attention.motion is None:
             raise ModelError(f"this model has attention={self.config.attention!r}; motion needs attention='motion'")
-        found: Motion = self.micro_attention.motion(t0.images, t1.images, t1.patches)
+        found: Motion = self.micro_attention.motion(t0, t1)
         return found
 
     def diagonal_of(self, t0: Frames, t1: Frames) -> Tensor:
         """The diagonal of encoded frames, (B, N): small where a patch changed, whichever attention is configured."""
         if self.config.attention == "motion":
-            return 1 - self.motion_of(t0, t1).moved
+            return 1 - self.motion_of(t0.images, t1.images).moved
         return self.micro_attention.diagonal(t0.patches, t1.patches)
 
     def compare(self, t0: Frames, t1: Frames) -> PairEncoding:

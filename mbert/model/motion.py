@@ -1,4 +1,4 @@
-"""What moved beside the head: evidence of motion for each patch of a pair, and what a small transformer makes of it.
+"""What moved beside the head: evidence of motion for each patch of a pair, and what a small network makes of it.
 
 Two frames that are encoded one by one, and compared patch by patch, cannot be told apart by what moved: a head that
 drifts by half a pixel, or a lamp that fades, changes every patch more than an expression changes some. So the evidence
@@ -49,16 +49,17 @@ class Motion:
 
 
 class MotionHead(nn.Module):
-    """Evidence of each patch and the token of t1 there -> whether the patch moved, and where to.
+    """Evidence of each patch -> whether the patch moved, and where to.
 
-    Patches look at each other: motion is smooth, and how noisy a pair is shows best where nothing moves.
+    A patch looks at its neighbours first: motion is smooth, so they are evidence, unless one of them moves for itself,
+    as an eye does. Then at all patches: how noisy a pair is shows best where nothing moves.
     """
 
     def __init__(self, config: MicronBertConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
         self.from_evidence = nn.Linear(NUM_EVIDENCE, config.motion_dim)
-        self.from_token = nn.Linear(config.dim, config.motion_dim)
+        self.neighbours = nn.Sequential(*(_Neighbours(config.motion_dim) for _ in range(config.motion_convs)))
         norm = functools.partial(nn.LayerNorm, eps=1e-6)
         self.blocks = nn.ModuleList(
             Block(config.motion_dim, config.motion_heads, qkv_bias=True, norm_layer=norm)  # type: ignore[arg-type]
@@ -67,10 +68,11 @@ class MotionHead(nn.Module):
         self.norm = norm(config.motion_dim)
         self.to_motion = nn.Linear(config.motion_dim, 3 + len(_JOINED))
 
-    def forward(self, t0: Tensor, t1: Tensor, p_t1: Tensor) -> Motion:
-        """Normalised frames (B, C, H, W) and the tokens (B, N, D) of t1."""
+    def forward(self, t0: Tensor, t1: Tensor) -> Motion:
+        """Normalised frames (B, C, H, W). The encoder's tokens are not asked: with them, maps were worse."""
         evidence = motion_evidence(t0, t1, self.patch_size)
-        tokens = self.from_evidence(evidence) + self.from_token(p_t1)
+        patches = rearrange(self.from_evidence(evidence), "b (h w) d -> b d h w", h=t0.shape[-2] // self.patch_size)
+        tokens = rearrange(self.neighbours(patches), "b d h w -> b (h w) d")
         for block in self.blocks:
             tokens = block(tokens)
         logit, correction, trust = self.to_motion(self.norm(tokens)).float().split([1, 2, len(_JOINED)], dim=-1)
@@ -78,6 +80,20 @@ class MotionHead(nn.Module):
         measured = rearrange(evidence[..., : _PER_SCALE * len(_JOINED)], "b n (s e) -> b n s e", e=_PER_SCALE)[..., :2]
         displacement = torch.einsum("bns,bnsd->bnd", trust, measured) + correction
         return Motion(logit[..., 0], displacement)
+
+
+class _Neighbours(nn.Module):
+    """What a patch and the eight around it add to what is known of it, (B, D, h, w)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(1, dim), nn.Conv2d(dim, dim, 3, padding=1), nn.GELU(), nn.Conv2d(dim, dim, 1)
+        )
+
+    def forward(self, patches: Tensor) -> Tensor:
+        with_neighbours: Tensor = patches + self.layers(patches)
+        return with_neighbours
 
 
 @torch.no_grad()

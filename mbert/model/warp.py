@@ -1,8 +1,9 @@
 """Local motion that is known, drawn onto real crops: what a motion head learns from, without a label.
 
-One crop gives both frames. Some smooth hills of motion are put onto one of them, anywhere: nothing is said about where
-action units lie. Both are then disturbed as two frames of a recording are, each by itself: the head drifts, the light
-and its colour drift, the sensor is noisy. What a head learns to ignore is what it is shown here.
+One crop gives both frames. Some hills of motion are put onto one of them, anywhere: nothing is said about where action
+units lie. Each has a length, a width and an edge of its own, because a weak expression beside an eye that turns is what
+has to be told apart. Both frames are then disturbed as those of a recording are, each by itself: the head drifts, the
+light and its colour drift, the sensor is noisy. What a head learns to ignore is what it is shown here.
 """
 
 import dataclasses
@@ -18,8 +19,9 @@ from mbert.model.data import levels_of, normalize
 from mbert.model.draws import Draws
 from mbert.model.motion import CROP_PX, Motion
 
-_HILLS = 4  # at most
-_SPREAD = (0.03, 0.11)  # of a hill: standard deviation in crop widths
+_HILLS = 8  # at most
+_SPREAD = (0.015, 0.11)  # of a hill: standard deviation in crop widths
+_EDGE = (1.0, 4.0)  # 1: a Gaussian, which has none; 4: nearly a disc
 _LEAST = 0.1  # share of the largest head motion, noise and light at which they begin
 _DEGREES_PER_PX = 0.3  # of the head's rotation to its drift
 _HALF_PX = 0.3  # a motion of this length counts half: what is smaller cannot be seen, what is larger is plain
@@ -29,7 +31,7 @@ _HALF_PX = 0.3  # a motion of this length counts half: what is smaller cannot be
 class WarpConfig:
     """How strongly crops are moved and disturbed; each strength is drawn anew for each pair, small ones more often."""
 
-    min_px: float = 0.25  # largest local motion of a pair, in pixels of a 224 px crop
+    min_px: float = 0.15  # length of a local motion, in pixels of a 224 px crop
     max_px: float = 3.0
     head_px: float = 3.0  # drift of the whole crop, at most this standard deviation
     noise: float = 5.0  # of a pixel of a 224 px crop, at most this standard deviation, of 255
@@ -110,18 +112,18 @@ def _axes(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 def _local_motion(batch: int, size: int, config: WarpConfig, random: _Random) -> Tensor:
     """Up to _HILLS hills of motion, (B, S, S, 2) in pixels of a 224 px crop; of some pairs, none."""
     count = (random.uniform() * (_HILLS + 1)).floor()
-    longest = random.log_uniform(config.min_px, config.max_px)
     x, y = _axes(size, count.device)
     field = torch.zeros(batch, size, size, 2, device=count.device)
     for number in range(_HILLS):
         centre, angle = random.uniform(-0.5, 0.5, 2), random.uniform(0, 2 * math.pi)
-        spread, height = random.log_uniform(*_SPREAD), random.uniform(0.5, 1.0) * (number < count)
+        spread, edge = random.log_uniform(*_SPREAD)[..., None], random.log_uniform(*_EDGE)[..., None]
+        length = random.log_uniform(config.min_px, config.max_px) * (number < count)
         distance = (x - centre[:, 0, None, None]) ** 2 + (y - centre[:, 1, None, None]) ** 2
-        hill = height[..., None] * torch.exp(-distance / (2 * spread[..., None] ** 2))
-        field += hill[..., None] * torch.cat([angle.cos(), angle.sin()], dim=1)[:, None, None]
-    peak = field.norm(dim=-1).flatten(1).amax(dim=1).clamp(min=0.3)  # hills that cancel out are not blown up
-    field *= (longest[:, 0] / peak)[:, None, None, None]
-    return field
+        hill = torch.exp(-((distance / (2 * spread**2)) ** edge))
+        field += hill[..., None] * (length * torch.cat([angle.cos(), angle.sin()], dim=1))[:, None, None]
+    # Where hills lie on each other, none is longer than asked.
+    capped: Tensor = field / (field.norm(dim=-1, keepdim=True) / config.max_px).clamp(min=1)
+    return capped
 
 
 def _head_motion(batch: int, size: int, config: WarpConfig, random: _Random) -> Tensor:
