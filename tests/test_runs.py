@@ -128,7 +128,7 @@ def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(corpus, tmp_pat
     assert estimate.flops == estimate.cost.flops_per_pair * 8 * estimate.steps
     done = run_mbert("train", "pretrain", "--dry-run", "--workspace", str(corpus.root), "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "0.7 M parameters to learn" in done.stdout
+    assert "1.0 M parameters to learn" in done.stdout
     assert "steps of 16 pairs per epoch" in done.stdout
     assert not (tmp_path / "run").exists()
 
