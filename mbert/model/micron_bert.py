@@ -315,7 +315,8 @@ class MicronBert(
                     nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.encoder.patch_embed.weight.view(self.config.dim, -1))
         nn.init.normal_(self.encoder.contextual_token, std=0.02)
-        if self.micro_attention.motion is not None:  # little is said at first: squared pixels would shake the encoder
+        # Little is said at first: squared pixels would leave the others little of a gradient that is clipped.
+        if self.micro_attention.motion is not None:
             nn.init.normal_(self.micro_attention.motion.to_motion.weight, std=0.01)
 
 

@@ -29,7 +29,9 @@ _HALF_PX = 0.3  # a motion of this length counts half: what is smaller cannot be
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class WarpConfig:
-    """How strongly crops are moved and disturbed; each strength is drawn anew for each pair, small ones more often."""
+    """How strongly crops are moved and disturbed; each strength is drawn anew for each pair, a length for each local
+    motion, small ones more often.
+    """
 
     min_px: float = 0.15  # length of a local motion, in pixels of a 224 px crop
     max_px: float = 3.0
