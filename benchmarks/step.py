@@ -102,7 +102,7 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4
 
 
 class Stepper:
-    """A model with its optimiser; `step` trains it once and returns the loss."""
+    """A model with its optimiser; `step` trains it once and returns the loss, which stays on the card."""
 
     def __init__(self, model, compute, kind, compiled=False):
         self.model, self.compute, self.kind = model.to(compute.device).train(), compute, kind
@@ -125,7 +125,7 @@ class Stepper:
             self.plain_follow(mean)
         elif self.model.agent is not None:
             self.model.agent.follow(self.model.encoder, momentum=0.997)
-        return loss.item()
+        return loss.detach()
 
     @torch.no_grad()
     def plain_follow(self, mean):
@@ -148,6 +148,42 @@ def encoding_rate(model, images, compute):
     return 3 * len(images) / (time.perf_counter() - began)
 
 
+def make_steppers(size, compute, compiled):
+    """The plain step, and ours of both published variants; `plain` and `released` begin with the same weights."""
+    torch.manual_seed(0)
+    released = MicronBert(dataclasses.replace(size, **VARIANTS["released"]))
+    return {
+        "plain": Stepper(copy.deepcopy(released), compute, "plain"),
+        "released": Stepper(released, compute, "released", compiled),
+        "paper": Stepper(MicronBert(dataclasses.replace(size, **VARIANTS["paper"])), compute, "paper", compiled),
+    }
+
+
+def alternating(steppers, t0, t1, rounds):
+    """Seconds of each stepper in each round, after one that warms up; `plain` and `released` must agree in the loss."""
+    seconds = {name: [] for name in steppers}
+    for number in range(rounds + 1):
+        losses = {}
+        for name, stepper in steppers.items():
+            if t0.is_cuda:
+                torch.cuda.reset_peak_memory_stats()
+            began = time.perf_counter()
+            losses[name] = stepper.step(t0, t1, number).item()  # which waits for the card
+            if t0.is_cuda:
+                torch.cuda.synchronize()
+            if number:
+                seconds[name].append(time.perf_counter() - began)
+        assert abs(losses["plain"] - losses["released"]) < 2e-2 * losses["plain"], losses
+        told = ", ".join(f"{name} {values[-1]:.3f} s" for name, values in seconds.items() if values)
+        print(f"round {number}: loss {losses['plain']:.5f} plain, {losses['released']:.5f} ours; {told}", flush=True)
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def peak_flops(device):
+    """Of a card by its name, or None."""
+    return next((flops for name, flops in PEAK_FLOPS.items() if name in device), None)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", choices=sorted(PRESETS), default="small")
@@ -158,47 +194,23 @@ def main():
     compute = pick_compute()
     on_gpu = compute.device.type == "cuda"
     batch = arguments.batch or (64 if on_gpu else 2)
-    torch.manual_seed(0)
     size = PRESETS[arguments.preset]
-    released = MicronBert(dataclasses.replace(size, **VARIANTS["released"]))
-    steppers = {
-        "plain": Stepper(copy.deepcopy(released), compute, "plain"),
-        "released": Stepper(released, compute, "released", arguments.compile),
-        "paper": Stepper(
-            MicronBert(dataclasses.replace(size, **VARIANTS["paper"])), compute, "paper", arguments.compile
-        ),
-    }
+    steppers = make_steppers(size, compute, arguments.compile)
     t0, t1 = torch.randn(2, batch, size.in_chans, size.image_size, size.image_size).to(compute.device)
-    seconds = {name: [] for name in steppers}
-    for number in range(arguments.rounds + 1):  # the first one warms up
-        losses = {}
-        for name, stepper in steppers.items():
-            if on_gpu:
-                torch.cuda.reset_peak_memory_stats()
-            began = time.perf_counter()
-            losses[name] = stepper.step(t0, t1, number)
-            if on_gpu:
-                torch.cuda.synchronize()
-            if number:
-                seconds[name].append(time.perf_counter() - began)
-        assert abs(losses["plain"] - losses["released"]) < 2e-2 * losses["plain"], losses
-        told = ", ".join(f"{name} {values[-1]:.2f} s" for name, values in seconds.items() if values)
-        print(f"round {number}: loss {losses['plain']:.5f} plain, {losses['released']:.5f} ours; {told}", flush=True)
+    seconds = alternating(steppers, t0, t1, arguments.rounds)
     peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     encode = encoding_rate(steppers["paper"].model.eval(), torch.cat([t0, t1]), compute)
-    plain, ours, paper = (np.array(seconds[name]) for name in steppers)
     result = {
-        "released_speedup": round(float(np.median(plain / ours)), 2),
-        "paper_speedup": round(float(np.median(plain / paper)), 2),
+        "released_speedup": round(float(np.median(seconds["plain"] / seconds["released"])), 2),
+        "paper_speedup": round(float(np.median(seconds["plain"] / seconds["paper"])), 2),
         "encode_images_per_s": round(encode, 1),
         "peak_memory_mb": round(peak / 2**20),
         "device": torch.cuda.get_device_name() if on_gpu else str(compute.device),
-        "pairs_per_s": round(batch / float(np.median(paper)), 2),
+        "pairs_per_s": round(batch / float(np.median(seconds["paper"])), 2),
     }
-    known = [flops for name, flops in PEAK_FLOPS.items() if name in result["device"]]
-    if known:
+    if (peak_rate := peak_flops(result["device"])) is not None:
         cost = step_cost(steppers["paper"].model.config, ObjectiveConfig(), batch_size=1)
-        result["utilisation"] = round(cost.flops_per_pair * result["pairs_per_s"] / known[0], 3)
+        result["utilisation"] = round(cost.flops_per_pair * result["pairs_per_s"] / peak_rate, 3)
     print(json.dumps(result))
 
 

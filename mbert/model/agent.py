@@ -101,8 +101,8 @@ class DinoAgent(EmaAgent):
 
 
 def _move(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    for own, averaged in zip(student.parameters(), teacher.parameters(), strict=True):
-        averaged.lerp_(own.detach(), 1 - momentum)
+    averaged, own = list(teacher.parameters()), [parameter.detach() for parameter in student.parameters()]
+    torch._foreach_lerp_(averaged, own, 1 - momentum)
 
 
 class DinoHead(nn.Module):

@@ -50,7 +50,7 @@ def augment(t0: Tensor, t1: Tensor, draws: Tensor, config: AugmentConfig) -> tup
     Returns frames of the same range: untouched where nothing is changed, else float32. Contrast and brightness may lead
     out of 0-255; nothing is clipped, so the difference of two frames only scales.
     """
-    flip, size, left, top, contrast, brightness = draws.to(t0.device, torch.float32).unbind(1)
+    flip, size, left, top, contrast, brightness = draws.to(t0.device, torch.float32, non_blocking=True).unbind(1)
     both = torch.cat([t0, t1], dim=1)  # (B, 2C, H, W): one grid for both
     if config.flip > 0:
         both = torch.where((flip < config.flip)[:, None, None, None], both.flip(-1), both)

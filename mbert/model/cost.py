@@ -64,7 +64,7 @@ def _loss(model: MicronBert, objective: ObjectiveConfig, batch_size: int) -> Ten
 
 def _kept_bytes(model: MicronBert, objective: ObjectiveConfig, batch_size: int, precision: str) -> int:
     """What the forward pass keeps for the backward pass, without the parameters."""
-    with _noting_kept() as kept, torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+    with _noting_kept() as kept, torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision != "fp32"):
         loss = _loss(model, objective, batch_size)
     del loss  # until here nothing was freed, so that each storage has a name of its own
     for parameter in model.parameters():

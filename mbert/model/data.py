@@ -164,9 +164,9 @@ def normalize(images: Tensor, in_chans: int = 3) -> Tensor:
     With `in_chans` 1: (B, 1, H, W), the luma, with the mean of these statistics over the channels.
     """
     images = images.contiguous().float() / 255
-    mean, std = torch.tensor(_MEAN, device=images.device), torch.tensor(_STD, device=images.device)
+    mean, std = _constant(_MEAN, images.device), _constant(_STD, images.device)
     if in_chans == 1:
-        weights = torch.tensor(_LUMA, device=images.device)[:, None, None]
+        weights = _constant(_LUMA, images.device)[:, None, None]
         images = (images * weights).sum(dim=1, keepdim=True)
         mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
     elif in_chans != 3:
@@ -176,7 +176,7 @@ def normalize(images: Tensor, in_chans: int = 3) -> Tensor:
 
 def levels_of(images: Tensor) -> Tensor:
     """What `normalize` gave, (B, C, H, W) of 3 or 1 channels, in 0-255 again; float32, not rounded."""
-    mean, std = torch.tensor(_MEAN, device=images.device), torch.tensor(_STD, device=images.device)
+    mean, std = _constant(_MEAN, images.device), _constant(_STD, images.device)
     if images.shape[1] == 1:
         mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
     return (images.float() * std[:, None, None] + mean[:, None, None]) * 255
@@ -187,8 +187,13 @@ def luma_of(images: Tensor) -> Tensor:
     levels = levels_of(images)
     if levels.shape[1] == 1:
         return levels
-    weights = torch.tensor(_LUMA, device=images.device)[:, None, None]
+    weights = _constant(_LUMA, images.device)[:, None, None]
     return (levels * weights).sum(dim=1, keepdim=True)
+
+
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """On its way to a device: made there, it would be waited for, and the card would run dry."""
+    return torch.tensor(values).to(device, non_blocking=True)
 
 
 def denormalize(images: Tensor) -> npt.NDArray[np.uint8]:

@@ -59,6 +59,7 @@ class Processes:
     rank: int = 0
     world: int = 1
     local_rank: int = 0  # on this machine
+    are_joined: bool = False  # by torchrun, which may also have started one alone
 
     @property
     def is_first(self) -> bool:
@@ -67,7 +68,7 @@ class Processes:
 
     def on_first(self, work: Callable[[], Result]) -> Result:
         """Do something on the first process and give everybody what came out; its MbertError is raised everywhere."""
-        if self.world == 1:
+        if not self.are_joined:
             return work()
         found: list[Any] = [None, None]
         if self.is_first:
@@ -84,13 +85,13 @@ class Processes:
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Add up over all processes, in place."""
-        if self.world > 1:
+        if self.are_joined:
             dist.all_reduce(values)
         return values
 
     def gather(self, value: Result) -> list[Result]:
         """What each process has, in the order of ranks."""
-        if self.world == 1:
+        if not self.are_joined:
             return [value]
         found: list[Any] = [None] * self.world
         dist.all_gather_object(found, value)
@@ -99,13 +100,17 @@ class Processes:
 
 @contextlib.contextmanager
 def joined_processes() -> Iterator[Processes]:
-    """Join the processes that torchrun (or a scheduler that sets its variables) started; alone without them."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    """Join the processes that torchrun (or a scheduler that sets its variables) started; alone without them.
+
+    One that torchrun started alone joins too: what runs on one GPU is then what runs on many.
+    """
+    is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_torchelastic_launched()
+    if is_alone or dist.is_initialized():
         # Folds of an evaluation are spread over GPUs: each alone, on the one its process is set to.
         yield Processes(local_rank=torch.cuda.current_device() if torch.cuda.is_available() else 0)
         return
     processes = Processes(
-        int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
+        int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")), are_joined=True
     )
     if torch.cuda.is_available():
         torch.cuda.set_device(processes.local_rank)

@@ -205,7 +205,7 @@ def _wrapped(model: nn.Module, compute: Compute, processes: Processes, compiled:
     """The model as it is called: compiled, its gradients averaged over the processes."""
     if compiled:
         model.compile()
-    if processes.world == 1:
+    if not processes.are_joined:
         return model
     # Buffers are constants, or are kept equal by who changes them.
     return DistributedDataParallel(
@@ -262,7 +262,7 @@ class _Reports:
     def __init__(self, plan: LoopPlan, processes: Processes, steps_per_epoch: float) -> None:
         self.stop = ""  # why the run is to end; the same on all processes
         self._plan, self._processes, self._steps_per_epoch = plan, processes, steps_per_epoch
-        self._waiting: collections.deque[tuple[int, list[str], Tensor, Tensor, list[str], float, float]]
+        self._waiting: collections.deque[tuple[int, list[str], Tensor, _Arriving, list[str], float, float]]
         self._waiting = collections.deque()
         self._told = time.monotonic()
 
@@ -271,9 +271,9 @@ class _Reports:
     ) -> list[StepReport]:
         """Note a step; gives back the reports that are ready. Raises ModelError when a loss was not finite."""
         own = torch.stack([value.float() for value in losses.values()])
-        flags = torch.tensor([float(name == stop) for name in self._STOPS], device=own.device)
+        flags = torch.tensor([float(name == stop) for name in self._STOPS]).to(own.device, non_blocking=True)
         summed = self._processes.sum(torch.cat([own / self._processes.world, flags]))
-        self._waiting.append((step, list(losses), own, summed, keys, lr, waited))
+        self._waiting.append((step, list(losses), own, _Arriving(summed), keys, lr, waited))
         return self._finish(1 if self._plan.compute.is_gpu else 0)
 
     def rest(self) -> list[StepReport]:
@@ -315,6 +315,23 @@ class _Reports:
             f"the loss is {loss} at step {step + 1}, pairs {', '.join(found[:8])}{more}: lower --lr, or go on from the "
             "last checkpoint with another seed"
         )
+
+
+class _Arriving:
+    """Numbers on their way from a card: asking for them waits for what they are made of, not for what came after."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values.to("cpu", non_blocking=True)
+        self._there = torch.cuda.Event() if values.is_cuda else None
+        if self._there is not None:
+            self._there.record()
+
+    def tolist(self) -> list[float]:
+        """The numbers."""
+        if self._there is not None:
+            self._there.synchronize()
+        found: list[float] = self._values.tolist()
+        return found
 
 
 class _Keeper:

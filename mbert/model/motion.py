@@ -162,7 +162,8 @@ def _fit_affine(squares: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         # Where a crop has no texture at all, nothing moves.
         small = 1e-3 * left.diagonal(dim1=1, dim2=2).mean(dim=1) + 1e-6
         left = left + small[:, None, None] * torch.eye(6, device=left.device)
-        affine = torch.linalg.solve(left, right).view(-1, 2, 3)
+        # `solve` would wait for the card to say whether there was a solution; there is, see `small`.
+        affine = torch.linalg.solve_ex(left, right).result.view(-1, 2, 3)
         rest = _beside(squares, affine, places)[..., 5]
         noise = rest.median(dim=1, keepdim=True).values + 1e-3
         weight = 1 / (1 + rest / noise)
@@ -215,9 +216,8 @@ def _centres(count: int, device: torch.device) -> Tensor:
 def _moved(images: Tensor, affine: Tensor) -> Tensor:
     """Images (B, 1, H, W) read where an affine motion in pixels has taken each place."""
     height, width = images.shape[-2:]
-    to_grid = torch.tensor([2 / width, 2 / height], device=images.device)[:, None]
-    still = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], device=images.device)
-    matrix = (affine * to_grid + still)[:, :, [1, 2, 0]]
+    to_grid = torch.tensor([[2 / width], [2 / height]]).to(images.device, non_blocking=True)
+    matrix = (affine * to_grid).roll(-1, dims=2) + torch.eye(2, 3, device=images.device)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
 

@@ -134,13 +134,13 @@ def random_swap_mask(grid: int, config: ObjectiveConfig, draws: Draws, *, device
     """
     block = config.swap_block
     blocks = -(-grid // block)
-    order = draws(blocks, blocks).to(device)
+    order = draws(blocks, blocks).to(device, non_blocking=True)
     order = order.repeat_interleave(block, dim=1).repeat_interleave(block, dim=2)[:, :grid, :grid].flatten(1)  # (B, N)
     if config.swap_distribution == "bernoulli":
         return order < config.swap_ratio
     share = torch.full((len(order), 1), config.swap_ratio, device=device)
     if config.swap_distribution == "uniform":
-        share = (draws(1).to(device) * 2 * config.swap_ratio).clamp(max=1)
+        share = (draws(1).to(device, non_blocking=True) * 2 * config.swap_ratio).clamp(max=1)
     # Within a square all values are equal; a stable order then takes its patches row by row.
     ranks = order.argsort(dim=1, stable=True).argsort(dim=1)
     return ranks < (share * grid**2).round()
@@ -161,7 +161,7 @@ def random_crop(
     images: Tensor, *, min_scale: float, max_scale: float = 1.0, size: int | None = None, draws: Draws
 ) -> Tensor:
     """A random square of each image, `min_scale` to `max_scale` of its side, at full or another size, (B, C, H, W)."""
-    drawn = draws(3).to(images)
+    drawn = draws(3).to(images, non_blocking=True)
     scale = min_scale + (max_scale - min_scale) * drawn[:, 0]
     shift = (1 - scale)[:, None] * (2 * drawn[:, 1:] - 1)  # the square stays inside
     theta = torch.zeros(len(images), 2, 3, device=images.device, dtype=images.dtype)

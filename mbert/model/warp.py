@@ -90,7 +90,7 @@ class _Random:
 
     def uniform(self, low: float = 0.0, high: float = 1.0, count: int = 1) -> Tensor:
         """(B, count), evenly between two values."""
-        return low + (high - low) * self._draws(count).to(self._device)
+        return low + (high - low) * self._draws(count).to(self._device, non_blocking=True)
 
     def log_uniform(self, low: float, high: float) -> Tensor:
         """(B, 1), evenly on a logarithmic scale."""

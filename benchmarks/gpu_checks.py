@@ -1,0 +1,255 @@
+"""Stages `sanity` and `equality` of gpu.py: does it run, and does it learn what a CPU learns?"""
+
+import concurrent.futures
+import functools
+import importlib.metadata
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from gpu_stage import REHEARSED, fp32_products, seconds_on_card
+
+from mbert.model.config import VARIANTS
+from mbert.model.device import Compute, pick_compute
+from mbert.model.draws import Draws
+from mbert.model.loop import step_seed
+from mbert.model.micron_bert import MicronBert
+from mbert.model.objective import ObjectiveConfig, pretraining_losses
+from mbert.model.optim import adamw, set_learning_rate
+from mbert.model.pretrain import PretrainConfig, run_pretrain
+from mbert.model.run_log import read_reports
+from mbert.model.warp import WarpConfig
+
+STEPS = 5
+SEED = 7
+PACKAGES = ("torch", "timm", "numpy", "triton", "webdataset", "simplejpeg", "pyarrow")
+
+
+def sanity(stage):
+    """The machine, what `doctor` says of it, and training steps in every precision."""
+    stage.row("machine", machine)
+    stage.row("doctor", doctor)
+    cases = [
+        (preset, precision, compiled)
+        for compiled, precision, preset in itertools.product((False, True), ("bf16", "fp32", "fp16"), ("tiny", "small"))
+    ]
+    if not torch.cuda.is_available():
+        cases = [case for case in cases if case[1] != "fp16"]
+        stage.add("fp16", skipped="fp16 needs a GPU")
+    # Compiling takes the time of a core, so several at once.
+    context = multiprocessing.get_context("spawn")
+    workers = 6 if torch.cuda.is_available() else 2
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        work = functools.partial(train_briefly, stage.bundle.pairs, stage.rehearse)
+        running = {pool.submit(work, *case): case for case in cases}
+        for done in concurrent.futures.as_completed(running):
+            preset, precision, compiled = running[done]
+            stage.row(f"{preset} {precision}{' compiled' if compiled else ''}", done.result)
+
+
+def machine():
+    found = {name: version(name) for name in PACKAGES} | {"python": platform.python_version(), "cores": os.cpu_count()}
+    if not torch.cuda.is_available():
+        return {**found, "device": "cpu"}
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        **found,
+        "device": properties.name,
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "driver": driver(),
+        "copy_gb_per_s": round(copy_rate()),
+        "bf16_tflops": round(product_rate()),
+    }
+
+
+def version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def driver():
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def copy_rate():
+    """GB read and written per second."""
+    here, there = torch.randn(2, 2**28, device="cuda")
+    return 2 * 4 * 2**28 / seconds_on_card(lambda: there.copy_(here), 10) / 1e9
+
+
+def product_rate():
+    """TFLOP per second of a large product in bf16, of random numbers."""
+    one, two = torch.randn(2, 8192, 8192, device="cuda", dtype=torch.bfloat16)
+    return 2 * 8192**3 / seconds_on_card(lambda: one @ two, 20) / 1e12
+
+
+def doctor():
+    command = [sys.executable, "-m", "mbert", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {"device": found["found"]["device"], "missing": sorted(found["missing"])}
+
+
+def environment():
+    """So that `python -m mbert` finds this checkout wherever it is started."""
+    root = str(Path(__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+def train_briefly(pairs, rehearse, preset, precision, compiled):
+    """Two steps by the real command's function; what they ended with."""
+    if rehearse:  # the compiler's own code takes minutes on a CPU
+        MicronBert.compile = functools.partialmethod(MicronBert.compile, backend="aot_eager")
+        torch.set_num_threads(1)
+    config = PretrainConfig(
+        preset="tiny" if rehearse else preset,
+        precision=precision,
+        compile=compiled,
+        steps=2,
+        batch_size=4 if rehearse else 8,
+        workers=0,
+        picture_every=0,
+        model=REHEARSED if rehearse else {},
+    )
+    reports = []
+    with tempfile.TemporaryDirectory() as folder:
+        run_pretrain(pairs, Path(folder) / "run", config, on_step=reports.append)
+    return {"loss": round(reports[-1].loss, 5), "grad_norm": round(reports[-1].grad_norm, 4)}
+
+
+def equality(stage):
+    """The card against the CPU, 16 bits against 32, a resumed run against an unbroken one, nccl against one process."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Runs(Path(folder), stage)
+        for variant in VARIANTS:
+            stage.row(variant, functools.partial(compare_devices, stage, variant))
+        stage.row("killed and resumed", runs.killed_and_resumed)
+        stage.row("one process by torchrun", runs.by_torchrun)
+
+
+def compare_devices(stage, variant):
+    """Losses of STEPS steps on both devices, as the largest relative difference."""
+    model = MicronBert(stage.config("small", variant))
+    exact = losses(model, Compute(torch.device("cpu"), "fp32"))
+    compute = pick_compute("fp32")
+    if not compute.is_gpu:  # a rehearsal: the same again
+        return {"fp32": difference(exact, losses(model, compute)), "loss": exact[-1]}
+    found = {"loss": round(exact[-1], 6)}
+    for kind in ("exact", "default", "tf32"):
+        with fp32_products(kind):
+            on_card = losses(model, compute)
+        found["fp32" if kind == "exact" else f"fp32_{kind}"] = difference(exact, on_card)
+    for precision in ("bf16", "fp16"):
+        found[precision] = difference(exact, losses(model, pick_compute(precision)))
+    if found["fp32"] > 1e-3:
+        found["error"] = f"losses on the card differ by {found['fp32']:.1e} from the CPU's; 1e-3 is allowed"
+    return found
+
+
+def losses(model, compute, batch=2):
+    """Of STEPS steps from the weights of `model`, which stays as it is, on numbers that every device has alike."""
+    torch.manual_seed(SEED)
+    own = MicronBert(model.config)
+    own.load_state_dict(model.state_dict())
+    own.to(compute.device).train()
+    optimizer = adamw(own, weight_decay=0.05)
+    set_learning_rate(optimizer, 1e-4)
+    size = model.config.image_size
+    images = torch.randn(2, batch, 3, size, size, generator=torch.Generator().manual_seed(SEED)).to(compute.device)
+    # Each device makes its own noise of a sensor.
+    objective = ObjectiveConfig(warp=WarpConfig(noise=0))
+    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16", init_scale=1024)
+    found = []
+    for step in range(STEPS):
+        with compute.autocast():
+            loss = pretraining_losses(own, *images, objective, Draws(step_seed(SEED, step), range(batch))).total
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if own.agent is not None:
+            own.agent.follow(own.encoder, momentum=0.997)
+        found.append(loss.item())
+    return found
+
+
+def difference(expected, found):
+    return max(abs(one - two) / abs(one) for one, two in zip(expected, found, strict=True))
+
+
+class Runs:
+    """Runs of the real command, at work beside each other while the losses are compared."""
+
+    def __init__(self, folder, stage):
+        self._folder, self._stage = folder, stage
+        self._steps, self._save_every = (30, 10) if stage.rehearse else (300, 100)
+        self._running = {name: self._start(name) for name in ("unbroken", "again")}
+        self._running["torchrun"] = self._start("torchrun", torchrun=True)
+        self._running["killed"] = self._start("killed")
+
+    def killed_and_resumed(self):
+        """SIGKILL after the first checkpoint, then the same command again."""
+        checkpoint, process = self._folder / "killed" / "checkpoints" / "last", self._running["killed"]
+        while not checkpoint.exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        self._wait("killed", expected=-signal.SIGKILL)
+        killed_at = read_reports(self._folder / "killed")[-1].step
+        self._running["killed"] = self._start("killed")
+        for name in ("unbroken", "again", "killed"):
+            self._wait(name)
+        return {"killed_at": killed_at, **self._against_unbroken("killed"), "repeated": self._against_unbroken("again")}
+
+    def by_torchrun(self):
+        self._wait("torchrun")
+        return self._against_unbroken("torchrun")
+
+    def _start(self, name, torchrun=False):
+        by = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"] if torchrun else []
+        words = ["-m", "mbert", "train", "pretrain", "--shards", str(self._stage.bundle.pairs)]
+        words += ["--out", str(self._folder / name), "--preset", "tiny", "--steps", str(self._steps), "--json"]
+        words += ["--batch-size", "8", "--workers", "1", "--set", f"save_every={self._save_every}"]
+        words += ["--set", "picture_every=0", "--variant", "paper"]
+        if self._stage.rehearse:
+            words += [word for field, value in REHEARSED.items() for word in ("--set", f"model.{field}={value}")]
+        with (self._folder / f"{name}.log").open("a") as log:
+            return subprocess.Popen([sys.executable, *by, *words], stdout=log, stderr=log, env=environment())
+
+    def _wait(self, name, expected=0):
+        if self._running[name].wait() != expected:
+            log = (self._folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
+            raise RuntimeError(f"{name} ended with {self._running[name].returncode}: {' / '.join(log[-3:])}")
+
+    def _against_unbroken(self, name):
+        """How far losses and weights are from those of the unbroken run."""
+        one, two = (read_reports(self._folder / run) for run in ("unbroken", name))
+        weights = [
+            safetensors.torch.load_file(self._folder / run / "checkpoints" / "last" / "model.safetensors")
+            for run in ("unbroken", name)
+        ]
+        apart = [(weights[0][key] - weights[1][key]).abs().max().item() for key in weights[0]]
+        relative = [abs(a.loss - b.loss) / abs(a.loss) for a, b in zip(one, two, strict=True)]
+        after = relative[self._save_every :]
+        found = {"loss_first_checkpoint_on": max(after[:10]), "loss_all": max(relative), "weights": max(apart)}
+        if max(relative[: self._save_every + 10]) > 1e-2:
+            found["error"] = f"losses of {name} and of the unbroken run differ: {found}"
+        return found
