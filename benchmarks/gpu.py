@@ -24,7 +24,7 @@ from pathlib import Path
 from gpu_stage import Stage, write_json
 
 # Seconds of each stage when there are 8 minutes; `learn` gets the rest.
-SECONDS = {"sanity": 75, "equality": 50, "speed": 150, "feeding": 40, "learn": None, "encode": 15}
+SECONDS = {"sanity": 60, "equality": 60, "speed": 75, "feeding": 30, "learn": None, "encode": 12}
 REHEARSED_SECONDS = 600  # nobody measures time in a rehearsal
 SPARE = 8  # seconds for this program itself
 

@@ -148,6 +148,7 @@ def equality(stage):
 
 def compare_devices(stage, variant):
     """Losses of STEPS steps on both devices, as the largest relative difference."""
+    torch.set_num_threads(max(1, os.cpu_count() // 2))  # the runs beside have the others
     model = MicronBert(stage.config("small", variant))
     exact = losses(model, Compute(torch.device("cpu"), "fp32"))
     compute = pick_compute("fp32")
@@ -232,7 +233,9 @@ class Runs:
         if self._stage.rehearse:
             words += [word for field, value in REHEARSED.items() for word in ("--set", f"model.{field}={value}")]
         with (self._folder / f"{name}.log").open("a") as log:
-            return subprocess.Popen([sys.executable, *by, *words], stdout=log, stderr=log, env=environment())
+            return subprocess.Popen(
+                [sys.executable, *by, *words], stdout=log, stderr=log, env=environment() | {"OMP_NUM_THREADS": "2"}
+            )
 
     def _wait(self, name, expected=0):
         if self._running[name].wait() != expected:

@@ -22,9 +22,9 @@ from mbert.model.micron_bert import MicronBert, patch_of_interest, swap_patches
 from mbert.model.objective import ObjectiveConfig, pretraining_losses, random_swap_mask
 from mbert.model.pretrain import PretrainConfig, run_pretrain
 
-RATES = (1e-4, 5e-4, 2e-3)  # peak learning rates that are tried, each for a short run of its own
-TRIED = 0.06  # share of the time of the stage for each
-BATCH, REHEARSED_BATCH = 64, 4
+RATES = (2e-4, 6e-4, 2e-3)  # peak learning rates that are tried, each for a short run of its own
+TRIED = 0.05  # share of the time of the stage for each
+BATCH, REHEARSED_BATCH = 32, 4
 CHUNK = 16  # test pairs at a time
 PIECE_MB = 15
 MARGIN = 0.93  # of the time for training that is planned with

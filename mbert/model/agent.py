@@ -101,7 +101,7 @@ class DinoAgent(EmaAgent):
 
 
 def _move(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    averaged, own = list(teacher.parameters()), [parameter.detach() for parameter in student.parameters()]
+    averaged, own = ([parameter.detach() for parameter in module.parameters()] for module in (teacher, student))
     torch._foreach_lerp_(averaged, own, 1 - momentum)
 
 

@@ -173,7 +173,7 @@ def train(
         for step in range(done, plan.steps):
             began = time.monotonic()
             batch = next(stream)
-            waited = time.monotonic() - began
+            waited = 0.0 if reports.is_card_busy else time.monotonic() - began
             lr = _learning_rate(plan, step)
             set_learning_rate(optimizer, lr)
             losses = _step(job, forward, optimizer, scaler, batch, plan, processes, step)
@@ -276,6 +276,11 @@ class _Reports:
         self._waiting.append((step, list(losses), own, _Arriving(summed), keys, lr, waited))
         return self._finish(1 if self._plan.compute.is_gpu else 0)
 
+    @property
+    def is_card_busy(self) -> bool:
+        """Whether a card still works on the last step: then nobody has waited for the next batch."""
+        return bool(self._waiting) and not self._waiting[-1][3].are_there()
+
     def rest(self) -> list[StepReport]:
         """All that is left."""
         return self._finish(0)
@@ -322,9 +327,13 @@ class _Arriving:
 
     def __init__(self, values: Tensor) -> None:
         self._values = values.to("cpu", non_blocking=True)
-        self._there = torch.cuda.Event() if values.is_cuda else None
+        self._there = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
         if self._there is not None:
             self._there.record()
+
+    def are_there(self) -> bool:
+        """Whether nobody would wait for them."""
+        return self._there is None or bool(self._there.query())  # type: ignore[no-untyped-call]
 
     def tolist(self) -> list[float]:
         """The numbers."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mbert.model.config import MicronBertConfig
 from mbert.model.motion import MotionHead
 
-_ROWS = 128  # of the attention at a time: what a GPU does at once, and little memory
+_ROWS = 128  # of the attention at a time, at least
+_ENTRIES = 2**26  # of the attention at a time, on a GPU
 
 
 class MicroAttention(nn.Module):
@@ -72,27 +73,32 @@ class _RowLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor) -> Tensor:
-        total = torch.cat(
-            [
-                torch.logsumexp(_exact(query[:, start : start + _ROWS] @ key.mT), dim=-1)
-                for start in range(0, query.shape[1], _ROWS)
-            ],
-            dim=1,
-        )
-        ctx.save_for_backward(query, key, total)
+        total = torch.cat([_logsumexp(query[:, rows] @ key.mT) for rows in _parts(query, key)], dim=1)
+        ctx.save_for_backward(query, key)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        query, key, total = ctx.saved_tensors
+        query, key = ctx.saved_tensors
+        grad = grads[0][..., None]  # (B, N, 1)
         grad_query, grad_key = torch.empty_like(query), torch.zeros_like(key)
-        for start in range(0, query.shape[1], _ROWS):
-            rows = slice(start, start + _ROWS)
-            softmax = torch.exp(_exact(query[:, rows] @ key.mT) - total[:, rows, None])
-            share = (softmax * grads[0][:, rows, None]).to(key.dtype)  # (B, rows, M)
-            grad_query[:, rows] = share @ key
-            grad_key += share.mT @ query[:, rows]
+        for rows in _parts(query, key):
+            softmax = torch.softmax(query[:, rows] @ key.mT, dim=-1)  # (B, rows, M)
+            grad_query[:, rows] = grad[:, rows] * (softmax @ key)
+            grad_key += softmax.mT @ (grad[:, rows] * query[:, rows]).to(key.dtype)
         return grad_query, grad_key
+
+
+def _parts(query: Tensor, key: Tensor) -> list[slice]:
+    """Rows that are worked on together: few on a CPU, for its cache; on a GPU as many as its memory does not notice."""
+    count = max(_ROWS, _ENTRIES // (len(key) * key.shape[1])) if query.is_cuda else _ROWS
+    return [slice(start, start + count) for start in range(0, query.shape[1], count)]
+
+
+def _logsumexp(scores: Tensor) -> Tensor:
+    """Over the last axis, from one kernel; `torch.logsumexp` has six, and each would read all scores."""
+    first = _exact(scores[..., 0])
+    return first - torch.log_softmax(scores, dim=-1, dtype=first.dtype)[..., 0]
 
 
 def _exact(values: Tensor) -> Tensor:

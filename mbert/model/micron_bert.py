@@ -10,7 +10,6 @@ the Patch of Interest: both are 1 on average for uniform attention. No normalisa
 decoder's first linear layer: a LayerNorm there would divide the gate away again.
 """
 
-import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -30,7 +29,7 @@ from mbert import ModelError
 from mbert.model.agent import DinoAgent, EmaAgent
 from mbert.model.config import MicronBertConfig
 from mbert.model.micro_attention import MicroAttention, patch_of_interest
-from mbert.model.motion import Motion
+from mbert.model.motion import Motion, MotionHead
 from mbert.model.weights import CONFIG, STATE, WEIGHTS, TrainingState, model_folder, read_model, read_state, write_model
 
 
@@ -112,8 +111,11 @@ class Encoder(nn.Module):
         return context
 
     def _embed(self, images: Tensor) -> Tensor:
-        patches = self.patch_embed(images)  # (B, D, H / p, W / p)
-        tokens = rearrange(patches, "b d h w -> b (h w) d") + self._positions_for(*patches.shape[2:])  # (B, N, D)
+        size = self.patch_embed.kernel_size[0]
+        # The convolution as a product: its patches do not overlap, and a product is what a GPU is fast at.
+        pixels = rearrange(images, "b c (h p) (w q) -> b (h w) (c p q)", p=size, q=size)  # (B, N, P)
+        tokens = F.linear(pixels, self.patch_embed.weight.flatten(1), self.patch_embed.bias)  # (B, N, D)
+        tokens = tokens + self._positions_for(images.shape[2] // size, images.shape[3] // size)
         context = self.contextual_token.expand(len(tokens), -1, -1)  # (B, 1, D), without a position
         return torch.cat([context, tokens], dim=1)  # (B, 1 + N, D)
 
@@ -176,12 +178,12 @@ class MicronBert(
         ts = swap_patches(t0, t1, swap_mask, self.config.patch_size)
         of_ts, of_t1 = self.encode_frames(ts, t1)
         views = [self.encoder.context(images) for images in (crops, small_crops) if images is not None]
-        with torch.no_grad() if self.config.attention == "motion" else contextlib.nullcontext():
-            diagonal = self.diagonal_of(of_ts, of_t1) if self.config.attention != "full" else None
+        diagonal, motion = None, None
+        if self.micro_attention.motion is not None:
+            diagonal, motion = self._diagonal_and_motion(ts, t1, warped)
+        elif self.config.attention == "diagonal":
+            diagonal = self.micro_attention.diagonal(of_ts.patches, of_t1.patches)
         pair = self._gate(of_ts, of_t1, diagonal)
-        motion = None
-        if warped is not None and self.micro_attention.motion is not None:
-            motion = self.micro_attention.motion(*warped)
         return PretrainOutput(self.decode(pair.micro), pair.context, torch.cat(views) if views else None, pair, motion)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,6 +263,18 @@ class MicronBert(
         micro = self.micro_attention.gated(weight, t0.patches)  # W * V(P_ts), the paper's P_dma
         return PairEncoding(t0.patches, t1.patches, t1.context, diagonal, interest, micro)
 
+    def _diagonal_and_motion(
+        self, ts: Tensor, t1: Tensor, warped: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Motion | None]:
+        """The diagonal of the swapped pairs, without gradient, and the motion of the warped ones."""
+        head = self.micro_attention.motion
+        assert head is not None
+        frames = (ts, t1) if warped is None else (torch.cat([ts, warped[0]]), torch.cat([t1, warped[1]]))
+        found: Motion = head(*frames)
+        count = len(ts)
+        diagonal = 1 - found.moved[:count].detach()
+        return diagonal, None if warped is None else Motion(found.logit[count:], found.displacement[count:])
+
     def decode(self, micro: Tensor) -> Tensor:
         """Gated values (B, N, D) -> predicted patches (B, N, P)."""
         tokens = self.decoder_embed(micro) + self.decoder_pos_embed
@@ -268,11 +282,14 @@ class MicronBert(
         patches: Tensor = self.decoder_pred(self.decoder_norm(tokens))
         return patches
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As every module, and the agent with it, which is called by itself."""
-        super().compile(*args, **kwargs)
-        if self.agent is not None:
-            self.agent.compile(*args, **kwargs)
+    def compile(self, **how: Any) -> None:
+        """Compile what repeats, each block, and the motion head; `how` goes to torch.compile.
+
+        A block is compiled once for all its copies of a size: seconds, where the whole model takes minutes.
+        """
+        for module in self.modules():
+            if isinstance(module, (Block, MotionHead)):
+                module.compile(**{"dynamic": False, **how})
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep the input of each block only and compute it again in the backward pass: less memory, a third slower."""

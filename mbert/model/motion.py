@@ -134,9 +134,10 @@ def _evidence(first: Tensor, second: Tensor, patch_size: int) -> Tensor:
     # A motion of _PRIOR_PX is as likely as noise of one standard deviation in each of a patch's independent pixels.
     independent = patch_size**2 / (4 * math.pi * smooth**2)
     prior = noise / independent / (_PRIOR_PX * size / CROP_PX) ** 2
-    scales = [_scale(_blurred(grid, joined * columns), noise, prior, CROP_PX / size) for joined in _JOINED]
+    scales = torch.stack([_blurred(grid, joined * columns) for joined in _JOINED])  # (scales, B, 6, h, w)
+    by_scale = rearrange(_scale(scales, noise, prior, CROP_PX / size), "s b n e -> b n (s e)")
     whole = (noise.log() / 3)[..., None].expand(-1, rows * columns, 1)
-    return torch.cat([*scales, whole], dim=-1)
+    return torch.cat([by_scale, whole], dim=-1)
 
 
 def _squares(t0: Tensor, t1: Tensor, patch_size: int) -> Tensor:
@@ -155,10 +156,13 @@ def _fit_affine(squares: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     Iteratively reweighted least squares; patches that it explains badly lose weight.
     """
     weight = torch.ones_like(squares[..., 0])
-    texture, mixed = _texture(squares), squares[..., 3:5]
+    products = (places[:, :, None] * places[:, None, :]).flatten(1)  # (N, 9), its first three are the places
     for _ in range(_ROUNDS):
-        left = torch.einsum("bn,bnij,nk,nl->bikjl", weight, texture, places, places).flatten(3).flatten(1, 2)
-        right = -torch.einsum("bn,bni,nk->bik", weight, mixed, places).flatten(1)
+        # Sums, not a product of matrices, which would be rounded otherwise in a batch of another size.
+        moments = ((weight[..., None] * squares[..., :5])[..., None] * products[:, None]).sum(dim=1)  # (B, 5, 9)
+        xx, xy, yy = moments[:, :3].unbind(dim=1)
+        left = rearrange(torch.stack([xx, xy, xy, yy], dim=1), "b (i j) (k l) -> b (i k) (j l)", i=2, k=3)
+        right = -moments[:, 3:, :3].flatten(1)
         # Where a crop has no texture at all, nothing moves.
         small = 1e-3 * left.diagonal(dim1=1, dim2=2).mean(dim=1) + 1e-6
         left = left + small[:, None, None] * torch.eye(6, device=left.device)
@@ -172,16 +176,16 @@ def _fit_affine(squares: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
 
 def _beside(squares: Tensor, affine: Tensor, places: Tensor) -> Tensor:
     """The same squares after an affine motion was taken away."""
-    shift = torch.einsum("bik,nk->bni", affine, places)
-    pulled = torch.einsum("bnij,bnj->bni", _texture(squares), shift)
-    mixed = squares[..., 3:5]
-    rest = squares[..., 5] + ((2 * mixed + pulled) * shift).sum(dim=-1)
-    return torch.cat([squares[..., :3], mixed + pulled, rest[..., None]], dim=-1)
+    x, y = (affine[:, None] * places[:, None]).sum(dim=-1).unbind(dim=-1)  # (B, N)
+    xx, xy, yy, xd, yd, dd = squares.unbind(dim=-1)
+    pulled_x, pulled_y = xx * x + xy * y, xy * x + yy * y
+    rest = dd + (2 * xd + pulled_x) * x + (2 * yd + pulled_y) * y
+    return torch.stack([xx, xy, yy, xd + pulled_x, yd + pulled_y, rest], dim=-1)
 
 
 def _scale(squares: Tensor, noise: Tensor, prior: Tensor, px: float) -> Tensor:
-    """Evidence over one distance: squares (B, 6, h, w) -> (B, N, _PER_SCALE). `px` are crop pixels per image pixel."""
-    xx, xy, yy, xd, yd, rest = squares.flatten(2).unbind(dim=1)
+    """Evidence over some distances: squares (..., 6, h, w) -> (..., N, _PER_SCALE); `px`: crop px per image pixel."""
+    xx, xy, yy, xd, yd, rest = squares.flatten(-2).unbind(dim=-2)
     sum_x, sum_y = xx + prior, yy + prior
     determinant = sum_x * sum_y - xy * xy
     x, y = -(sum_y * xd - xy * yd) / determinant, -(sum_x * yd - xy * xd) / determinant
@@ -195,12 +199,6 @@ def _scale(squares: Tensor, noise: Tensor, prior: Tensor, px: float) -> Tensor:
         (rest.clamp(min=0) / noise + 1e-2).log() / 2,
     ]
     return torch.stack(values, dim=-1)
-
-
-def _texture(squares: Tensor) -> Tensor:
-    """The structure tensor, (B, N, 2, 2)."""
-    xx, xy, yy = squares[..., 0], squares[..., 1], squares[..., 2]
-    return rearrange(torch.stack([xx, xy, xy, yy], dim=-1), "b n (i j) -> b n i j", i=2)
 
 
 def _places(rows: int, columns: int, device: torch.device) -> Tensor:
@@ -227,8 +225,8 @@ def _blurred(images: Tensor, spread: float) -> Tensor:
     if spread < 0.1:
         return images
     reach = math.ceil(2.5 * spread)
-    kernel = torch.exp(-(torch.arange(-reach, reach + 1, device=images.device) ** 2) / (2 * spread**2))
-    kernel = kernel / kernel.sum()
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * spread**2))
+    kernel = (kernel / kernel.sum()).to(images.device, non_blocking=True)
     channels = images.shape[1]
     padded = F.pad(images, (reach,) * 4, mode="replicate")
     across = F.conv2d(padded, kernel.expand(channels, 1, 1, -1), groups=channels)

@@ -58,18 +58,19 @@ class WarpedPair:
 
 def warped_pairs(images: Tensor, patch_size: int, config: WarpConfig, draws: Draws) -> WarpedPair:
     """Make a pair of each normalised crop (B, C, H, W); square ones."""
-    random = _Random(draws, images.device)
-    levels = levels_of(images)
-    size = images.shape[-1]
-    local = _local_motion(len(images), size, config, random)
-    apart = _head_motion(len(images), size, config, random)
-    # The whole crop is moved for both frames, or sharpness would tell which one is the original.
-    together = _head_motion(len(images), size, config, random)
-    t0 = _taken(_read(levels, together), config, random)
-    t1 = _taken(_read(levels, together - apart - local), config, random)
-    channels = images.shape[1]
-    displacement = reduce(local, "b (h p) (w q) d -> b (h w) d", "mean", p=patch_size, q=patch_size)
-    return WarpedPair(normalize(t0, channels), normalize(t1, channels), displacement)
+    random = _Random(draws)
+    with torch.autocast(images.device.type, enabled=False):
+        levels = levels_of(images)
+        axes = _axes(images.shape[-1], images.device)
+        local = _local_motion(axes, config, random)
+        apart = _head_motion(axes, config, random)
+        # The whole crop is moved for both frames, or sharpness would tell which one is the original.
+        together = _head_motion(axes, config, random)
+        t0 = _taken(_read(levels, together, axes), axes, config, random)
+        t1 = _taken(_read(levels, together - apart - local, axes), axes, config, random)
+        channels = images.shape[1]
+        displacement = reduce(local, "b (h p) (w q) d -> b (h w) d", "mean", p=patch_size, q=patch_size)
+        return WarpedPair(normalize(t0, channels), normalize(t1, channels), displacement)
 
 
 def motion_loss(found: Motion, displacement: Tensor) -> Tensor:
@@ -83,14 +84,14 @@ def motion_loss(found: Motion, displacement: Tensor) -> Tensor:
 
 
 class _Random:
-    """Random numbers of each pair, on the device of its images."""
+    """Random numbers of each pair. They stay on the CPU, where few numbers cost least, until `sent` takes them along."""
 
-    def __init__(self, draws: Draws, device: torch.device) -> None:
-        self._draws, self._device = draws, device
+    def __init__(self, draws: Draws) -> None:
+        self._draws = draws
 
     def uniform(self, low: float = 0.0, high: float = 1.0, count: int = 1) -> Tensor:
         """(B, count), evenly between two values."""
-        return low + (high - low) * self._draws(count).to(self._device, non_blocking=True)
+        return low + (high - low) * self._draws(count)
 
     def log_uniform(self, low: float, high: float) -> Tensor:
         """(B, 1), evenly on a logarithmic scale."""
@@ -104,6 +105,12 @@ class _Random:
         return found
 
 
+def _sent(device: torch.device, *numbers: Tensor) -> list[Tensor]:
+    """(B, ..., k) each -> (B, ..., k, 1, 1) on a device, to be used with pixels; nobody waits for them."""
+    together = torch.cat(numbers, dim=-1).to(device, non_blocking=True)[..., None, None]
+    return list(torch.split(together, [number.shape[-1] for number in numbers], dim=-3))
+
+
 def _axes(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """x and y of each pixel in crop widths from the centre, (S, S)."""
     along = (torch.arange(size, device=device) + 0.5) / size - 0.5
@@ -111,68 +118,71 @@ def _axes(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _local_motion(batch: int, size: int, config: WarpConfig, random: _Random) -> Tensor:
+def _local_motion(axes: tuple[Tensor, Tensor], config: WarpConfig, random: _Random) -> Tensor:
     """Up to _HILLS hills of motion, (B, S, S, 2) in pixels of a 224 px crop; of some pairs, none."""
+    x, y = axes
     count = (random.uniform() * (_HILLS + 1)).floor()
-    x, y = _axes(size, count.device)
-    field = torch.zeros(batch, size, size, 2, device=count.device)
+    hills = []
     for number in range(_HILLS):
         centre, angle = random.uniform(-0.5, 0.5, 2), random.uniform(0, 2 * math.pi)
-        spread, edge = random.log_uniform(*_SPREAD)[..., None], random.log_uniform(*_EDGE)[..., None]
+        spread, edge = random.log_uniform(*_SPREAD), random.log_uniform(*_EDGE)
         length = random.log_uniform(config.min_px, config.max_px) * (number < count)
-        distance = (x - centre[:, 0, None, None]) ** 2 + (y - centre[:, 1, None, None]) ** 2
-        hill = torch.exp(-((distance / (2 * spread**2)) ** edge))
-        field += hill[..., None] * (length * torch.cat([angle.cos(), angle.sin()], dim=1))[:, None, None]
+        hills.append(torch.cat([centre, 2 * spread**2, edge, length * angle.cos(), length * angle.sin()], dim=1))
+    centre, width, edge, motion = _sent(x.device, *torch.split(torch.stack(hills, dim=1), [2, 1, 1, 2], dim=-1))
+    distance = (x - centre[:, :, 0]) ** 2 + (y - centre[:, :, 1]) ** 2  # (B, hills, S, S)
+    hill = torch.exp(-((distance / width[:, :, 0]) ** edge[:, :, 0]))
+    field = torch.einsum("bhyx,bhd->byxd", hill, motion[..., 0, 0])
     # Where hills lie on each other, none is longer than asked.
     capped: Tensor = field / (field.norm(dim=-1, keepdim=True) / config.max_px).clamp(min=1)
     return capped
 
 
-def _head_motion(batch: int, size: int, config: WarpConfig, random: _Random) -> Tensor:
+def _head_motion(axes: tuple[Tensor, Tensor], config: WarpConfig, random: _Random) -> Tensor:
     """Shift, rotation and a little scale of the crop as a field, (B, S, S, 2) in pixels of a 224 px crop."""
     strength = random.log_uniform(_LEAST * config.head_px, config.head_px)
     shift = random.normal(2) * strength
     angle = random.normal() * strength * math.radians(_DEGREES_PER_PX)
     growth = random.normal() * strength * 0.001
-    x, y = (CROP_PX * axis for axis in _axes(size, shift.device))
-    angle, growth = angle[..., None], growth[..., None]
-    field = torch.stack([growth * x - angle * y, growth * y + angle * x], dim=-1)
-    return field + shift[:, None, None, :]
+    x, y = (CROP_PX * axis for axis in axes)
+    shift, angle, growth = _sent(x.device, shift, angle, growth)
+    moved_x, moved_y = growth[:, 0] * x - angle[:, 0] * y, growth[:, 0] * y + angle[:, 0] * x
+    return torch.stack([moved_x + shift[:, 0], moved_y + shift[:, 1]], dim=-1)
 
 
-def _read(levels: Tensor, field: Tensor) -> Tensor:
+def _read(levels: Tensor, field: Tensor, axes: tuple[Tensor, Tensor]) -> Tensor:
     """Images (B, C, S, S) as they are at some distance, (B, S, S, 2) in pixels of a 224 px crop, from each pixel."""
-    x, y = _axes(levels.shape[-1], levels.device)
-    grid = 2 * (torch.stack([x, y], dim=-1) + field / CROP_PX)
+    grid = 2 * (torch.stack(axes, dim=-1) + field / CROP_PX)
     return F.grid_sample(levels, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
 
 
-def _taken(levels: Tensor, config: WarpConfig, random: _Random) -> Tensor:
+def _taken(levels: Tensor, axes: tuple[Tensor, Tensor], config: WarpConfig, random: _Random) -> Tensor:
     """What light, colour and the sensor make of images (B, C, S, S) in 0-255."""
     channels, size = levels.shape[1], levels.shape[-1]
+    x, y = axes
     strength = random.log_uniform(_LEAST / 2 * config.light, config.light)
     gain = 1 + strength * (random.normal() + 0.7 * random.normal(channels))
     gamma = torch.exp(0.7 * strength * random.normal())
     angle, slope = random.uniform(0, 2 * math.pi), 2 * strength * random.normal()
-    x, y = _axes(size, levels.device)
-    across = x * angle.cos()[..., None] + y * angle.sin()[..., None]
-    lit = 255 * (levels.clamp(0, 255) / 255) ** gamma[..., None, None] * gain[..., None, None]
-    lit = lit * (1 + slope[..., None] * across)[:, None]
     # A pixel of a smaller crop is an average over pixels of the sensor.
     noise = random.log_uniform(_LEAST * config.noise, config.noise) * min(1, size / CROP_PX)
-    noisy = lit + noise[..., None, None] * _sensor_noise(levels.shape, levels.device, random)
+    corner = random.uniform(0, size), random.uniform(0, size)
+    gain, gamma, slope_x, slope_y, noise, left, top = _sent(
+        levels.device, gain, gamma, slope * angle.cos(), slope * angle.sin(), noise, *corner
+    )
+    lit = 255 * (levels.clamp(0, 255) / 255) ** gamma * gain
+    lit = lit * (1 + slope_x * x + slope_y * y)
+    noisy = lit + noise * _sensor_noise(levels.shape, left.flatten().long(), top.flatten().long())
     return noisy.round().clamp(0, 255)
 
 
-def _sensor_noise(shape: torch.Size, device: torch.device, random: _Random) -> Tensor:
-    """Normal numbers (B, C, S, S): for each image another part of one large picture of noise.
+def _sensor_noise(shape: torch.Size, left: Tensor, top: Tensor) -> Tensor:
+    """Normal numbers (B, C, S, S): for each image another part of one large picture of noise, from a corner (B,) on.
 
     So no image needs S² draws of its own, and an image gets the same noise on every rank.
     """
     _, channels, size, _ = shape
-    generator = torch.Generator(device).manual_seed(0)
-    bank = torch.randn(channels, 2 * size, 2 * size, generator=generator, device=device)
-    left, top = (random.uniform(0, size).long() for _ in range(2))
-    along = torch.arange(size, device=device)
-    rows, columns = top + along, left + along  # (B, S)
+    generator = torch.Generator(left.device).manual_seed(0)
+    bank = torch.randn(channels, 2 * size, 2 * size, generator=generator, device=left.device)
+    along = torch.arange(size, device=left.device)
+    rows, columns = top[:, None] + along, left[:, None] + along  # (B, S)
     return bank[:, rows[:, :, None], columns[:, None, :]].movedim(1, 0)
