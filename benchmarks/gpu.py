@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --out DIR [--bundle DIR] [--minutes 8] [--stages sanity,speed] [--learn paper] [--rehearse]
 
-Stages, in order of value, each in a process and with a time of its own: sanity, equality, speed, feeding, learn, encode.
+Stages in order of value, each in a process and with a time of its own: sanity, equality, speed, feeding, learn, encode.
 After each one DIR/gpu.json is complete; a stage that fails is told there, and the next one runs. `learn` gets what the
 others leave. --bundle is the folder that gpu_bundle.py made; without one it is made here, which needs all that ingest
 needs. --rehearse runs every stage with tiny sizes on a CPU: what is found then means nothing. docs/gpu.md says how to
@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 from gpu_stage import Stage, write_json
 
 # Seconds of each stage when there are 8 minutes; `learn` gets the rest.
-SECONDS = {"sanity": 60, "equality": 60, "speed": 75, "feeding": 30, "learn": None, "encode": 12}
+SECONDS = {"sanity": 75, "equality": 60, "speed": 100, "feeding": 35, "learn": None, "encode": 12}
 REHEARSED_SECONDS = 600  # nobody measures time in a rehearsal
 SPARE = 8  # seconds for this program itself
 
@@ -70,10 +69,11 @@ def run_stage(name, arguments, seconds):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     file = arguments.scratch / f"{name}.json"
-    rows = json.loads(file.read_text()) if file.exists() else []
+    found = json.loads(file.read_text()) if file.exists() else {"device": None, "rows": []}
+    rows = found["rows"]
     failed = [f"{row['name']}: {row['error']}" for row in rows if "error" in row]
     status = ended or (failed[0] if failed else "ok")
-    return {"status": status, "seconds": round(time.monotonic() - began, 1), "rows": rows}
+    return {"status": status, "seconds": round(time.monotonic() - began, 1), **found}
 
 
 def last_line(text):
@@ -106,7 +106,7 @@ def summary(stages):
         "mfu": value_of(stages, "speed", "best", "mfu"),
         "wait_share": value_of(stages, "feeding", "training", "wait_share"),
         "reconstruction_over_copy": value_of(stages, "learn", "end", "reconstruction_over_copy"),
-        "device": value_of(stages, "sanity", "machine", "device") or platform.processor() or "unknown",
+        "device": next((found["device"] for found in stages.values() if found["device"]), None),
     }
 
 
@@ -118,7 +118,7 @@ def run_all(arguments, names):
     for number, name in enumerate(names):
         seconds = seconds_of(name, ends - time.monotonic(), names[number + 1 :], arguments.minutes, arguments.rehearse)
         if seconds < 1:
-            found["stages"][name] = {"status": "no time was left", "seconds": 0, "rows": []}
+            found["stages"][name] = {"status": "no time was left", "seconds": 0, "device": None, "rows": []}
         else:
             found["stages"][name] = run_stage(name, arguments, seconds)
         found["summary"] = summary(found["stages"])

@@ -2,9 +2,9 @@
 
     python benchmarks/gpu_bundle.py DIR [--photos FOLDER] [--quick] [--no-wheels]
 
-DIR/pairs: some 800 pairs of the pretraining people of `hard` as shards; DIR/test.npz: some 60 pairs of the test people of
-`standard` and `hard`, 1 px, with the patches that moved; DIR/wheels: packages for Python 3.12 on Linux x86-64 that an
-image with PyTorch usually lacks; DIR/run.sh: installs these beside and starts gpu.py, from the root of the repository.
+DIR/pairs: some 800 pairs of the pretraining people of `hard` as shards; DIR/test.npz: some 60 pairs of the test people
+of `standard` and `hard`, 1 px, with the patches that moved; DIR/wheels: packages for Python 3.12 on Linux x86-64 that
+an image with PyTorch usually lacks; DIR/run.sh: installs these in a folder of its own and starts gpu.py.
 Without --photos, portraits of one person each, the bundled photo is varied. --quick: a few pairs, to see that it runs.
 The last line of the output is one JSON object.
 """
@@ -55,7 +55,7 @@ def make_data(folder, *, photos=None, quick=False, workers=2):
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         options = sizes("hard", photos, quick, part="pretrain")
-        videos, workspace = ingested(work / "train", options, photos, engine)
+        _, workspace = ingested(work / "train", options, photos, engine)
         shards = run_shard(workspace, PairOptions(), engine=engine)
         if shards.num_pairs > TRAINED:
             thinner = PairOptions(pairs_per_second=PairOptions().pairs_per_second * TRAINED / shards.num_pairs)
@@ -64,16 +64,21 @@ def make_data(folder, *, photos=None, quick=False, workers=2):
         levels = ("hard",) if quick else ("standard", "hard")
         tested = [tested_pairs(work / level, level, photos, quick, engine) for level in levels]
         pairs = [pair for each in tested for pair in thinned(each, TESTED // len(levels))]
+    save_test(folder / "test.npz", pairs)
+    return {"pairs": shards.num_pairs, "test_pairs": len(pairs)}
+
+
+def save_test(file, pairs):
+    """Frames of pairs, which patches moved and which are still, whom they show."""
     truths = [patch_truth(pair.expression, pair.distractor, MAP_REGIONS) for pair in pairs]
     np.savez_compressed(
-        folder / "test.npz",
+        file,
         t0=np.stack([pair.t0 for pair in pairs]),
         t1=np.stack([pair.t1 for pair in pairs]),
         moved=np.stack([truth.moved for truth in truths]),
         still=np.stack([truth.still for truth in truths]),
         people=np.array([pair.row.subject for pair in pairs]),
     )
-    return {"pairs": shards.num_pairs, "test_pairs": len(pairs)}
 
 
 def sizes(level, photos, quick, part, **changes):

@@ -37,25 +37,24 @@ PACKAGES = ("torch", "timm", "numpy", "triton", "webdataset", "simplejpeg", "pya
 
 
 def sanity(stage):
-    """The machine, what `doctor` says of it, and training steps in every precision."""
+    """The machine, what `doctor` says of it, and training steps in every precision, uncompiled and compiled."""
     stage.row("machine", machine)
     stage.row("doctor", doctor)
-    cases = [
-        (preset, precision, compiled)
-        for compiled, precision, preset in itertools.product((False, True), ("bf16", "fp32", "fp16"), ("tiny", "small"))
-    ]
+    precisions = ("bf16", "fp32", "fp16") if torch.cuda.is_available() else ("bf16", "fp32")
     if not torch.cuda.is_available():
-        cases = [case for case in cases if case[1] != "fp16"]
         stage.add("fp16", skipped="fp16 needs a GPU")
-    # Compiling takes the time of a core, so several at once.
+    cases = list(itertools.product(precisions, ("small", "tiny")))
+    work = functools.partial(train_briefly, stage.bundle.pairs, stage.rehearse)
+    # Compiling takes the time of a core, so all at once, and none with many compilers of its own.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
-    workers = 6 if torch.cuda.is_available() else 2
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        work = functools.partial(train_briefly, stage.bundle.pairs, stage.rehearse)
-        running = {pool.submit(work, *case): case for case in cases}
-        for done in concurrent.futures.as_completed(running):
-            preset, precision, compiled = running[done]
-            stage.row(f"{preset} {precision}{' compiled' if compiled else ''}", done.result)
+    with concurrent.futures.ProcessPoolExecutor(2 if stage.rehearse else len(cases), mp_context=context) as pool:
+        compiling = {pool.submit(work, *case, compiled=True): case for case in cases}
+        for precision, preset in cases:
+            stage.row(f"{preset} {precision}", functools.partial(work, precision, preset))
+        for done in concurrent.futures.as_completed(compiling):
+            precision, preset = compiling[done]
+            stage.row(f"{preset} {precision} compiled", done.result)
 
 
 def machine():
@@ -115,11 +114,11 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
-def train_briefly(pairs, rehearse, preset, precision, compiled):
+def train_briefly(pairs, rehearse, precision, preset, compiled=False):
     """Two steps by the real command's function; what they ended with."""
-    if rehearse:  # the compiler's own code takes minutes on a CPU
+    began = time.monotonic()
+    if rehearse and compiled:  # the compiler's own code takes minutes on a CPU
         MicronBert.compile = functools.partialmethod(MicronBert.compile, backend="aot_eager")
-        torch.set_num_threads(1)
     config = PretrainConfig(
         preset="tiny" if rehearse else preset,
         precision=precision,
@@ -133,22 +132,25 @@ def train_briefly(pairs, rehearse, preset, precision, compiled):
     reports = []
     with tempfile.TemporaryDirectory() as folder:
         run_pretrain(pairs, Path(folder) / "run", config, on_step=reports.append)
-    return {"loss": round(reports[-1].loss, 5), "grad_norm": round(reports[-1].grad_norm, 4)}
+    found = {"loss": round(reports[-1].loss, 5), "grad_norm": round(reports[-1].grad_norm, 4)}
+    return {**found, "took_s": round(time.monotonic() - began, 1)}
 
 
 def equality(stage):
     """The card against the CPU, 16 bits against 32, a resumed run against an unbroken one, nccl against one process."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(1) as beside:
         runs = Runs(Path(folder), stage)
+        killed = beside.submit(runs.killed_and_resumed)  # while losses are compared here
         for variant in VARIANTS:
             stage.row(variant, functools.partial(compare_devices, stage, variant))
-        stage.row("killed and resumed", runs.killed_and_resumed)
+        stage.row("killed and resumed", killed.result)
         stage.row("one process by torchrun", runs.by_torchrun)
 
 
 def compare_devices(stage, variant):
     """Losses of STEPS steps on both devices, as the largest relative difference."""
     torch.set_num_threads(max(1, os.cpu_count() // 2))  # the runs beside have the others
+    torch.manual_seed(SEED)
     model = MicronBert(stage.config("small", variant))
     exact = losses(model, Compute(torch.device("cpu"), "fp32"))
     compute = pick_compute("fp32")
@@ -202,8 +204,9 @@ class Runs:
 
     def __init__(self, folder, stage):
         self._folder, self._stage = folder, stage
-        self._steps, self._save_every = (30, 10) if stage.rehearse else (300, 100)
-        self._running = {name: self._start(name) for name in ("unbroken", "again")}
+        self._repeats = () if stage.rehearse else ("repeated",)  # how far two unbroken runs are apart on a card
+        self._steps, self._save_every = (30, 10) if stage.rehearse else (200, 50)
+        self._running = {name: self._start(name) for name in ("unbroken", *self._repeats)}
         self._running["torchrun"] = self._start("torchrun", torchrun=True)
         self._running["killed"] = self._start("killed")
 
@@ -212,13 +215,14 @@ class Runs:
         checkpoint, process = self._folder / "killed" / "checkpoints" / "last", self._running["killed"]
         while not checkpoint.exists() and process.poll() is None:
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         self._wait("killed", expected=-signal.SIGKILL)
         killed_at = read_reports(self._folder / "killed")[-1].step
         self._running["killed"] = self._start("killed")
-        for name in ("unbroken", "again", "killed"):
+        for name in ("unbroken", *self._repeats, "killed"):
             self._wait(name)
-        return {"killed_at": killed_at, **self._against_unbroken("killed"), "repeated": self._against_unbroken("again")}
+        repeats = {name: self._against_unbroken(name) for name in self._repeats}
+        return {"killed_at": killed_at, **self._against_unbroken("killed"), **repeats}
 
     def by_torchrun(self):
         self._wait("torchrun")

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import torch
-from gpu_stage import synchronize
+from gpu_stage import device_name, synchronize
 from step import Stepper, alternating, encoding_rate, make_steppers, peak_flops
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -30,7 +30,7 @@ def speed(stage):
     compute = pick_compute()
     batches = REHEARSED_BATCHES if stage.rehearse else BATCHES
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(len(VARIANTS), mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(1 if stage.rehearse else len(VARIANTS), mp_context=context) as pool:
         costs = {name: pool.submit(count, stage.config("small", name), compute.precision) for name in VARIANTS}
         for name in VARIANTS:
             best = sweep(stage, name, batches, compute, costs[name])
@@ -106,7 +106,7 @@ def measure(stepper, batch, compute, cost):
         estimate = one + (batch - 1) * more
         peak = torch.cuda.max_memory_allocated()
         found |= {"memory_gib": round(peak / 2**30, 2), "memory_over_estimate": round(peak / estimate, 3)}
-        if (peak_rate := peak_flops(torch.cuda.get_device_name())) is not None:
+        if (peak_rate := peak_flops(device_name())) is not None:
             found["mfu"] = round(flops * rate / peak_rate, 4)
     return found
 

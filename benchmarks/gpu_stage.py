@@ -79,7 +79,11 @@ class Stage:
         return dataclasses.replace(PRESETS[preset], **changes)
 
     def _write(self):
-        write_json(self._file, self._rows)
+        write_json(self._file, {"device": device_name(), "rows": self._rows})
+
+
+def device_name():
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def write_json(path, value):

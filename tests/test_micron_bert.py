@@ -287,6 +287,20 @@ def test_the_model_can_be_compiled_in_one_graph(variant):
     assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it, and says so to errors alone
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_compiling_compiles_blocks_and_what_finds_motion_and_changes_no_result(variant):
+    torch.manual_seed(0)
+    model = MicronBert(dataclasses.replace(SMALLEST, **VARIANTS[variant]))
+    t0, t1 = torch.randn(2, 2, 3, 32, 32)
+    expected = model.encode_pair(t0, t1).micro
+    graphs = []
+    model.compile(backend=lambda graph, inputs: graphs.append(len(inputs)) or graph)
+    assert torch.allclose(model.encode_pair(t0, t1).micro, expected, atol=1e-5)
+    # One for all blocks of the encoder, as they are of one size; evidence and head of motion.
+    assert len(graphs) == (3 if variant == "motion" else 1)
+
+
 def test_saved_and_loaded_models_are_equal(model, tmp_path):
     model.state = TrainingState(
         step=3, seed=0, preset="tiny", corpus="abc", subjects=("a/1", "b/2"), losses={"loss": 1.0}

@@ -29,7 +29,7 @@ from mbert import ModelError
 from mbert.model.agent import DinoAgent, EmaAgent
 from mbert.model.config import MicronBertConfig
 from mbert.model.micro_attention import MicroAttention, patch_of_interest
-from mbert.model.motion import Motion, MotionHead
+from mbert.model.motion import Motion, MotionEvidence, MotionHead
 from mbert.model.weights import CONFIG, STATE, WEIGHTS, TrainingState, model_folder, read_model, read_state, write_model
 
 
@@ -241,7 +241,8 @@ class MicronBert(
         """
         if self.micro_attention.motion is None:
             raise ModelError(f"this model has attention={self.config.attention!r}; motion needs attention='motion'")
-        found: Motion = self.micro_attention.motion(t0, t1)
+        head = self.micro_attention.motion
+        found: Motion = head(head.evidence(t0, t1), t0.shape[2] // self.config.patch_size)
         return found
 
     def diagonal_of(self, t0: Frames, t1: Frames) -> Tensor:
@@ -266,14 +267,14 @@ class MicronBert(
     def _diagonal_and_motion(
         self, ts: Tensor, t1: Tensor, warped: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Motion | None]:
-        """The diagonal of the swapped pairs, without gradient, and the motion of the warped ones."""
-        head = self.micro_attention.motion
+        """The diagonal of the swapped pairs, without gradient, and the motion of the warped ones, from one evidence."""
+        head, rows = self.micro_attention.motion, ts.shape[2] // self.config.patch_size
         assert head is not None
         frames = (ts, t1) if warped is None else (torch.cat([ts, warped[0]]), torch.cat([t1, warped[1]]))
-        found: Motion = head(*frames)
-        count = len(ts)
-        diagonal = 1 - found.moved[:count].detach()
-        return diagonal, None if warped is None else Motion(found.logit[count:], found.displacement[count:])
+        evidence = head.evidence(*frames)
+        with torch.no_grad():
+            diagonal = 1 - head(evidence[: len(ts)], rows).moved
+        return diagonal, None if warped is None else head(evidence[len(ts) :], rows)
 
     def decode(self, micro: Tensor) -> Tensor:
         """Gated values (B, N, D) -> predicted patches (B, N, P)."""
@@ -283,12 +284,12 @@ class MicronBert(
         return patches
 
     def compile(self, **how: Any) -> None:
-        """Compile what repeats, each block, and the motion head; `how` goes to torch.compile.
+        """Compile what repeats, each block, and what finds motion; `how` goes to torch.compile.
 
         A block is compiled once for all its copies of a size: seconds, where the whole model takes minutes.
         """
         for module in self.modules():
-            if isinstance(module, (Block, MotionHead)):
+            if isinstance(module, (Block, MotionEvidence, MotionHead)):
                 module.compile(**{"dynamic": False, **how})
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -48,6 +48,18 @@ class Motion:
         return torch.sigmoid(self.logit)
 
 
+class MotionEvidence(nn.Module):
+    """`motion_evidence` as a module without parameters, so that it can be compiled by itself."""
+
+    def __init__(self, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+
+    def forward(self, t0: Tensor, t1: Tensor) -> Tensor:
+        """Normalised frames (B, C, H, W) -> (B, N, NUM_EVIDENCE)."""
+        return motion_evidence(t0, t1, self.patch_size)
+
+
 class MotionHead(nn.Module):
     """Evidence of each patch -> whether the patch moved, and where to.
 
@@ -57,7 +69,7 @@ class MotionHead(nn.Module):
 
     def __init__(self, config: MicronBertConfig) -> None:
         super().__init__()
-        self.patch_size = config.patch_size
+        self.evidence = MotionEvidence(config.patch_size)
         self.from_evidence = nn.Linear(NUM_EVIDENCE, config.motion_dim)
         self.neighbours = nn.Sequential(*(_Neighbours(config.motion_dim) for _ in range(config.motion_convs)))
         norm = functools.partial(nn.LayerNorm, eps=1e-6)
@@ -68,10 +80,12 @@ class MotionHead(nn.Module):
         self.norm = norm(config.motion_dim)
         self.to_motion = nn.Linear(config.motion_dim, 3 + len(_JOINED))
 
-    def forward(self, t0: Tensor, t1: Tensor) -> Motion:
-        """Normalised frames (B, C, H, W). The encoder's tokens are not asked: with them, maps were worse."""
-        evidence = motion_evidence(t0, t1, self.patch_size)
-        patches = rearrange(self.from_evidence(evidence), "b (h w) d -> b d h w", h=t0.shape[-2] // self.patch_size)
+    def forward(self, evidence: Tensor, rows: int) -> Motion:
+        """What `evidence` gives, (B, N, NUM_EVIDENCE), of patches in so many rows.
+
+        The encoder's tokens are not asked: with them, maps were worse.
+        """
+        patches = rearrange(self.from_evidence(evidence), "b (h w) d -> b d h w", h=rows)
         tokens = rearrange(self.neighbours(patches), "b d h w -> b (h w) d")
         for block in self.blocks:
             tokens = block(tokens)

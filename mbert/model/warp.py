@@ -84,7 +84,7 @@ def motion_loss(found: Motion, displacement: Tensor) -> Tensor:
 
 
 class _Random:
-    """Random numbers of each pair. They stay on the CPU, where few numbers cost least, until `sent` takes them along."""
+    """Random numbers of each pair. They stay on the CPU, where few numbers cost least, until `_sent` moves them."""
 
     def __init__(self, draws: Draws) -> None:
         self._draws = draws
