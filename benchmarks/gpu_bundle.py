@@ -11,7 +11,6 @@ The last line of the output is one JSON object.
 
 import argparse
 import dataclasses
-import itertools
 import json
 import re
 import subprocess
@@ -111,7 +110,7 @@ def tested_pairs(folder, level, photos, quick, engine):
 
 def thinned(pairs, count):
     """Evenly over all, at most so many."""
-    return list(itertools.islice(pairs, 0, None, max(1, -(-len(pairs) // count))))
+    return [pairs[index] for index in np.unique(np.linspace(0, len(pairs) - 1, count).round().astype(int))]
 
 
 def fetch_wheels(folder):

@@ -22,7 +22,7 @@ from mbert.model.micron_bert import MicronBert, patch_of_interest, swap_patches
 from mbert.model.objective import ObjectiveConfig, pretraining_losses, random_swap_mask
 from mbert.model.pretrain import PretrainConfig, run_pretrain
 
-RATES = (2e-4, 6e-4, 2e-3)  # peak learning rates that are tried, each for a short run of its own
+RATES = (1e-4, 2e-4, 4e-4)  # peak learning rates that are tried, each for a short run of its own
 TRIED = 0.05  # share of the time of the stage for each
 BATCH, REHEARSED_BATCH = 32, 4
 CHUNK = 16  # test pairs at a time
@@ -93,8 +93,9 @@ def learn(stage):
 
 def attempt(trained, lr, seconds):
     """A short run with a schedule of its own."""
-    known = next((row for row in trained.stage.rows_of("speed") if row["name"] == f"paper {BATCH}"), {})
-    per_second = known.get("pairs_per_s", 1000) / BATCH
+    name = f"{trained.stage.learn} {BATCH}"
+    known = next((row for row in trained.stage.rows_of("speed") if row["name"] == name), {})
+    per_second = known.get("pairs_per_s", 700) / BATCH
     steps = 4 if trained.stage.rehearse else max(20, int(MARGIN * seconds * per_second))
     found = trained.run(f"lr-{lr:g}", lr, steps, seconds)
     shutil.rmtree(trained.folder / f"lr-{lr:g}")

@@ -117,7 +117,12 @@ def pretrain(
     assignments: SetOption = None,
     seed: TrainSeedOption = None,
     precision: PrecisionOption = None,
-    compiled: Annotated[bool | None, typer.Option("--compile", help="Use torch.compile.")] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile", help="Compile the blocks with torch.compile: faster steps after a first one of a minute."
+        ),
+    ] = None,
     workers: LoadersOption = None,
     max_bad: Annotated[
         float | None, typer.Option(help="Share of an epoch's pairs that may be damaged.", show_default="0.001")

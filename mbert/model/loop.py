@@ -39,7 +39,7 @@ class LoopConfig:
     clip_norm: float = 1.0  # longest gradient
     average_decay: float = 0.0  # of averaged weights, kept beside the others; 0: none
     precision: Precision = "auto"
-    compile: bool = False  # with torch.compile; the first steps take minutes
+    compile: bool = False  # with torch.compile; the first step then takes up to a minute
     workers: int | None = None  # processes that load pairs, for each training process
     max_bad: float = 0.001  # share of an epoch's pairs that may be damaged
     max_minutes: float | None = None  # stop after so long, to be continued
