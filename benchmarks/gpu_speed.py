@@ -22,7 +22,7 @@ VARIANTS = ("paper", "motion", "released")
 BATCHES, REHEARSED_BATCHES = (32, 64, 128, 256, 512), (2, 4)
 COMPARED = 64  # pairs of a step that is compared with the plain one
 SPEEDUP_GOAL, MFU_GOAL = 3.0, 0.35
-TOP = 40  # kernels told of a profile
+TOP = 40  # kernels listed of a profile
 
 
 def speed(stage):
@@ -113,7 +113,7 @@ def measure(stepper, batch, compute, cost):
 
 def same_work(stage, compute):
     """Against the plain step, alternating."""
-    batch, size = (2, stage.config("small", "paper")) if stage.rehearse else (COMPARED, stage.config("small", "paper"))
+    batch, size = 2 if stage.rehearse else COMPARED, stage.config("small", "paper")
     steppers = make_steppers(size, compute, compiled=False)
     seconds = alternating(steppers, *images_of(steppers["paper"], batch), rounds=2 if stage.rehearse else 5)
     ratios = {

@@ -32,7 +32,7 @@ class StepReport:
     grad_norm: float  # before clipping
     lr: float
     pairs_per_second: float
-    data_wait_share: float  # of the time, spent waiting for pairs
+    data_wait_share: float  # of the time, spent waiting for pairs while the device had nothing to do
     memory_mb: float | None  # highest so far on this GPU
 
     def to_line(self) -> dict[str, float | None]:
