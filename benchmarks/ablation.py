@@ -4,7 +4,7 @@
 
 Every row is a `tiny` model, pretrained without labels for the same few steps on the part `pretrain` of the preset
 `standard`. Its map is scored on people of the part `test` at 1 px, on a grid of 14 x 14 whatever its own is: AUROC
-within pairs, and at the same place over pairs (see `mbert.model.localisation`). UF1 is of the linear head of
+within pairs, and at the same place over pairs (see `mbert.model.scoring.localisation`). UF1 is of the linear head of
 `mbert eval`, leave one person out, on the parts `train` and `test` at the preset's amplitudes. Budgets are small:
 differences within the range of the seeds say nothing.
 
@@ -27,19 +27,19 @@ from maps import GRID, change_map, maps_of
 
 from mbert import __version__
 from mbert.manifests.workspace import Workspace
-from mbert.model.eval_config import OURS, EvalConfig
-from mbert.model.evaluate import run_eval
-from mbert.model.localisation import auroc_same_place, auroc_within, patch_truth
-from mbert.model.methods import hash_of
-from mbert.model.micron_bert import MicronBert
-from mbert.model.objective import ObjectiveConfig
-from mbert.model.pretrain import PretrainConfig, run_pretrain
-from mbert.pipeline.engine import Engine
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.scoring.config import OURS, EvalConfig
+from mbert.model.scoring.evaluate import run_eval
+from mbert.model.scoring.localisation import auroc_same_place, auroc_within, patch_truth
+from mbert.model.scoring.methods import hash_of
+from mbert.model.training.objective import ObjectiveConfig
+from mbert.model.training.pretrain import PretrainConfig, run_pretrain
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
-from mbert.pipeline.synthesize import PRESETS
-from mbert.pipeline.truth import true_pairs
+from mbert.pipeline.synthetic.synthesize import PRESETS
+from mbert.pipeline.synthetic.truth import true_pairs
+from mbert.shards.engine import Engine
 
 FPS = 30  # a third of the preset's: a third of the time; the shortest rise to an apex is 3 frames
 AMPLITUDE_PX = 1.0  # of the clips whose maps are scored

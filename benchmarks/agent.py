@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from mbert.manifests.workspace import Workspace
-from mbert.model.eval_config import EvalConfig
-from mbert.model.evaluate import run_eval
-from mbert.model.objective import ObjectiveConfig
-from mbert.model.pretrain import PretrainConfig, run_pretrain
+from mbert.model.scoring.config import EvalConfig
+from mbert.model.scoring.evaluate import run_eval
+from mbert.model.training.objective import ObjectiveConfig
+from mbert.model.training.pretrain import PretrainConfig, run_pretrain
 
 SETTINGS = {
     "none": ("none", ObjectiveConfig()),

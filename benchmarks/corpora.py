@@ -7,12 +7,12 @@ the others are the same face, varied by another seed, and `told_people` says so.
 import csv
 import dataclasses
 
-from mbert.manifests.labels import LABEL_COLUMNS
+from mbert.manifests.labels.table import LABEL_COLUMNS
 from mbert.manifests.schema import TruthRow
 from mbert.manifests.store import read_rows
-from mbert.pipeline.engine import Engine
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
-from mbert.pipeline.synthesize import TRUTH_NAME, synthesize
+from mbert.pipeline.synthetic.synthesize import TRUTH_NAME, synthesize
+from mbert.shards.engine import Engine
 
 _PSEUDO_SUBJECTS = 8  # of the bundled photo
 _SEED_OF_PRETRAINING = 1

@@ -19,14 +19,14 @@ import cv2
 import numpy as np
 import skimage.data
 
-from mbert.manifests.published import expected
+from mbert.manifests.labels.published import expected
 from mbert.manifests.schema import SCHEMA_VERSION, PairRow, pair_key
 from mbert.manifests.store import write_json, write_rows
 from mbert.manifests.workspace import twin_paths
-from mbert.model.config import PRESETS
-from mbert.model.eval_config import BASELINES, EvalConfig
-from mbert.model.evaluate import run_eval
-from mbert.model.micron_bert import MicronBert
+from mbert.model.network.config import PRESETS
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.scoring.config import BASELINES, EvalConfig
+from mbert.model.scoring.evaluate import run_eval
 from mbert.shards.image import encode_jpeg
 from mbert.shards.pair import FramePair
 from mbert.shards.writer import TAR_HASH_ENTRY, writing_tar

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 from maps import GRID, classical_maps, model_maps
 
-from mbert.model.localisation import patch_truth
+from mbert.model.scoring.localisation import patch_truth
 
 STYLES = {  # colours that differ for colour-blind eyes too
     "mbert": ("#D55E00", "-", 2.5),

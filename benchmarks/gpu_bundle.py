@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 
 from mbert.manifests.workspace import Workspace
-from mbert.model.features import MAP_REGIONS
-from mbert.model.localisation import patch_truth
-from mbert.pipeline.engine import Engine
+from mbert.model.network.features import MAP_REGIONS
+from mbert.model.scoring.localisation import patch_truth
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
-from mbert.pipeline.synthesize import PRESETS, synthesize
-from mbert.pipeline.truth import true_pairs
+from mbert.pipeline.synthetic.synthesize import PRESETS, synthesize
+from mbert.pipeline.synthetic.truth import true_pairs
+from mbert.shards.engine import Engine
 
 ROOT = Path(__file__).parents[1]
 LACKING = ("webdataset", "braceexpand", "simplejpeg")

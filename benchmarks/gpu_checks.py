@@ -20,16 +20,16 @@ import safetensors.torch
 import torch
 from gpu_stage import REHEARSED, fp32_products, seconds_on_card
 
-from mbert.model.config import VARIANTS
+from mbert.model.data.draws import Draws
 from mbert.model.device import Compute, pick_compute
-from mbert.model.draws import Draws
-from mbert.model.loop import step_seed
-from mbert.model.micron_bert import MicronBert
-from mbert.model.objective import ObjectiveConfig, pretraining_losses
-from mbert.model.optim import adamw, set_learning_rate
-from mbert.model.pretrain import PretrainConfig, run_pretrain
-from mbert.model.run_log import read_reports
-from mbert.model.warp import WarpConfig
+from mbert.model.network.config import VARIANTS
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.training.loop import step_seed
+from mbert.model.training.objective import ObjectiveConfig, pretraining_losses
+from mbert.model.training.optim import adamw, set_learning_rate
+from mbert.model.training.pretrain import PretrainConfig, run_pretrain
+from mbert.model.training.run_log import read_reports
+from mbert.model.training.warp import WarpConfig
 
 STEPS = 5
 SEED = 7

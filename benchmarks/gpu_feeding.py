@@ -9,7 +9,7 @@ import torch
 from gpu_stage import REHEARSED, seconds_on_card
 from loader import loading
 
-from mbert.model.pretrain import PretrainConfig, run_pretrain
+from mbert.model.training.pretrain import PretrainConfig, run_pretrain
 from mbert.shards.source import open_source
 
 WORKERS, REHEARSED_WORKERS = (0, 4, 8, 12), (0, 2)

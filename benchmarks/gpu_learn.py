@@ -12,15 +12,15 @@ import torch
 from gpu_stage import REHEARSED
 from maps import GRID
 
-from mbert.model.baselines import random_model
-from mbert.model.data import normalize, resize, stack_images
+from mbert.model.data.draws import Draws
+from mbert.model.data.parts import normalize, resize, stack_images
 from mbert.model.device import pick_compute
-from mbert.model.draws import Draws
-from mbert.model.features import pair_inputs
-from mbert.model.localisation import auroc_same_place, auroc_within, patch_means
-from mbert.model.micron_bert import MicronBert, patch_of_interest, swap_patches
-from mbert.model.objective import ObjectiveConfig, pretraining_losses, random_swap_mask
-from mbert.model.pretrain import PretrainConfig, run_pretrain
+from mbert.model.network.features import pair_inputs
+from mbert.model.network.micron_bert import MicronBert, patch_of_interest, swap_patches
+from mbert.model.scoring.baselines import random_model
+from mbert.model.scoring.localisation import auroc_same_place, auroc_within, patch_means
+from mbert.model.training.objective import ObjectiveConfig, pretraining_losses, random_swap_mask
+from mbert.model.training.pretrain import PretrainConfig, run_pretrain
 
 RATES = (1e-4, 2e-4, 4e-4)  # peak learning rates that are tried, each for a short run of its own
 TRIED = 0.05  # share of the time of the stage for each

@@ -13,10 +13,10 @@ from step import Stepper, alternating, encoding_rate, make_steppers, peak_flops
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from mbert.model.cost import step_cost
 from mbert.model.device import pick_compute
-from mbert.model.micron_bert import MicronBert
-from mbert.model.objective import ObjectiveConfig
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.training.cost import step_cost
+from mbert.model.training.objective import ObjectiveConfig
 
 VARIANTS = ("paper", "motion", "released")
 BATCHES, REHEARSED_BATCHES = (32, 64, 128, 256, 512), (2, 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mbert.model.config import PRESETS, VARIANTS
+from mbert.model.network.config import PRESETS, VARIANTS
 
 # Of a rehearsal on a CPU: everything runs, nothing is measured.
 REHEARSED = {"image_size": 32, "dim": 16, "depth": 1, "heads": 2, "decoder_dim": 16, "decoder_depth": 1}

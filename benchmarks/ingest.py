@@ -31,9 +31,9 @@ import imageio_ffmpeg
 import numpy as np
 
 from mbert.manifests.workspace import Workspace
-from mbert.pipeline.decode import VideoFile
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.video.decode import VideoFile
 
 MEDIA = Path(os.environ.get("MBERT_TEST_MEDIA", Path(__file__).parents[2] / "shared" / "media"))
 EYES = np.array([[0.35, 0.40], [0.65, 0.40]]) * 224

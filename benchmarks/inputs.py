@@ -16,9 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mbert.manifests.folds import leave_one_subject_out
+from mbert.manifests.labels.folds import leave_one_subject_out
 from mbert.manifests.workspace import Workspace
-from mbert.model.baselines import (
+from mbert.model.data.labelled import labelled_expressions
+from mbert.model.network.features import INPUTS, in_own_units, num_features
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.scoring.baselines import (
     difference_features,
     flow_features,
     flow_images,
@@ -26,19 +29,16 @@ from mbert.model.baselines import (
     predict_flow_cnn,
     random_model,
 )
-from mbert.model.confusion import confusion_matrix, uar, uf1
-from mbert.model.features import INPUTS, in_own_units, num_features
-from mbert.model.labelled import labelled_expressions
-from mbert.model.methods import pair_features
-from mbert.model.micron_bert import MicronBert
-from mbert.model.pretrain import PretrainConfig, run_pretrain
-from mbert.model.probe import predict_folds
-from mbert.pipeline.engine import Engine
+from mbert.model.scoring.confusion import confusion_matrix, uar, uf1
+from mbert.model.scoring.methods import pair_features
+from mbert.model.scoring.probe import predict_folds
+from mbert.model.training.pretrain import PretrainConfig, run_pretrain
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
-from mbert.pipeline.synthesize import PRESETS, synthesize
+from mbert.pipeline.synthetic.synthesize import PRESETS, synthesize
+from mbert.shards.engine import Engine
 
 MIXTURES = (
     *((name,) for name in INPUTS),

@@ -29,7 +29,7 @@ import torch
 from mbert.manifests.schema import SCHEMA_VERSION, PairRow, pair_key
 from mbert.manifests.store import write_json, write_rows
 from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.model.loader import PairLoader
+from mbert.model.data.loader import PairLoader
 from mbert.shards.image import encode_jpeg
 from mbert.shards.order import Segment
 from mbert.shards.pair import FramePair

@@ -36,24 +36,24 @@ from figures import draw_curves, draw_maps
 from maps import GRID, MODEL_METHODS, classical_maps, model_maps
 
 from mbert.manifests.workspace import Workspace
-from mbert.model.baselines import random_model
-from mbert.model.localisation import (
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.scoring.baselines import random_model
+from mbert.model.scoring.localisation import (
     Share,
     auroc_same_place,
     auroc_within,
     patch_truth,
     pointing_game,
 )
-from mbert.model.micron_bert import MicronBert
-from mbert.model.pretrain import PretrainConfig, run_pretrain
-from mbert.pipeline.engine import Engine
-from mbert.pipeline.facial_motion import EMOTION_SETS
+from mbert.model.training.pretrain import PretrainConfig, run_pretrain
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
-from mbert.pipeline.synthesize import PRESETS, synthesize
-from mbert.pipeline.truth import true_pairs
+from mbert.pipeline.synthetic.facial_motion import EMOTION_SETS
+from mbert.pipeline.synthetic.synthesize import PRESETS, synthesize
+from mbert.pipeline.synthetic.truth import true_pairs
+from mbert.shards.engine import Engine
 
 LEVELS = ("standard", "hard")  # presets of mbert synthesize
 AMPLITUDES = (0.3, 0.5, 1.0, 2.0)  # px of the crop

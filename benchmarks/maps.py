@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from mbert.model.data import normalize, resize, stack_images
-from mbert.model.features import MAP_REGIONS, pair_inputs
-from mbert.model.localisation import patch_means
-from mbert.shards.motion import optical_flow
+from mbert.model.data.parts import normalize, resize, stack_images
+from mbert.model.network.features import MAP_REGIONS, pair_inputs
+from mbert.model.scoring.localisation import patch_means
+from mbert.shards.optical_flow import optical_flow
 
 GRID = MAP_REGIONS  # of all maps, whatever that of a model is
 BATCH = 16

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mbert.manifests.workspace import Workspace
-from mbert.model.run_log import read_reports
+from mbert.model.training.run_log import read_reports
 
 WARM_UP = 10
 

@@ -21,16 +21,16 @@ import numpy as np
 from corpora import ingest_videos, make_videos, told_people
 
 from mbert.manifests.workspace import Workspace
-from mbert.model.baselines import random_model
-from mbert.model.eval_config import BASELINES, OURS, EvalConfig
-from mbert.model.evaluate import run_eval
-from mbert.model.finetune import FinetuneConfig
-from mbert.model.pretrain import PretrainConfig, run_pretrain
-from mbert.pipeline.engine import Engine
+from mbert.model.scoring.baselines import random_model
+from mbert.model.scoring.config import BASELINES, OURS, EvalConfig
+from mbert.model.scoring.evaluate import run_eval
+from mbert.model.training.finetune import FinetuneConfig
+from mbert.model.training.pretrain import PretrainConfig, run_pretrain
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
-from mbert.pipeline.synthesize import PRESETS
+from mbert.pipeline.synthetic.synthesize import PRESETS
+from mbert.shards.engine import Engine
 
 DIFFICULTIES = ("standard", "hard")
 FPS = 50  # half of the preset's: half of the time; the shortest rise to an apex is 5 frames

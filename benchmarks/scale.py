@@ -26,7 +26,7 @@ from mbert.manifests.schema import ClipRow, FrameRow, VideoRow, arrow_schema, cl
 from mbert.manifests.store import read_rows, write_json, write_rows, write_table
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.ingest_input import Outcome, committed_outcome
-from mbert.pipeline.pair_plan import PairOptions, dealt_pairs, pair_condition, plan_pairs
+from mbert.pipeline.pairs.plan import PairOptions, dealt_pairs, pair_condition, plan_pairs
 
 FPS, CLIP_SECONDS = 30, 10
 FRAME_BYTES = 16_384

@@ -16,8 +16,8 @@ from unittest import mock
 import numpy as np
 
 from mbert.manifests.workspace import Workspace
-from mbert.model.micro_attention import MicroAttention
-from mbert.model.pretrain import PretrainConfig, run_pretrain
+from mbert.model.network.micro_attention import MicroAttention
+from mbert.model.training.pretrain import PretrainConfig, run_pretrain
 
 SCALED = MicroAttention.diagonal
 

@@ -26,14 +26,14 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from mbert.model.agent import NUM_GLOBAL
-from mbert.model.config import PRESETS, VARIANTS
-from mbert.model.cost import step_cost
+from mbert.model.data.draws import Draws
 from mbert.model.device import pick_compute
-from mbert.model.draws import Draws
-from mbert.model.micron_bert import MicronBert, patchify
-from mbert.model.objective import ObjectiveConfig, dino_crops, pretraining_losses, random_swap_mask
-from mbert.model.optim import adamw, set_learning_rate
+from mbert.model.network.agent import NUM_GLOBAL
+from mbert.model.network.config import PRESETS, VARIANTS
+from mbert.model.network.micron_bert import MicronBert, patchify
+from mbert.model.training.cost import step_cost
+from mbert.model.training.objective import ObjectiveConfig, dino_crops, pretraining_losses, random_swap_mask
+from mbert.model.training.optim import adamw, set_learning_rate
 
 
 def plain_block(block, x):

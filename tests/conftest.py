@@ -17,13 +17,13 @@ from lookalike import write_casme2
 from mbert.manifests.schema import SCHEMA_VERSION, PairRow, pair_key
 from mbert.manifests.store import write_json, write_rows
 from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.pipeline.engine import Engine
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.nuisance import Nuisance
-from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
-from mbert.pipeline.synthesize import SynthesisOptions, synthesize
+from mbert.pipeline.synthetic.nuisance import Nuisance
+from mbert.pipeline.synthetic.synthesize import SynthesisOptions, synthesize
+from mbert.shards.engine import Engine
 from mbert.shards.image import encode_jpeg
 from mbert.shards.pair import FramePair
 from mbert.shards.writer import TAR_HASH_ENTRY, writing_tar

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from mbert import ManifestError
-from mbert.manifests.action_units import CD6ME_UNITS, ActionUnit, parse_action_units, unit_targets
+from mbert.manifests.labels.action_units import CD6ME_UNITS, ActionUnit, parse_action_units, unit_targets
 
 
 def written(text):

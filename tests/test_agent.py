@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from mbert import ConfigError
-from mbert.model.agent import DinoHead, ema_momentum
-from mbert.model.config import VARIANTS, MicronBertConfig
-from mbert.model.draws import Draws
-from mbert.model.micron_bert import MicronBert
-from mbert.model.objective import ObjectiveConfig, dino_crops, pretraining_losses
-from mbert.model.optim import adamw
-from mbert.model.pretrain import PretrainConfig, run_pretrain
+from mbert.model.data.draws import Draws
+from mbert.model.network.agent import DinoHead, ema_momentum
+from mbert.model.network.config import VARIANTS, MicronBertConfig
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.training.objective import ObjectiveConfig, dino_crops, pretraining_losses
+from mbert.model.training.optim import adamw
+from mbert.model.training.pretrain import PretrainConfig, run_pretrain
 
 SMALLEST = MicronBertConfig(
     image_size=32, patch_size=8, dim=16, depth=1, heads=2, decoder_dim=12, decoder_depth=1, decoder_heads=2,

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mbert.pipeline.align import (
+from mbert.pipeline.faces.align import (
     crop_box,
     crop_motion,
     fit_pose,
@@ -12,8 +12,8 @@ from mbert.pipeline.align import (
     template,
     warp,
 )
-from mbert.pipeline.landmarks import MESH
-from mbert.pipeline.quality import jitter_px, luma, region_shift, rigid_region, sharpness
+from mbert.pipeline.faces.landmarks import MESH
+from mbert.pipeline.faces.quality import jitter_px, luma, region_shift, rigid_region, sharpness
 
 SIZE = 224
 TEMPLATE = template()

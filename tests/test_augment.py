@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mbert import ConfigError
-from mbert.model.augment import NO_AUGMENT, AugmentConfig, augment, draw
+from mbert.model.data.augment import NO_AUGMENT, AugmentConfig, augment, draw
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
 from mbert.manifests.store import read_rows, read_table
 from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.pipeline.engine import Engine
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.shards.verify import verify_frames
+from mbert.shards.engine import Engine
+from mbert.shards.integrity import verify_frames
 
 NUM_FRAMES = 24
 AWKWARD = ["a b.mp4", "日本語 ü.mp4", 'it\'s "quoted".mp4', "new\nline.mp4", "-rf.mp4", "50%d.mp4"]

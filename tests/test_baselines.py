@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mbert import ShardError
-from mbert.manifests.folds import leave_one_subject_out
-from mbert.model.baselines import (
+from mbert.manifests.labels.folds import leave_one_subject_out
+from mbert.model.network.config import MicronBertConfig
+from mbert.model.scoring.baselines import (
     FlowCnn,
     difference_features,
     flow_features,
@@ -14,7 +15,6 @@ from mbert.model.baselines import (
     predict_flow_cnn,
     random_model,
 )
-from mbert.model.config import MicronBertConfig
 from mbert.shards.image import encode_jpeg
 from mbert.shards.pair import FramePair
 

@@ -2,10 +2,10 @@ import pytest
 from lookalike import expression_frames, write_book, write_images
 
 from mbert import ManifestError
-from mbert.manifests.labels import checked
+from mbert.manifests.labels.table import checked
 from mbert.pipeline.corpora.casme import CORPUS
 from mbert.pipeline.corpora.registry import CORPORA, list_corpus
-from mbert.pipeline.decode import FrameFolder
+from mbert.pipeline.video.decode import FrameFolder
 
 HEADER = ["Subject", "Filename", None, "OnsetF", "ApexF1", "ApexF2", "OffsetF", None, "AU", "Emotion"]
 ROWS = [

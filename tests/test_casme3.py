@@ -4,16 +4,16 @@ import pytest
 from lookalike import expression_frames, write_book, write_images
 
 from mbert import ConfigError, ManifestError
-from mbert.manifests.errata import apply_errata
-from mbert.manifests.labels import Label, checked
+from mbert.manifests.labels.errata import apply_errata
+from mbert.manifests.labels.table import Label, checked
 from mbert.manifests.schema import ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.casme3 import CORPUS
 from mbert.pipeline.corpora.registry import list_corpus
-from mbert.pipeline.decode import FrameFolder
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.video.decode import FrameFolder
 
 HEADER = ["Subject", "Filename", "Onset", "Apex", "Offset", "AU", "Objective class", "emotion"]
 ROWS = [

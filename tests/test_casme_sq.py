@@ -2,15 +2,15 @@ import pytest
 from lookalike import expression_frames, write_book, write_images
 
 from mbert import ManifestError
-from mbert.manifests.labels import checked
+from mbert.manifests.labels.table import checked
 from mbert.manifests.schema import ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.casme_sq import CORPUS
 from mbert.pipeline.corpora.registry import list_corpus
-from mbert.pipeline.decode import FrameFolder
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.video.decode import FrameFolder
 
 ROWS = [
     # number of the subject, video and number within it, onset, apex, offset, AUs, emotion, type, self-report

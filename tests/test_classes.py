@@ -4,9 +4,9 @@ from collections import Counter
 import pytest
 
 from mbert import ConfigError
-from mbert.manifests.classes import CLASS_MAPS, class_map
-from mbert.manifests.folds import PROTOCOLS
-from mbert.manifests.published import CLASS_COUNTS, DATASET_COUNTS, expected, expected_of_dataset
+from mbert.manifests.labels.classes import CLASS_MAPS, class_map
+from mbert.manifests.labels.folds import PROTOCOLS
+from mbert.manifests.labels.published import CLASS_COUNTS, DATASET_COUNTS, expected, expected_of_dataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

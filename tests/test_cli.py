@@ -21,9 +21,9 @@ from mbert.commands.trial import draw_maps
 from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
-from mbert.model.data import resize
-from mbert.model.eval_config import BASELINES
-from mbert.pipeline.truth import true_pairs
+from mbert.model.data.parts import resize
+from mbert.model.scoring.config import BASELINES
+from mbert.pipeline.synthetic.truth import true_pairs
 
 ROOT = Path(__file__).parents[1]
 FOUR_COMMANDS = ["mbert ingest videos/", "mbert shard --pairs", "mbert train pretrain", "mbert eval --protocol loso"]

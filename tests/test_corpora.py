@@ -8,8 +8,8 @@ from lookalike import write_book
 from mbert import ManifestError
 from mbert.pipeline.corpora.layout import find_trees, folders_below, subfolders
 from mbert.pipeline.corpora.sheet import columns_by_place
-from mbert.pipeline.corpora.source import frames_source
 from mbert.pipeline.corpora.videos import list_videos
+from mbert.pipeline.video.source import frames_source
 
 
 def touch(folder, names, content=b"x"):

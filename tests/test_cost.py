@@ -3,11 +3,11 @@ import dataclasses
 import pytest
 import torch
 
-from mbert.model.config import VARIANTS, MicronBertConfig
-from mbert.model.cost import step_cost
-from mbert.model.draws import Draws
-from mbert.model.micron_bert import MicronBert
-from mbert.model.objective import ObjectiveConfig, pretraining_losses
+from mbert.model.data.draws import Draws
+from mbert.model.network.config import VARIANTS, MicronBertConfig
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.training.cost import step_cost
+from mbert.model.training.objective import ObjectiveConfig, pretraining_losses
 
 CONFIG = MicronBertConfig(
     image_size=32, patch_size=8, dim=16, depth=2, heads=2, decoder_dim=8, decoder_depth=1, decoder_heads=2

@@ -11,8 +11,8 @@ import torch
 
 from mbert import ConfigError, ModelError, ShardError
 from mbert.manifests.workspace import twin_paths
-from mbert.model.data import normalize, resize
-from mbert.model.loader import PairLoader
+from mbert.model.data.loader import PairLoader
+from mbert.model.data.parts import normalize, resize
 from mbert.shards.order import StreamPosition
 from mbert.shards.source import open_source
 
@@ -301,7 +301,7 @@ def test_a_worker_that_dies_during_a_step_is_told_when_the_next_batch_is_asked_f
 def test_nothing_is_left_running_after_a_run(folder):
     code = (
         "import sys\n"
-        "from mbert.model.loader import PairLoader\n"
+        "from mbert.model.data.loader import PairLoader\n"
         "from mbert.shards.source import open_source\n"
         "loader = PairLoader(open_source(sys.argv[1]), batch_size=24, image_size=24, seed=0, workers=2)\n"
         "print(next(iter(loader)).t0.shape[0])\n"

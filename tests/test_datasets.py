@@ -12,19 +12,19 @@ from test_samm_lv import samm_lv  # noqa: F401
 from test_smic import smic  # noqa: F401
 from test_smic_e import smic_e  # noqa: F401
 
-from mbert.manifests.label_report import report_labels
+from mbert.manifests.labels.report import report_labels
 from mbert.manifests.schema import ClipRow, LabelRow, PairRow, VideoRow
 from mbert.manifests.store import read_json, read_rows, read_table
 from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.model.config import PRESETS
-from mbert.model.eval_config import EvalConfig
-from mbert.model.evaluate import run_eval
-from mbert.model.micron_bert import MicronBert
-from mbert.pipeline.engine import Engine
+from mbert.model.network.config import PRESETS
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.scoring.config import EvalConfig
+from mbert.model.scoring.evaluate import run_eval
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
+from mbert.shards.engine import Engine
 
 FOLDERS = ("casme", "casme2", "casme3", "casme_sq", "samm", "samm_lv", "smic", "smic_e", "mmew", "fourdme", "dfme")
 # Of these the look-alikes have expressions with a class.

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mbert import ConfigError, InputError
-from mbert.pipeline import decode_ffmpeg
-from mbert.pipeline.decode import VideoFile
-from mbert.pipeline.decode_ffmpeg import FfmpegFile, check_ffmpeg_options
+from mbert.pipeline.video import decode_ffmpeg
+from mbert.pipeline.video.decode import VideoFile
+from mbert.pipeline.video.decode_ffmpeg import FfmpegFile, check_ffmpeg_options
 
 
 def textured_frames(num_frames, height=96, width=128):

@@ -4,14 +4,14 @@ import pytest
 from lookalike import expression_frames, write_book, write_images
 
 from mbert import ConfigError, ManifestError
-from mbert.manifests.labels import checked
+from mbert.manifests.labels.table import checked
 from mbert.manifests.schema import ClipRow, LabelRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.registry import list_corpus
-from mbert.pipeline.decode import FrameFolder
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.video.decode import FrameFolder
 
 HEADER = ["Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame", "Emotion", "EmotionId", "Fps", "AU"]
 TRAIN = [

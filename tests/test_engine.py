@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mbert import ConfigError, ShardError
-from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks, tell
+from mbert.shards.engine import IN_PROCESS, Engine, run_tasks, tell
 
 
 def square(number):
@@ -105,7 +105,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, time\n"
-        "from mbert.pipeline.engine import Engine, run_tasks\n"
+        "from mbert.shards.engine import Engine, run_tasks\n"
         "def work(task):\n"
         "    print(os.getpid(), flush=True)\n"
         "    time.sleep(600)\n"

@@ -4,8 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mbert.cli import app
-from mbert.model.config import PRESETS
-from mbert.model.micron_bert import MicronBert
+from mbert.model.network.config import PRESETS
+from mbert.model.network.micron_bert import MicronBert
 
 LOG = """casme2 sub01
 EP01 0 0

@@ -8,20 +8,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from mbert import ConfigError, ManifestError, ModelError
-from mbert.manifests.action_units import CD6ME_UNITS
-from mbert.manifests.predictions import read_predictions
+from mbert.manifests.labels.action_units import CD6ME_UNITS
+from mbert.manifests.labels.prediction_files import read_predictions
 from mbert.manifests.schema import ClipRow, PairRow
 from mbert.manifests.store import read_json, read_rows, read_table, write_rows, write_table
 from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.model.config import PRESETS
-from mbert.model.eval_config import BASELINES, EvalConfig
-from mbert.model.evaluate import run_eval
-from mbert.model.finetune import FinetuneConfig
-from mbert.model.metrics import score
-from mbert.model.micron_bert import MicronBert
-from mbert.model.pretrain import PretrainConfig, run_pretrain
-from mbert.model.weights import read_state
-from mbert.pipeline.pair_plan import PairOptions
+from mbert.model.network.config import PRESETS
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.network.weights import read_state
+from mbert.model.scoring.config import BASELINES, EvalConfig
+from mbert.model.scoring.evaluate import run_eval
+from mbert.model.scoring.metrics import score
+from mbert.model.training.finetune import FinetuneConfig
+from mbert.model.training.pretrain import PretrainConfig, run_pretrain
+from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 
 QUICK = FinetuneConfig(epochs=2, batch_size=8)

@@ -10,7 +10,7 @@ from mbert import ConfigError, ShardError
 from mbert.manifests.schema import PairRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import twin_paths
-from mbert.model.loader import PairLoader
+from mbert.model.data.loader import PairLoader
 from mbert.shards.exclude import without_subjects
 from mbert.shards.order import Segment, StreamPosition
 from mbert.shards.reader import PairReader

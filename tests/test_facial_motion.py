@@ -2,8 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from mbert.pipeline.align import fit_pose
-from mbert.pipeline.facial_motion import (
+from mbert.pipeline.faces.align import fit_pose
+from mbert.pipeline.faces.landmarkers import MediaPipeMesh
+from mbert.pipeline.synthetic.facial_motion import (
     ACTION_UNITS,
     CROP_PX,
     EMOTION_SETS,
@@ -16,7 +17,6 @@ from mbert.pipeline.facial_motion import (
     unit_velocity,
     with_amplitude,
 )
-from mbert.pipeline.landmarkers import MediaPipeMesh
 
 SHAPE = (320, 320)
 # Points on the left of the image and their mirror images; then directions, x towards the middle of the face, y down.

@@ -19,11 +19,11 @@ from mbert import ManifestError
 from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import exclusive, read_rows
 from mbert.manifests.workspace import Workspace
-from mbert.pipeline.engine import Engine
 from mbert.pipeline.ingest import estimate_ingest, run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
+from mbert.shards.engine import Engine
 
 NUM_KILLS = 20
 NAMES = ("s01/disgust_1.mp4", "s01/surprise_2.mp4", "s02/happiness_1.mp4", "s03/disgust_2.mp4")
@@ -99,7 +99,7 @@ def replace(self, target):
 Path.replace = replace
 workspace = Workspace(Path(sys.argv[2]))
 if sys.argv[3] == "shard":
-    from mbert.pipeline.pair_plan import PairOptions
+    from mbert.pipeline.pairs.plan import PairOptions
     from mbert.pipeline.shard import run_shard
     run_shard(workspace, PairOptions(pairs_per_shard=40))
 else:

@@ -16,20 +16,20 @@ from typer.testing import CliRunner
 from mbert import ConfigError, ManifestError, ModelError
 from mbert.cli import app
 from mbert.manifests.store import read_json
-from mbert.model.augment import AugmentConfig
-from mbert.model.checkpoint import read_progress
-from mbert.model.classifier import Classifier, ClassifierConfig
-from mbert.model.config import MicronBertConfig
-from mbert.model.data import normalize
-from mbert.model.features import num_features, pair_inputs
-from mbert.model.finetune import FinetuneConfig, run_finetune
-from mbert.model.label_loss import balanced_weights, mix, mixing_shares, soft_targets, weighted_cross_entropy
-from mbert.model.labelled import LabelledLoader, decode_pairs, read_labelled
-from mbert.model.micron_bert import MicronBert
-from mbert.model.optim import adamw
-from mbert.model.run_log import read_reports
-from mbert.model.settings import read_settings, with_settings
-from mbert.model.weights import TrainingState, read_state, write_model
+from mbert.model.data.augment import AugmentConfig
+from mbert.model.data.labelled import LabelledLoader, decode_pairs, read_labelled
+from mbert.model.data.parts import normalize
+from mbert.model.network.classifier import Classifier, ClassifierConfig
+from mbert.model.network.config import MicronBertConfig
+from mbert.model.network.features import num_features, pair_inputs
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.network.weights import TrainingState, read_state, write_model
+from mbert.model.training.checkpoint import read_progress
+from mbert.model.training.finetune import FinetuneConfig, run_finetune
+from mbert.model.training.label_loss import balanced_weights, mix, mixing_shares, soft_targets, weighted_cross_entropy
+from mbert.model.training.optim import adamw
+from mbert.model.training.run_log import read_reports
+from mbert.model.training.settings import read_settings, with_settings
 
 TINY = MicronBertConfig(
     image_size=56, dim=32, depth=2, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, agent="mse_ema"

@@ -4,8 +4,8 @@ import random
 import pytest
 
 from mbert import ConfigError, ManifestError
-from mbert.manifests.folds import PROTOCOLS, Fold, check_folds, check_samples, inner_split, make_folds
-from mbert.manifests.people import person
+from mbert.manifests.labels.folds import PROTOCOLS, Fold, check_folds, check_samples, inner_split, make_folds
+from mbert.manifests.labels.people import person
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

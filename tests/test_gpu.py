@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mbert.model.device import Compute, Processes, joined_processes
-from mbert.model.loop import LoopConfig, LoopPlan, _Reports
+from mbert.model.training.loop import LoopConfig, LoopPlan, _Reports
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # Importing one of these fails: the machine has PyTorch, and nothing that reads videos or finds faces.

@@ -17,11 +17,11 @@ from mbert import ConfigError, ManifestError
 from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
 from mbert.manifests.store import read_json, read_rows, read_table, write_json
 from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.pipeline.engine import Engine
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
+from mbert.shards.engine import Engine
 from mbert.shards.image import decode_jpeg
-from mbert.shards.verify import verify_frames
+from mbert.shards.integrity import verify_frames
 
 
 def digests(folder):

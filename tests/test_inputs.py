@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mbert import ConfigError, ModelError
-from mbert.model.classifier import Classifier, ClassifierConfig
-from mbert.model.config import MicronBertConfig
-from mbert.model.features import (
+from mbert.model.network.classifier import Classifier, ClassifierConfig
+from mbert.model.network.config import MicronBertConfig
+from mbert.model.network.features import (
     INPUTS,
     check_inputs,
     in_own_units,
@@ -17,9 +17,9 @@ from mbert.model.features import (
     num_features,
     pair_inputs,
 )
-from mbert.model.micro_attention import patch_of_interest
-from mbert.model.micron_bert import MicronBert
-from mbert.model.optim import adamw, set_learning_rate
+from mbert.model.network.micro_attention import patch_of_interest
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.training.optim import adamw, set_learning_rate
 
 CONFIG = MicronBertConfig(
     image_size=112, dim=16, depth=1, heads=2, decoder_dim=12, decoder_depth=1, decoder_heads=2, agent="none"

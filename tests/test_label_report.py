@@ -8,13 +8,13 @@ from typer.testing import CliRunner
 
 from mbert import ManifestError
 from mbert.cli import app
-from mbert.manifests.label_report import Counts, report_labels
+from mbert.manifests.labels.report import Counts, report_labels
 from mbert.manifests.schema import LabelRow, VideoRow, video_key
 from mbert.manifests.store import write_json, write_rows
 from mbert.manifests.workspace import Workspace
-from mbert.pipeline.engine import Engine
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
+from mbert.shards.engine import Engine
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import pytest
 
 from mbert import ManifestError
-from mbert.manifests.labels import Label, checked, join_labels, labels_by_input, read_labels
+from mbert.manifests.labels.table import Label, checked, join_labels, labels_by_input, read_labels
 from mbert.manifests.schema import ClipRow
 
 

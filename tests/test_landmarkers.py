@@ -16,12 +16,12 @@ from mbert import ConfigError
 from mbert.manifests.schema import FrameRow, VideoRow
 from mbert.manifests.store import read_rows, read_table
 from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.pipeline import landmarkers
-from mbert.pipeline.align import fit_pose, template
+from mbert.pipeline.faces import landmarkers
+from mbert.pipeline.faces.align import fit_pose, template
+from mbert.pipeline.faces.landmarkers import Fan, MediaPipeMesh, MediaPipeTask, fetched, open_landmarker
+from mbert.pipeline.faces.landmarks import FAN68, MESH, Face
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.landmarkers import Fan, MediaPipeMesh, MediaPipeTask, fetched, open_landmarker
-from mbert.pipeline.landmarks import FAN68, MESH, Face
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mbert import ModelError
-from mbert.model.localisation import auroc_same_place, auroc_within, patch_means, patch_truth, pointing_game
+from mbert.model.scoring.localisation import auroc_same_place, auroc_within, patch_means, patch_truth, pointing_game
 
 SCORES = (auroc_within, auroc_same_place, pointing_game)
 

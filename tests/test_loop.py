@@ -18,11 +18,11 @@ import torch
 
 from mbert import ConfigError, MbertError, ModelError
 from mbert.manifests.store import read_json
-from mbert.model.checkpoint import read_progress
-from mbert.model.micron_bert import MicronBert
-from mbert.model.objective import ObjectiveConfig
-from mbert.model.pretrain import PretrainConfig, run_pretrain
-from mbert.model.run_log import read_reports
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.training.checkpoint import read_progress
+from mbert.model.training.objective import ObjectiveConfig
+from mbert.model.training.pretrain import PretrainConfig, run_pretrain
+from mbert.model.training.run_log import read_reports
 
 QUICK = PretrainConfig(
     preset="tiny",
@@ -59,7 +59,7 @@ def losses(run):
 def forks():
     """Starts processes that have torch loaded already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mbert.model.pretrain", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["mbert.model.training.pretrain", "torch.utils.tensorboard"])
     return context
 
 

@@ -8,9 +8,9 @@ from sklearn.metrics import confusion_matrix as reference_confusion
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from mbert import ConfigError, ModelError
-from mbert.manifests.folds import leave_one_subject_out
-from mbert.model.confusion import confusion_matrix, uar, uf1
-from mbert.model.metrics import over_seeds, score, score_by_dataset
+from mbert.manifests.labels.folds import leave_one_subject_out
+from mbert.model.scoring.confusion import confusion_matrix, uar, uf1
+from mbert.model.scoring.metrics import over_seeds, score, score_by_dataset
 
 CLASSES = ["negative", "positive", "surprise"]
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from mbert import ConfigError, ModelError
-from mbert.model.config import PRESETS, VARIANTS, MicronBertConfig
-from mbert.model.data import denormalize, levels_of, luma_of, normalize, stack_images
-from mbert.model.draws import Draws
-from mbert.model.micron_bert import MicronBert
-from mbert.model.motion import NUM_EVIDENCE, Motion, measured_motion, motion_evidence
-from mbert.model.objective import ObjectiveConfig, pretraining_losses
-from mbert.model.warp import WarpConfig, motion_loss, warped_pairs
-from mbert.shards.motion import optical_flow
+from mbert.model.data.draws import Draws
+from mbert.model.data.parts import denormalize, levels_of, luma_of, normalize, stack_images
+from mbert.model.network.config import PRESETS, VARIANTS, MicronBertConfig
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.network.motion import NUM_EVIDENCE, Motion, measured_motion, motion_evidence
+from mbert.model.training.objective import ObjectiveConfig, pretraining_losses
+from mbert.model.training.warp import WarpConfig, motion_loss, warped_pairs
+from mbert.shards.optical_flow import optical_flow
 
 CALM = WarpConfig(head_px=0, noise=0, light=0)
 SMALL = MicronBertConfig(

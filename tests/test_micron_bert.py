@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from mbert import ConfigError, ModelError
-from mbert.model.config import PRESETS, VARIANTS, MicronBertConfig
-from mbert.model.micro_attention import MicroAttention, patch_of_interest, row_logsumexp
-from mbert.model.micron_bert import MicronBert, patchify, swap_patches
-from mbert.model.weights import TrainingState
+from mbert.model.network.config import PRESETS, VARIANTS, MicronBertConfig
+from mbert.model.network.micro_attention import MicroAttention, patch_of_interest, row_logsumexp
+from mbert.model.network.micron_bert import MicronBert, patchify, swap_patches
+from mbert.model.network.weights import TrainingState
 
 SMALLEST = MicronBertConfig(
     image_size=32, patch_size=8, dim=16, depth=1, heads=2, decoder_dim=12, decoder_depth=1, decoder_heads=2

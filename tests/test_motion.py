@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mbert import ShardError
-from mbert.shards.motion import optical_flow, strain
+from mbert.shards.optical_flow import optical_flow, strain
 
 SIZE, MARGIN = 224, 16
 

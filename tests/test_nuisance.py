@@ -6,8 +6,8 @@ import pytest
 from test_facial_motion import SHAPE
 
 from mbert import ConfigError
-from mbert.pipeline.landmarkers import MediaPipeMesh
-from mbert.pipeline.nuisance import Camera, Nuisance, head_path, local_motions
+from mbert.pipeline.faces.landmarkers import MediaPipeMesh
+from mbert.pipeline.synthetic.nuisance import Camera, Nuisance, head_path, local_motions
 
 NAMES = [field.name for field in dataclasses.fields(Nuisance)]
 OFF = Nuisance(**dict.fromkeys(NAMES, 0))
@@ -109,7 +109,7 @@ def test_a_blink_closes_the_eyes_and_they_open_again(portrait):
     (blink,) = motions(with_only("blinks"), mesh)
     assert blink.course.min() == 0
     assert blink.course.max() > 0.9
-    from mbert.pipeline.facial_motion import follow, pixel_grid
+    from mbert.pipeline.synthetic.facial_motion import follow, pixel_grid
 
     places = pixel_grid(SHAPE) + follow(-blink.velocity)
     (shut,), (open_,) = landmarker.detect(cv2.remap(image, places, None, cv2.INTER_CUBIC)), landmarker.detect(image)

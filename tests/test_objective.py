@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from mbert import ConfigError
-from mbert.model.config import PRESETS, MicronBertConfig
-from mbert.model.data import normalize, resize, stack_images
-from mbert.model.micron_bert import MicronBert, patchify, swap_patches
-from mbert.model.objective import (
+from mbert.model.data.parts import normalize, resize, stack_images
+from mbert.model.network.config import PRESETS, MicronBertConfig
+from mbert.model.network.micron_bert import MicronBert, patchify, swap_patches
+from mbert.model.training.objective import (
     Draws,
     ObjectiveConfig,
     is_collapsed,

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mbert.model.config import MicronBertConfig
-from mbert.model.micron_bert import MicronBert
-from mbert.model.optim import AveragedWeights, adamw, learning_rate, set_learning_rate
+from mbert.model.network.config import MicronBertConfig
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.training.optim import AveragedWeights, adamw, learning_rate, set_learning_rate
 
 
 def test_the_rate_warms_up_linearly_then_falls_as_a_cosine_to_zero():

@@ -1,6 +1,6 @@
 import numpy as np
 
-from mbert.pipeline.pairs import clip_rng, nearest_frame, sample_pairs
+from mbert.pipeline.pairs.sample import clip_rng, nearest_frame, sample_pairs
 
 RULE = {"min_delta_seconds": 0.167, "max_delta_seconds": 0.367, "pairs_per_second": 10.0}
 

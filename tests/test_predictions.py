@@ -10,8 +10,8 @@ import pytest
 from sklearn.metrics import f1_score, recall_score
 
 from mbert import ManifestError, ModelError
-from mbert.manifests.predictions import Prediction, read_predictions
-from mbert.model.predictions import score_predictions
+from mbert.manifests.labels.prediction_files import Prediction, read_predictions
+from mbert.model.scoring.predictions import score_predictions
 
 ROWS = [
     Prediction(dataset="casme2", subject="casme2/sub01", clip="EP02_01f", label="1", prediction="0"),
@@ -160,7 +160,7 @@ def test_a_log_of_three_datasets_is_scored_as_one_pool_and_by_dataset(composite)
 
 def test_scoring_a_log_loads_no_heavy_library(composite):
     code = (
-        "import sys\nfrom pathlib import Path\nfrom mbert.model.predictions import score_predictions\n"
+        "import sys\nfrom pathlib import Path\nfrom mbert.model.scoring.predictions import score_predictions\n"
         "print(score_predictions(Path(sys.argv[1])).num_subjects)\n"
         "print(sorted({'torch', 'sklearn', 'pyarrow', 'scipy', 'cv2', 'pandas'} & set(sys.modules)))"
     )

@@ -11,10 +11,10 @@ from mbert.manifests.schema import PairRow
 from mbert.manifests.store import read_json, read_rows
 from mbert.manifests.workspace import twin_paths
 from mbert.model.device import Processes, pick_compute
-from mbert.model.micron_bert import MicronBert
-from mbert.model.objective import ObjectiveConfig
-from mbert.model.pretrain import PretrainConfig, decide, estimate_pretrain, run_pretrain
-from mbert.model.weights import read_state
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.network.weights import read_state
+from mbert.model.training.objective import ObjectiveConfig
+from mbert.model.training.pretrain import PretrainConfig, decide, estimate_pretrain, run_pretrain
 from mbert.shards.exclude import without_subjects
 from mbert.shards.reader import list_shards
 from mbert.shards.source import open_source

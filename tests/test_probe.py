@@ -4,10 +4,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mbert.manifests.folds import leave_one_subject_out
+from mbert.manifests.labels.folds import leave_one_subject_out
 from mbert.manifests.schema import PairRow
-from mbert.model.metrics import score
-from mbert.model.probe import predict_folds, predict_units
+from mbert.model.scoring.metrics import score
+from mbert.model.scoring.probe import predict_folds, predict_units
 
 
 def samples_of(subjects):

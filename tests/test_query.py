@@ -8,7 +8,7 @@ from mbert.manifests.query import FrameCondition
 from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
 from mbert.manifests.store import read_rows, read_table, to_table
 from mbert.manifests.workspace import twin_paths
-from mbert.pipeline.pair_plan import RECORD, PairOptions, pair_condition, plan_pairs, shuffled
+from mbert.pipeline.pairs.plan import RECORD, PairOptions, pair_condition, plan_pairs, shuffled
 
 
 def frame(clip, video, index, **more):

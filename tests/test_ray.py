@@ -8,11 +8,11 @@ import pytest
 
 from mbert import ConfigError, ShardError
 from mbert.manifests.workspace import Workspace
-from mbert.pipeline.engine import Engine, run_tasks
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
+from mbert.shards.engine import Engine, run_tasks
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:subprocess")

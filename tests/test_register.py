@@ -2,11 +2,11 @@ import cv2
 import numpy as np
 import pytest
 
-from mbert.pipeline.align import crop_motion, fit_pose, pose_matrices
-from mbert.pipeline.decode import Frame
-from mbert.pipeline.landmarkers import MediaPipeMesh
-from mbert.pipeline.register import register_poses
-from mbert.pipeline.track import Region, onto_region
+from mbert.pipeline.faces.align import crop_motion, fit_pose, pose_matrices
+from mbert.pipeline.faces.landmarkers import MediaPipeMesh
+from mbert.pipeline.faces.register import register_poses
+from mbert.pipeline.faces.track import Region, onto_region
+from mbert.pipeline.video.decode import Frame
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from mbert import ModelError
-from mbert.model.micron_bert import MicronBert
-from mbert.model.released import convert_released, write_released
-from mbert.model.weights import read_state
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.network.released import convert_released, write_released
+from mbert.model.network.weights import read_state
 
 DIM, DEPTH, HEADS, DECODER_DIM, GRID, PATCH = 16, 2, 4, 8, 4, 8
 ARGS = {"num_heads": HEADS, "decoder_num_heads": 2, "diag_att": False, "dataset": "CASME2", "epochs": 200}

@@ -11,15 +11,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mbert import ConfigError, ModelError, ShardError
 from mbert.manifests.store import exclusive, read_json
 from mbert.manifests.workspace import twin_paths
-from mbert.model.config import PRESETS
-from mbert.model.data import denormalize, normalize
+from mbert.model.data.parts import denormalize, normalize
 from mbert.model.device import Compute, Processes, pick_compute
-from mbert.model.micron_bert import MicronBert, patchify, unpatchify
-from mbert.model.objective import ObjectiveConfig
-from mbert.model.pictures import picture_pairs
-from mbert.model.pretrain import PretrainConfig, estimate_pretrain, run_pretrain
-from mbert.model.run_log import StepReport, read_reports
-from mbert.model.runs import list_runs
+from mbert.model.network.config import PRESETS
+from mbert.model.network.micron_bert import MicronBert, patchify, unpatchify
+from mbert.model.training.objective import ObjectiveConfig
+from mbert.model.training.pictures import picture_pairs
+from mbert.model.training.pretrain import PretrainConfig, estimate_pretrain, run_pretrain
+from mbert.model.training.run_log import StepReport, read_reports
+from mbert.model.training.runs import list_runs
 
 CONFIG = PretrainConfig(preset="tiny", steps=4, batch_size=2, picture_every=2, save_every=2)
 

@@ -7,9 +7,9 @@ from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.registry import CORPORA, list_corpus
 from mbert.pipeline.corpora.samm_lv import CORPUS
-from mbert.pipeline.decode import FrameFolder
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.video.decode import FrameFolder
 
 HEADER = [
     "Subject",

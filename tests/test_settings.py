@@ -4,8 +4,8 @@ import pytest
 
 from mbert import ConfigError
 from mbert.manifests.store import read_json
-from mbert.model.pretrain import PretrainConfig
-from mbert.model.settings import read_settings, with_settings
+from mbert.model.training.pretrain import PretrainConfig
+from mbert.model.training.settings import read_settings, with_settings
 
 
 def test_words_win_over_the_file_and_both_over_the_defaults(tmp_path):

@@ -15,10 +15,10 @@ from mbert import ConfigError, ManifestError, ShardError
 from mbert.manifests.schema import ClipRow, FrameRow, PairRow
 from mbert.manifests.store import read_json, read_rows, read_table, write_rows
 from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.pipeline.engine import Engine
-from mbert.pipeline.pair_plan import PairOptions
+from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
-from mbert.shards.verify import verify_frames, verify_pairs
+from mbert.shards.engine import Engine
+from mbert.shards.integrity import verify_frames, verify_pairs
 
 OPTIONS = PairOptions(pairs_per_shard=100)
 

@@ -2,14 +2,14 @@ import pytest
 from lookalike import expression_frames, write_images
 
 from mbert import ConfigError
-from mbert.manifests.labels import checked
+from mbert.manifests.labels.table import checked
 from mbert.manifests.schema import ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.registry import list_corpus
-from mbert.pipeline.decode import FrameFolder
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.video.decode import FrameFolder
 
 RAW, CROPPED = "SMIC_all_raw", "SMIC_all_cropped"
 GAP = range(257900, 257912)

@@ -4,7 +4,7 @@ import pytest
 from lookalike import expression_frames, write_book, write_images
 
 from mbert import ConfigError, ManifestError
-from mbert.manifests.labels import checked
+from mbert.manifests.labels.table import checked
 from mbert.manifests.schema import ClipRow, LabelRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from mbert import ConfigError, ManifestError, ShardError
-from mbert.model.loader import PairLoader
+from mbert.model.data.loader import PairLoader
 from mbert.shards.exclude import without_subjects
 from mbert.shards.remote import Retry, read_range
 from mbert.shards.source import open_source

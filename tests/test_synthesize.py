@@ -12,17 +12,17 @@ from typer.testing import CliRunner
 
 from mbert import ConfigError
 from mbert.cli import app
-from mbert.manifests.labels import read_labels
+from mbert.manifests.labels.table import read_labels
 from mbert.manifests.schema import TruthRow
 from mbert.manifests.store import read_rows
-from mbert.pipeline import synthesize as module
-from mbert.pipeline.engine import Engine
-from mbert.pipeline.facial_motion import CROP_PX, face_axes, pixel_grid
-from mbert.pipeline.landmarkers import MediaPipeMesh
-from mbert.pipeline.nuisance import Nuisance
-from mbert.pipeline.render import Portrait, Scene, active_units, expression_course
-from mbert.pipeline.synthesize import EMOTIONS, PRESETS, SynthesisOptions, synthesize, truth_path
-from mbert.shards.motion import optical_flow
+from mbert.pipeline.faces.landmarkers import MediaPipeMesh
+from mbert.pipeline.synthetic import synthesize as module
+from mbert.pipeline.synthetic.facial_motion import CROP_PX, face_axes, pixel_grid
+from mbert.pipeline.synthetic.nuisance import Nuisance
+from mbert.pipeline.synthetic.render import Portrait, Scene, active_units, expression_course
+from mbert.pipeline.synthetic.synthesize import EMOTIONS, PRESETS, SynthesisOptions, synthesize, truth_path
+from mbert.shards.engine import Engine
+from mbert.shards.optical_flow import optical_flow
 
 OFF = Nuisance(**{field.name: 0 for field in dataclasses.fields(Nuisance)})
 SMALL = SynthesisOptions(

@@ -2,9 +2,9 @@ import pytest
 import timm
 import torch
 
-import mbert.model.timm_models  # noqa: F401 - registers the models
-from mbert.model.config import PRESETS
-from mbert.model.micron_bert import MicronBert
+import mbert.model.network.timm_models  # noqa: F401 - registers the models
+from mbert.model.network.config import PRESETS
+from mbert.model.network.micron_bert import MicronBert
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
 import numpy as np
 
-from mbert.manifests.labels import Label
-from mbert.pipeline.align import template
-from mbert.pipeline.decode import Frame
-from mbert.pipeline.landmarks import MESH, Face
-from mbert.pipeline.track import CutRules, follow_faces, spans
+from mbert.manifests.labels.table import Label
+from mbert.pipeline.faces.align import template
+from mbert.pipeline.faces.landmarks import MESH, Face
+from mbert.pipeline.faces.track import CutRules, follow_faces, spans
+from mbert.pipeline.video.decode import Frame
 
 HEIGHT, WIDTH, CROP = 240, 320, 64
 NO_RULES = CutRules(max_seconds=1000.0, max_bytes=1 << 40)

@@ -9,10 +9,10 @@ from mbert import ConfigError
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.nuisance import Nuisance
-from mbert.pipeline.synthesize import SynthesisOptions, synthesize
-from mbert.pipeline.truth import true_pairs
-from mbert.shards.motion import optical_flow
+from mbert.pipeline.synthetic.nuisance import Nuisance
+from mbert.pipeline.synthetic.synthesize import SynthesisOptions, synthesize
+from mbert.pipeline.synthetic.truth import true_pairs
+from mbert.shards.optical_flow import optical_flow
 
 QUIET = Nuisance(**{field.name: 0 for field in dataclasses.fields(Nuisance)})
 

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from mbert import ModelError
-from mbert.model.unit_metrics import score_action_units
+from mbert.model.scoring.unit_metrics import score_action_units
 
 
 @pytest.fixture(scope="module")

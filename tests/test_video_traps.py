@@ -6,8 +6,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from mbert.pipeline.decode import VideoFile
-from mbert.pipeline.decode_ffmpeg import FfmpegFile
+from mbert.pipeline.video.decode import VideoFile
+from mbert.pipeline.video.decode_ffmpeg import FfmpegFile
 
 STEP = 6  # grey levels from frame to frame
 

@@ -234,7 +234,7 @@ def shard(
     as_json: JsonOption = False,
 ) -> None:
     """Pair the crops by time and deal the pairs to WebDataset shards."""
-    from mbert.pipeline.pair_plan import PairOptions
+    from mbert.pipeline.pairs.plan import PairOptions
     from mbert.pipeline.shard import run_shard
 
     if not pairs:

@@ -16,8 +16,8 @@ from mbert.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from mbert.manifests.label_differences import LabelDifference
-    from mbert.manifests.label_report import Counts, DatasetReport, LabelReport
+    from mbert.manifests.labels.differences import LabelDifference
+    from mbert.manifests.labels.report import Counts, DatasetReport, LabelReport
 
 _MOST_DIFFERENCES = 20
 
@@ -28,7 +28,7 @@ def labels(
     as_json: JsonOption = False,
 ) -> None:
     """Count samples and subjects of each class beside the published counts, and name every difference."""
-    from mbert.manifests.label_report import report_labels
+    from mbert.manifests.labels.report import report_labels
 
     report = report_labels(workspace_of(workspace))
     if as_json:

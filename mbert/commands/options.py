@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from mbert.manifests.workspace import Workspace
-    from mbert.pipeline.engine import Engine
+    from mbert.shards.engine import Engine
 
 WorkspaceOption = Annotated[
     Path, typer.Option("--workspace", "-w", envvar="MBERT_WORKSPACE", help="Folder that the commands share.")
@@ -41,14 +41,14 @@ def engine_of(
     kind: Literal["local", "ray"], workers: int | None, address: str | None, timeout: float | None = None
 ) -> "Engine":
     """Where the tasks of a pipeline run."""
-    from mbert.pipeline.engine import Engine, default_workers
+    from mbert.shards.engine import Engine, default_workers
 
     return Engine(kind=kind, workers=workers or default_workers(), address=address, timeout_seconds=timeout)
 
 
 def labels_path_of(space: "Workspace") -> Path | None:
     """The corpus' file of labels, to name it in errors."""
-    from mbert.manifests.labels import LABELS_NAME
+    from mbert.manifests.labels.table import LABELS_NAME
     from mbert.manifests.store import read_json
 
     return Path(read_json(space.corpus_config)["root"]) / LABELS_NAME if space.corpus_config.exists() else None

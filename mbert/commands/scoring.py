@@ -20,10 +20,10 @@ from mbert.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from mbert.model.evaluate import EvalResult
-    from mbert.model.metrics import Scores
-    from mbert.model.predictions import PredictionScores
-    from mbert.model.unit_metrics import ActionUnitScores
+    from mbert.model.scoring.evaluate import EvalResult
+    from mbert.model.scoring.metrics import Scores
+    from mbert.model.scoring.predictions import PredictionScores
+    from mbert.model.scoring.unit_metrics import ActionUnitScores
 
 _NAMES = {
     "mbert": "μ-BERT",
@@ -127,9 +127,9 @@ def evaluate(
     }
     if predictions is not None:
         return _score_file(predictions, options, classes, as_json)
-    from mbert.model.eval_config import EvalConfig
-    from mbert.model.evaluate import run_eval
-    from mbert.model.settings import read_settings, with_settings
+    from mbert.model.scoring.config import EvalConfig
+    from mbert.model.scoring.evaluate import run_eval
+    from mbert.model.training.settings import read_settings, with_settings
 
     space = workspace_of(workspace)
     config = with_settings(EvalConfig(), read_settings(config_file, assignments or []))
@@ -156,7 +156,7 @@ def evaluate(
 
 
 def _score_file(file: Path, options: dict[str, Any], classes: str | None, as_json: bool) -> None:
-    from mbert.model.predictions import score_predictions
+    from mbert.model.scoring.predictions import score_predictions
 
     if unused := [name for name, value in options.items() if value is not None and name not in ("classes", "seed")]:
         raise ConfigError(f"--predictions scores what is in {file}; it takes no --{unused[0].replace('_', '-')}")

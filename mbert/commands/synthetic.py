@@ -83,8 +83,8 @@ def synthesize(
     as_json: JsonOption = False,
 ) -> None:
     """Make labelled videos of small facial motion, and the truth of it, from photos of faces."""
-    from mbert.pipeline.synthesize import PRESETS, TRUTH_NAME
-    from mbert.pipeline.synthesize import synthesize as make
+    from mbert.pipeline.synthetic.synthesize import PRESETS, TRUTH_NAME
+    from mbert.pipeline.synthetic.synthesize import synthesize as make
 
     base = PRESETS[preset]
     strengths = {

@@ -26,10 +26,10 @@ from mbert.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from mbert.model.finetune import FinetuneSummary
-    from mbert.model.loop import LoopPlan
-    from mbert.model.pretrain import PretrainEstimate, PretrainSummary
-    from mbert.model.run_log import StepReport
+    from mbert.model.training.finetune import FinetuneSummary
+    from mbert.model.training.loop import LoopPlan
+    from mbert.model.training.pretrain import PretrainEstimate, PretrainSummary
+    from mbert.model.training.run_log import StepReport
 
 ShardsOption = Annotated[
     str | None,
@@ -142,8 +142,8 @@ def pretrain(
     as_json: JsonOption = False,
 ) -> None:
     """Pretrain without labels; an interrupted run goes on where it was. Under torchrun: on all GPUs and nodes."""
-    from mbert.model.pretrain import PretrainConfig, PretrainPlan, estimate_pretrain, run_pretrain
-    from mbert.model.settings import read_settings, with_settings
+    from mbert.model.training.pretrain import PretrainConfig, PretrainPlan, estimate_pretrain, run_pretrain
+    from mbert.model.training.settings import read_settings, with_settings
 
     space = workspace_of(workspace)
     options = {
@@ -257,8 +257,8 @@ def finetune(
     as_json: JsonOption = False,
 ) -> None:
     """Learn the labels of the onset-apex pairs; an interrupted run goes on where it was. Runs under torchrun too."""
-    from mbert.model.finetune import FinetuneConfig, FinetunePlan, run_finetune
-    from mbert.model.settings import read_settings, with_settings
+    from mbert.model.training.finetune import FinetuneConfig, FinetunePlan, run_finetune
+    from mbert.model.training.settings import read_settings, with_settings
 
     space = workspace_of(workspace)
     options = {
@@ -319,7 +319,7 @@ def finetune(
 
 def runs(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
     """List the training runs of a workspace: how far they are, their last loss, how they stand."""
-    from mbert.model.runs import list_runs
+    from mbert.model.training.runs import list_runs
 
     folder = workspace_of(workspace).runs
     rows = list_runs(folder)
@@ -344,7 +344,7 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Turn the authors' released checkpoint into one of ours (safetensors), or back. Nothing is unpickled."""
-    from mbert.model.released import convert_released, write_released
+    from mbert.model.network.released import convert_released, write_released
 
     if out.exists() and (to_released or any(out.iterdir() if out.is_dir() else [out])):
         raise ConfigError(f"{out} exists already; give another --out")

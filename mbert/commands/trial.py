@@ -41,7 +41,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Make a small labelled corpus of real videos and run the four commands on it; minutes, no network."""
-    from mbert.pipeline.synthesize import PRESETS, synthesize
+    from mbert.pipeline.synthetic.synthesize import PRESETS, synthesize
 
     began = time.monotonic()
     if out.exists() and any(out.iterdir()) and not (out / "videos" / "synthesis.json").exists():
@@ -101,7 +101,7 @@ def doctor(as_json: JsonOption = False) -> None:
         except importlib.metadata.PackageNotFoundError:
             missing[name] = f"pip install {name}"
     with _noting(missing, "landmarker", "pip install 'mediapipe==0.10.21'"):
-        from mbert.pipeline.landmarkers import open_landmarker
+        from mbert.pipeline.faces.landmarkers import open_landmarker
 
         landmarker = open_landmarker("mediapipe")
         checks["landmarker"] = f"{landmarker.name}, on CPU"
@@ -112,7 +112,7 @@ def doctor(as_json: JsonOption = False) -> None:
         version = ".".join(str(part) for part in av.library_versions["libavcodec"])
         checks["decoder"] = f"PyAV {av.__version__}, libavcodec {version}"
     with _noting(missing, "ffmpeg", "pip install imageio-ffmpeg"):
-        from mbert.pipeline.decode_ffmpeg import ffmpeg_program
+        from mbert.pipeline.video.decode_ffmpeg import ffmpeg_program
 
         checks["ffmpeg"] = f"{ffmpeg_program()}, for --decoder ffmpeg"
     try:
@@ -151,10 +151,10 @@ def draw_maps(out: Path) -> Path:
     from mbert.manifests.schema import TruthRow
     from mbert.manifests.store import read_rows
     from mbert.manifests.workspace import Workspace
-    from mbert.model.micron_bert import MicronBert
-    from mbert.model.pictures import picture_maps, write_png
-    from mbert.pipeline.synthesize import TRUTH_NAME
-    from mbert.pipeline.truth import true_pairs
+    from mbert.model.network.micron_bert import MicronBert
+    from mbert.model.training.pictures import picture_maps, write_png
+    from mbert.pipeline.synthetic.synthesize import TRUTH_NAME
+    from mbert.pipeline.synthetic.truth import true_pairs
 
     workspace = Workspace(out / "workspace")
     rows = _mixed(read_rows(out / "videos" / TRUTH_NAME, TruthRow))

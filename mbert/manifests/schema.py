@@ -190,7 +190,7 @@ class TruthRow:
     width: int
     height: int
     seed: int  # of the clip's nuisances
-    # Nuisances, as in `mbert.pipeline.nuisance.Nuisance`:
+    # Nuisances, as in `mbert.pipeline.synthetic.nuisance.Nuisance`:
     noise: float
     crf: int
     light: float

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from mbert import ConfigError, __version__
-from mbert.manifests.errata import ERRATA_VERSION, Errata, apply_errata
-from mbert.manifests.labels import LABEL_FIELDS, checked, join_labels, label_row, labels_by_input
+from mbert.manifests.labels.errata import ERRATA_VERSION, Errata, apply_errata
+from mbert.manifests.labels.table import LABEL_FIELDS, checked, join_labels, label_row, labels_by_input
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import (
     exclusive,
@@ -31,9 +31,6 @@ from mbert.manifests.store import (
 )
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.registry import AUTO, list_corpus
-from mbert.pipeline.corpora.source import Distribution, Listing, natural_order
-from mbert.pipeline.decode import content_hash
-from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
 from mbert.pipeline.ingest_input import (
     Going,
     IngestOptions,
@@ -44,6 +41,9 @@ from mbert.pipeline.ingest_input import (
     lost_outcome,
     seconds_from_header,
 )
+from mbert.pipeline.video.decode import content_hash
+from mbert.pipeline.video.source import Distribution, Listing, natural_order
+from mbert.shards.engine import IN_PROCESS, Engine, run_tasks
 from mbert.shards.image import JPEG_SUBSAMPLING
 
 _TRIED_INPUTS = 3

@@ -18,20 +18,20 @@ import cv2
 import numpy as np
 
 from mbert import ConfigError, InputError, MbertError
-from mbert.manifests.labels import Label
+from mbert.manifests.labels.table import Label
 from mbert.manifests.schema import AlignMode, ClipRow, FrameRow, VideoRow, clip_key
 from mbert.manifests.store import read_extra, writing_rows
 from mbert.manifests.workspace import twin_paths
-from mbert.pipeline.align import fit_pose, is_still, pose_matrices, stable_poses, warp
-from mbert.pipeline.corpora.source import Source
-from mbert.pipeline.decode import Decoder, FrameFolder, StreamInfo, VideoFile, content_hash
-from mbert.pipeline.decode_ffmpeg import FfmpegFile, check_ffmpeg_options
-from mbert.pipeline.engine import Loss, tell
-from mbert.pipeline.landmarkers import LandmarkerName, open_landmarker
-from mbert.pipeline.landmarks import Face, Landmarker, Points
-from mbert.pipeline.quality import brightness, clipped, jitter_px, luma, rigid_region, sharpness
-from mbert.pipeline.register import register_poses
-from mbert.pipeline.track import Clip, CutRules, follow_faces, onto_region, spans
+from mbert.pipeline.faces.align import fit_pose, is_still, pose_matrices, stable_poses, warp
+from mbert.pipeline.faces.landmarkers import LandmarkerName, open_landmarker
+from mbert.pipeline.faces.landmarks import Face, Landmarker, Points
+from mbert.pipeline.faces.quality import brightness, clipped, jitter_px, luma, rigid_region, sharpness
+from mbert.pipeline.faces.register import register_poses
+from mbert.pipeline.faces.track import Clip, CutRules, follow_faces, onto_region, spans
+from mbert.pipeline.video.decode import Decoder, FrameFolder, StreamInfo, VideoFile, content_hash
+from mbert.pipeline.video.decode_ffmpeg import FfmpegFile, check_ffmpeg_options
+from mbert.pipeline.video.source import Source
+from mbert.shards.engine import Loss, tell
 from mbert.shards.image import JPEG_QUALITY, encode_jpeg
 from mbert.shards.writer import TAR_HASH_ENTRY, TarWriter, writing_tar
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from mbert import ConfigError, ManifestError, ShardError, __version__
-from mbert.manifests.labels import LABEL_FIELDS
+from mbert.manifests.labels.table import LABEL_FIELDS
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, PairRow, VideoRow, arrow_schema, pair_key
 from mbert.manifests.store import (
     exclusive,
@@ -31,8 +31,8 @@ from mbert.manifests.store import (
     write_table,
 )
 from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
-from mbert.pipeline.pair_plan import APEX_SOURCES, KINDS, PairOptions, Records, dealt_pairs, pair_condition, plan_pairs
+from mbert.pipeline.pairs.plan import APEX_SOURCES, KINDS, PairOptions, Records, dealt_pairs, pair_condition, plan_pairs
+from mbert.shards.engine import IN_PROCESS, Engine, run_tasks
 from mbert.shards.pair import FramePair
 from mbert.shards.writer import TAR_HASH_ENTRY, writing_tar
 

@@ -9,8 +9,8 @@ from mbert import ManifestError
 from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_json, read_rows
 from mbert.manifests.workspace import Workspace
-from mbert.pipeline.engine import IN_PROCESS, Engine, run_tasks
-from mbert.shards.verify import verify_frames, verify_pairs
+from mbert.shards.engine import IN_PROCESS, Engine, run_tasks
+from mbert.shards.integrity import verify_frames, verify_pairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mbert import ConfigError, ShardError
-from mbert.manifests.people import people_of
+from mbert.manifests.labels.people import people_of
 from mbert.shards.source import Exclusion, ShardSource
 
 _TWINS_AT_ONCE = 16

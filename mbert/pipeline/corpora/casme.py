@@ -7,11 +7,11 @@ apex: the first counts, the second only where the first is empty.
 import re
 from pathlib import Path
 
-from mbert.manifests.labels import Label
+from mbert.manifests.labels.table import Label
 from mbert.pipeline.corpora.layout import choose_tree, find_annotation
 from mbert.pipeline.corpora.people import PeopleLayout, sub_number
 from mbert.pipeline.corpora.sheet import read_sheet
-from mbert.pipeline.corpora.source import Corpus, Distribution, Listing, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, relative_path
 
 _TITLE = "CASME"
 _FPS = 60.0

@@ -7,11 +7,11 @@ apex with a slash. Clip names recur across subjects.
 import re
 from pathlib import Path
 
-from mbert.manifests.labels import Label
+from mbert.manifests.labels.table import Label
 from mbert.pipeline.corpora.layout import choose_tree, find_annotation
 from mbert.pipeline.corpora.people import PeopleLayout, sub_number
 from mbert.pipeline.corpora.sheet import read_sheet
-from mbert.pipeline.corpora.source import Corpus, Distribution, Listing, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, relative_path
 
 _TITLE = "CASME II"
 _FPS = 200.0

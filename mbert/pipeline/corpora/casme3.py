@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from mbert import ConfigError, ManifestError
-from mbert.manifests.labels import Label
+from mbert.manifests.labels.table import Label
 from mbert.manifests.schema import Expression
 from mbert.pipeline.corpora.layout import (
     by_name,
@@ -26,7 +26,7 @@ from mbert.pipeline.corpora.layout import (
     subfolders,
 )
 from mbert.pipeline.corpora.sheet import SheetRow, read_cells, read_sheet
-from mbert.pipeline.corpora.source import Corpus, Distribution, Listing, Source, frames_source, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, Source, frames_source, relative_path
 
 _TITLE = "CAS(ME)^3"
 _FPS = 30.0

@@ -9,10 +9,10 @@ folder with its own person's number in its name.
 import re
 from pathlib import Path
 
-from mbert.manifests.labels import Label
+from mbert.manifests.labels.table import Label
 from mbert.pipeline.corpora.layout import Tree, choose_tree, find_annotation, find_trees, first_image, subfolders
 from mbert.pipeline.corpora.sheet import columns_by_place
-from mbert.pipeline.corpora.source import Corpus, Distribution, Listing, frames_source, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source, relative_path
 
 _TITLE = "CAS(ME)^2"
 _FPS = 30.0

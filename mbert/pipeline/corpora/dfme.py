@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from mbert.manifests.labels import Label
+from mbert.manifests.labels.table import Label
 from mbert.pipeline.corpora.layout import (
     Tree,
     choose_tree,
@@ -20,7 +20,7 @@ from mbert.pipeline.corpora.layout import (
     subfolders,
 )
 from mbert.pipeline.corpora.sheet import read_sheet
-from mbert.pipeline.corpora.source import Corpus, Distribution, Listing, frames_source, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source, relative_path
 
 _TITLE = "DFME"
 _LAYOUT = "sub0003_01/00109.png"

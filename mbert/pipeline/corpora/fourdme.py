@@ -8,7 +8,7 @@ videos nor the other cameras.
 import re
 from pathlib import Path
 
-from mbert.manifests.labels import Label
+from mbert.manifests.labels.table import Label
 from mbert.pipeline.corpora.layout import (
     Tree,
     choose_tree,
@@ -18,7 +18,7 @@ from mbert.pipeline.corpora.layout import (
     subfolders,
 )
 from mbert.pipeline.corpora.sheet import read_sheet
-from mbert.pipeline.corpora.source import Corpus, Distribution, Listing, frames_source, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source, relative_path
 
 _TITLE = "4DME"
 _FPS = 60.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mbert import ConfigError, ManifestError
 from mbert.pipeline.corpora.sheet import SHEET_SUFFIXES
-from mbert.pipeline.corpora.source import IMAGE_SUFFIXES, Distribution, followed, natural_order, suffix_of
+from mbert.pipeline.video.source import IMAGE_SUFFIXES, Distribution, followed, natural_order, suffix_of
 
 _DEPTH = 3  # levels below the given folder at which a dataset may begin
 _ENOUGH = 32  # images, and nothing else, at the beginning of a folder: it is one of frames

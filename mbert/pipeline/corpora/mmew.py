@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mbert.manifests.labels import Label
+from mbert.manifests.labels.table import Label
 from mbert.pipeline.corpora.layout import (
     Tree,
     choose_tree,
@@ -23,7 +23,7 @@ from mbert.pipeline.corpora.layout import (
     subfolders,
 )
 from mbert.pipeline.corpora.sheet import read_sheet
-from mbert.pipeline.corpora.source import (
+from mbert.pipeline.video.source import (
     Corpus,
     Distribution,
     Listing,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mbert.pipeline.corpora.layout import Tree, by_name, find_trees, first_image, matched, subfolders
-from mbert.pipeline.corpora.source import Source, frames_source
+from mbert.pipeline.video.source import Source, frames_source
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

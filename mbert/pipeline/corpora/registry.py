@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mbert import ConfigError
-from mbert.manifests.labels import LABELS_NAME
+from mbert.manifests.labels.table import LABELS_NAME
 from mbert.pipeline.corpora import casme, casme2, casme3, casme_sq, dfme, fourdme, mmew, samm, samm_lv, smic, smic_e
-from mbert.pipeline.corpora.source import Corpus, Distribution, Listing
 from mbert.pipeline.corpora.videos import DATASET, list_videos
+from mbert.pipeline.video.source import Corpus, Distribution, Listing
 
 CORPORA: Mapping[str, Corpus] = {
     corpus.name: corpus

@@ -6,11 +6,11 @@ The sheet (SAMM_Micro_FACS_Codes*.xlsx) begins with a preamble, and names subjec
 import re
 from pathlib import Path
 
-from mbert.manifests.labels import Label
+from mbert.manifests.labels.table import Label
 from mbert.pipeline.corpora.layout import choose_tree, find_annotation
 from mbert.pipeline.corpora.people import PeopleLayout
 from mbert.pipeline.corpora.sheet import SheetRow, read_sheet
-from mbert.pipeline.corpora.source import Corpus, Distribution, Listing, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, relative_path
 
 FPS = 200.0
 SHEETS = (r"SAMM_Micro_FACS_Codes.*\.xlsx?", r"SAMM_20.*\.xlsx?", r"SAMM.*Micro.*\.csv")

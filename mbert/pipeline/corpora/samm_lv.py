@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from mbert.manifests.labels import Label
+from mbert.manifests.labels.table import Label
 from mbert.pipeline.corpora import samm
 from mbert.pipeline.corpora.layout import (
     Tree,
@@ -22,7 +22,7 @@ from mbert.pipeline.corpora.layout import (
     subfolders,
 )
 from mbert.pipeline.corpora.sheet import SheetRow, read_sheet
-from mbert.pipeline.corpora.source import Corpus, Distribution, Listing, frames_source, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source, relative_path
 
 _TITLE = "SAMM long videos"
 _LAYOUT = "006_1/006_1_0001.jpg"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mbert import ConfigError
-from mbert.manifests.labels import Label
+from mbert.manifests.labels.table import Label
 from mbert.pipeline.corpora.layout import (
     Tree,
     by_name,
@@ -21,7 +21,7 @@ from mbert.pipeline.corpora.layout import (
     folders_below,
     subfolders,
 )
-from mbert.pipeline.corpora.source import (
+from mbert.pipeline.video.source import (
     Corpus,
     Distribution,
     Listing,

@@ -11,11 +11,11 @@ import re
 from pathlib import Path
 
 from mbert import ConfigError
-from mbert.manifests.labels import Label
+from mbert.manifests.labels.table import Label
 from mbert.pipeline.corpora.layout import Tree, find_annotation, find_trees, first_image, subfolders
 from mbert.pipeline.corpora.sheet import SheetRow, read_sheet
 from mbert.pipeline.corpora.smic import CAMERA_FPS, choose_by_camera, sample_of, subject_of
-from mbert.pipeline.corpora.source import Corpus, Distribution, Listing, frame_files, frames_source, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, frame_files, frames_source, relative_path
 
 _TITLE = "SMIC-E"
 _LAYOUT = "SMIC-HS-E/s01/s1_ne_01/image559740.jpg"

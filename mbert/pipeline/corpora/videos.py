@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from mbert import ConfigError
-from mbert.manifests.labels import LABELS_NAME, read_labels
-from mbert.pipeline.corpora.source import (
+from mbert.manifests.labels.table import LABELS_NAME, read_labels
+from mbert.pipeline.video.source import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     Listing,

@@ -1,0 +1,1 @@
+"""Annotations: read, checked, counted, corrected, and who is whom."""

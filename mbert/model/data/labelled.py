@@ -1,0 +1,240 @@
+"""Labelled expressions for finetuning: few pairs, kept compressed in memory, decoded in the process that trains."""
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbert import ConfigError, ManifestError
+from mbert.manifests.labels.classes import CLASS_MAPS, ClassMap
+from mbert.manifests.labels.table import LABEL_COLUMNS
+from mbert.manifests.schema import PairRow
+from mbert.model.data.augment import draw
+from mbert.model.data.parts import resize, stack_images
+from mbert.shards.pair import FramePair
+from mbert.shards.reader import list_shards, read_expressions
+
+_OF_PARTNERS = 2**32  # added to the epoch in seeds: partners are drawn apart from the pairs they are mixed into
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Expression:
+    """A labelled expression, its frames still compressed."""
+
+    row: PairRow  # of onset and apex
+    steps: tuple[FramePair, ...]  # the onset with later frames in time order; the last one is the apex
+    label: str  # its class
+
+    @property
+    def pair(self) -> FramePair:
+        """Onset and apex."""
+        return self.steps[-1]
+
+    @property
+    def subject(self) -> str:
+        """Prefixed by the dataset."""
+        return self.row.subject or ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LabelledPairs:
+    """What is learned from: pairs in key order, the class of each, whose faces they show."""
+
+    pairs: tuple[FramePair, ...]
+    labels: tuple[int, ...]  # places in `classes`
+    classes: tuple[str, ...]  # those that occur, in the order of the class map
+    subjects: tuple[str, ...]  # of these pairs, sorted
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pairs of each class."""
+        return {name: self.labels.count(place) for place, name in enumerate(self.classes)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LabelledBatch:
+    """One rank's share of a global batch."""
+
+    keys: list[str]
+    t0: Tensor  # (B, 3, S, S) uint8 RGB
+    t1: Tensor
+    draws: Tensor  # (B, 6) random numbers in [0, 1) for `augment`
+    labels: Tensor  # (B,) int64
+    partners: "LabelledBatch | None" = None  # what mixup mixes in, pair by pair
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LabelledPosition:
+    """Where the next batch begins; order and augmentation follow from seed and step alone."""
+
+    step: int
+
+    def to_json(self) -> dict[str, int]:
+        """For training.json."""
+        return {"step": self.step}
+
+
+class LabelledLoader:
+    """Batches without end, from a step on. `batch_size` counts the pairs of all ranks.
+
+    Each epoch is a permutation of its own; the epochs are laid end to end, and the global batch of step k holds the
+    places [k * batch_size, (k + 1) * batch_size) of them, so a batch may be larger than the set. Rank r takes every
+    world-th place. `steps_per_epoch` is therefore no whole number.
+    """
+
+    def __init__(
+        self,
+        labelled: LabelledPairs,
+        *,
+        batch_size: int,
+        image_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        step: int = 0,
+        has_partners: bool = False,
+    ) -> None:
+        if batch_size % world:
+            raise ConfigError(f"batch_size is {batch_size}; it must be a multiple of the {world} ranks")
+        self.steps_per_epoch = len(labelled.pairs) / batch_size
+        self.position = LabelledPosition(step)
+        self._labelled, self._batch_size, self._image_size = labelled, batch_size, image_size
+        self._seed, self._rank, self._world, self._has_partners = seed, rank, world, has_partners
+
+    def __iter__(self) -> Iterator[LabelledBatch]:
+        """Go on from `position`. Raises ShardError naming a pair that cannot be decoded."""
+        while True:
+            step = self.position.step
+            batch = self._read(step)
+            if self._has_partners:
+                batch = dataclasses.replace(batch, partners=self._read(step, apart=_OF_PARTNERS))
+            self.position = LabelledPosition(step + 1)
+            yield batch
+
+    def _read(self, step: int, apart: int = 0) -> LabelledBatch:
+        start, total = step * self._batch_size, len(self._labelled.pairs)
+        chosen: list[int] = []
+        draws = []
+        places = range(start + self._rank, start + self._batch_size, self._world)
+        for epoch, group in itertools.groupby(places, key=lambda place: place // total):
+            inside = [place - epoch * total for place in group]
+            order = np.random.default_rng([self._seed, epoch + apart]).permutation(total)
+            chosen += order[inside].tolist()
+            draws.append(draw(range(inside[0], inside[-1] + 1, self._world), seed=self._seed, epoch=epoch + apart))
+        pairs = [self._labelled.pairs[index] for index in chosen]
+        t0, t1 = decode_pairs(pairs, self._image_size)
+        labels = torch.tensor([self._labelled.labels[index] for index in chosen])
+        return LabelledBatch([pair.key for pair in pairs], t0, t1, torch.from_numpy(np.concatenate(draws)), labels)
+
+
+def read_labelled(
+    folder: Path,
+    *,
+    classes: ClassMap = CLASS_MAPS["annotated"],
+    labels_path: Path | None = None,
+    exclude_subjects: Sequence[str] = (),
+) -> LabelledPairs:
+    """The labelled expressions of all subjects but the excluded ones, under a class map.
+
+    Raises ManifestError without labelled pairs, ConfigError for an excluded subject that does not occur and where
+    fewer than two classes are left.
+    """
+    expressions, _ = labelled_expressions(folder, labels_path, classes=classes)
+    everybody = sorted({expression.subject for expression in expressions})
+    if unknown := sorted(set(exclude_subjects) - set(everybody)):
+        raise ConfigError(f"no labelled expression is of {', '.join(unknown)}; the subjects are {', '.join(everybody)}")
+    kept = [expression for expression in expressions if expression.subject not in exclude_subjects]
+    found = {expression.label for expression in kept}
+    if len(found) < 2:
+        without = f" without {', '.join(exclude_subjects)}" if exclude_subjects else ""
+        raise ConfigError(
+            f"finetuning needs at least 2 classes, the {len(kept)} labelled expressions in {folder}{without} have "
+            f"{len(found)}: {', '.join(sorted(found)) or 'none'}; label more, or exclude fewer subjects"
+        )
+    return labelled_pairs(kept, [name for name in classes.classes if name in found] or sorted(found))
+
+
+def labelled_pairs(expressions: Sequence[Expression], classes: Sequence[str]) -> LabelledPairs:
+    """Expressions as finetuning takes them; each one's label is among the classes."""
+    return LabelledPairs(
+        pairs=tuple(expression.pair for expression in expressions),
+        labels=tuple(classes.index(expression.label) for expression in expressions),
+        classes=tuple(classes),
+        subjects=tuple(sorted({expression.subject for expression in expressions})),
+    )
+
+
+def labelled_expressions(
+    folder: Path,
+    labels_path: Path | None,
+    *,
+    classes: ClassMap | None = CLASS_MAPS["annotated"],
+    datasets: Sequence[str] = (),
+    frames: int = 1,
+) -> tuple[list[Expression], dict[str, int]]:
+    """The expressions of the shards that have a subject and a class, in key order; and how many were left out, and why.
+
+    Without a class map, those whose action units are annotated, and their label is "". `datasets` (empty: all) may take
+    part. `frames` pairs of each, from the onset to frames evenly spread up to the apex.
+
+    Raises ManifestError where there are none; it names `labels_path`, the corpus' file of labels. ConfigError when the
+    shards do not hold so many frames.
+    """
+    steps: dict[str, list[FramePair]] = {}
+    apexes = []
+    pairs = read_expressions(folder, list_shards(folder), ("onset_between", "onset_apex"))
+    for row, pair in sorted(pairs, key=lambda item: (item[0].clip_id, item[0].t1)):
+        steps.setdefault(row.clip_id, []).append(pair)  # in time order: the apex last
+        if row.kind == "onset_apex":
+            apexes.append(row)
+    left_out: Counter[str] = Counter()
+    found = []
+    for row in apexes:
+        label = "" if classes is None else classes.class_of(row)
+        if datasets and row.dataset not in datasets:
+            left_out[f"of {row.dataset}"] += 1
+        elif not row.subject:
+            left_out["without a subject"] += 1
+        elif label is None:
+            left_out[f"without a class in {classes.name}" if classes else ""] += 1
+        elif classes is None and row.action_units is None:
+            left_out["without action units"] += 1
+        else:
+            found.append(Expression(row, tuple(_spread(steps[row.clip_id], frames)), label))
+    if not found:
+        raise _without_expressions(labels_path, left_out)
+    if frames > 1 and frames > (most := max(len(group) for group in steps.values())):
+        raise ConfigError(
+            f"{frames} frames of an expression are asked for, the shards hold {most}: make them anew with "
+            f"`mbert shard --pairs --frames-between {frames - 1} --overwrite`"
+        )
+    return found, dict(left_out)
+
+
+def _spread(steps: list[FramePair], frames: int) -> list[FramePair]:
+    """So many of the steps, evenly spread, the last one among them; a quick expression gives some twice."""
+    places = np.linspace(len(steps) / frames, len(steps), frames).round().astype(int) - 1
+    return [steps[max(place, 0)] for place in places.tolist()]
+
+
+def _without_expressions(labels_path: Path | None, left_out: Mapping[str, int]) -> ManifestError:
+    if left_out:
+        told = ", ".join(f"{count} {why}" for why, count in left_out.items())
+        return ManifestError(f"no labelled expression is left: {told}; see `mbert labels` for what there is")
+    where = labels_path or Path("labels.csv")
+    state = "has no row with subject, onset, apex and emotion that fits a clip" if where.exists() else "is missing"
+    return ManifestError(
+        f"labelled expressions are needed, but {where} {state}: write one line per expression with the "
+        f"columns {', '.join(LABEL_COLUMNS)}, then run `mbert ingest` and `mbert shard --pairs` again"
+    )
+
+
+def decode_pairs(pairs: Sequence[FramePair], size: int) -> tuple[Tensor, Tensor]:
+    """Both frames of some pairs, two tensors (B, 3, size, size) uint8; raises ShardError naming a damaged pair."""
+    t0, t1 = zip(*(pair.images() for pair in pairs), strict=True)
+    return stack_images([resize(image, size) for image in t0]), stack_images([resize(image, size) for image in t1])

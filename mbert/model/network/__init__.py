@@ -1,0 +1,1 @@
+"""What is learned: encoder, Micro-Attention, motion head, classifier; weights in and out."""

@@ -1,0 +1,170 @@
+"""What evaluation and finetuning look at: named inputs, made of the two frames of an expression, region by region."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from mbert import ConfigError, ModelError
+from mbert.model.network.config import MicronBertConfig
+from mbert.model.network.micro_attention import patch_of_interest
+from mbert.model.network.micron_bert import Frames, MicronBert
+from mbert.model.network.motion import measured_motion
+
+REGIONS = 7  # features are averaged over 7 x 7 regions of the face: about a brow, a mouth corner, an eye each
+MAP_REGIONS = 2 * REGIONS  # what has one number for each place may be finer
+
+# change: P(t1) - P(t0). dma: the gated values of Micro-Attention, P(t1) asking, P(t0) answering. dma_both: these, and
+# those of the frames the other way round. map: the model's map of change. distance: the length of the change. motion:
+# how far each patch moved beside the head, x and y, large motions compressed; of models with attention `motion`.
+# measured: the same as the pixels say, in standard deviations; nothing of it is learned. All but these two and the map
+# of attention `motion` are weighted by the Patch of Interest where the model has it.
+INPUTS = ("change", "dma", "dma_both", "map", "distance", "motion", "measured")
+DEFINITION = 2  # to be raised when an input becomes another: features kept by an evaluation are then made anew
+_IN_OWN_UNITS = ("motion", "measured")  # where a patch moves little is said by its size: it is not to be scaled up
+_SMALL_PX = 0.15  # below, `motion` grows as the displacement does, above, as its logarithm
+_NEEDS = {"dma": ("diagonal", "motion"), "dma_both": ("diagonal", "motion"), "motion": ("motion",)}  # attention
+
+
+def pair_inputs(model: MicronBert, t0: Tensor, t1: Tensor, inputs: Sequence[str] = ("change",)) -> Tensor:
+    """The named inputs side by side, in the order of their names; the frames are encoded once, or not at all.
+
+    Normalised frames (B, C, H, W) of the model's size -> (B, F) float32, F = `num_features(model.config, inputs)`.
+    Raises ConfigError as `check_inputs` does.
+    """
+    check_inputs(inputs, model.config)
+    pair = _Pair(model, t0, t1)
+    return torch.cat([_MAKERS[name](pair) for name in inputs], dim=1)
+
+
+def num_features(config: MicronBertConfig, inputs: Sequence[str] = ("change",)) -> int:
+    """How many `pair_inputs` gives for each pair; raises ConfigError as `check_inputs` does."""
+    check_inputs(inputs, config)
+    wide = REGIONS**2 * config.dim
+    each = {"change": wide, "dma": wide, "dma_both": 2 * wide, "map": MAP_REGIONS**2, "distance": MAP_REGIONS**2}
+    each["motion"] = each["measured"] = 2 * MAP_REGIONS**2
+    return sum(each[name] for name in inputs)
+
+
+def in_own_units(config: MicronBertConfig, inputs: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which features are in one unit, so that a head should leave their sizes to each other as they are: (F,)."""
+    return np.concatenate([np.full(num_features(config, (name,)), name in _IN_OWN_UNITS) for name in inputs])
+
+
+def check_inputs(inputs: Sequence[str], config: MicronBertConfig | None = None) -> None:
+    """Raise ConfigError for an unknown name, for one that comes twice, for none, and for what a model cannot give."""
+    allowed = ", ".join(INPUTS)
+    if not inputs:
+        raise ConfigError(f"inputs is empty; at least one is needed of {allowed}")
+    for place, name in enumerate(inputs):
+        if name not in INPUTS:
+            raise ConfigError(f"inputs has {name!r}; allowed are {allowed}")
+        if name in inputs[:place]:
+            raise ConfigError(f"inputs has {name} twice; give each once")
+        needed = _NEEDS.get(name, ())
+        if needed and config is not None and config.attention not in needed:
+            possible = [each for each in INPUTS if config.attention in _NEEDS.get(each, (config.attention,))]
+            raise ConfigError(
+                f"inputs has {name}, which needs attention={' or '.join(map(repr, needed))}; this model has attention="
+                f"{config.attention!r} and can give {', '.join(possible)}"
+            )
+
+
+def micro_attention_parts(config: MicronBertConfig, inputs: Sequence[str]) -> tuple[str, ...]:
+    """Which layers of the Micro-Attention the inputs are made with: these can be learned from labels."""
+    diagonal = ("motion",) if config.attention == "motion" else ("to_q", "to_k")
+    if {"dma", "dma_both"} & {*inputs}:
+        return (*diagonal, "to_v", "proj")
+    return diagonal if {"map", "motion"} & {*inputs} else ()
+
+
+def asks_encoder(config: MicronBertConfig, inputs: Sequence[str]) -> bool:
+    """Whether any of the inputs depends on what the encoder has learned."""
+    of_pixels = {"motion", "measured"} | ({"map"} if config.attention == "motion" else set())
+    return not of_pixels.issuperset(inputs)
+
+
+def parts_behind(model: MicronBert, inputs: Sequence[str]) -> list[nn.Module]:
+    """The modules that decide the inputs."""
+    parts = micro_attention_parts(model.config, inputs)
+    encoder = [model.encoder] if asks_encoder(model.config, inputs) else []
+    return [*encoder, *(getattr(model.micro_attention, name) for name in parts)]
+
+
+def join_steps(steps: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Features of an expression that is seen as several pairs: onset and f_1, ..., onset and f_K, the apex.
+
+    K arrays (n, F), in time order, one for each pair -> (n, K * F). Raises ModelError where they differ in shape, as
+    then some expression would lack a step.
+    """
+    if not steps or any(step.shape != steps[0].shape for step in steps):
+        shapes = ", ".join(str(step.shape) for step in steps)
+        raise ModelError(f"steps of an expression have the shapes {shapes or '(none)'}; at least one, and equal ones")
+    return np.concatenate(steps, axis=1)
+
+
+def pool_regions(maps: Tensor, regions: int = REGIONS) -> Tensor:
+    """(B, C, h, w) -> (B, C * regions²), each region averaged."""
+    return F.adaptive_avg_pool2d(maps, regions).flatten(1)
+
+
+class _Pair:
+    """Both frames, encoded once and only where an input asks for it, and what the inputs are made of."""
+
+    def __init__(self, model: MicronBert, t0: Tensor, t1: Tensor) -> None:
+        self._model, self._images = model, (t0, t1)
+
+    @functools.cached_property
+    def _frames(self) -> list[Frames]:
+        return self._model.encode_frames(*self._images)
+
+    def change(self) -> Tensor:
+        return self._pooled(self._weighted_change())
+
+    def dma(self) -> Tensor:
+        return self._pooled(self._model.compare(*self._frames).micro)
+
+    def dma_both(self) -> Tensor:
+        return torch.cat([self.dma(), self._pooled(self._model.compare(*reversed(self._frames)).micro)], dim=1)
+
+    def map(self) -> Tensor:
+        if self._model.config.attention == "motion":
+            return self._pooled(self._model.motion_of(*self._images).moved[..., None], MAP_REGIONS)
+        return self._pooled(self._model.change_of(*self._frames)[..., None], MAP_REGIONS)
+
+    def distance(self) -> Tensor:
+        change = self._weighted_change()
+        return self._pooled(torch.linalg.vector_norm(change.float(), dim=-1, keepdim=True), MAP_REGIONS)
+
+    def motion(self) -> Tensor:
+        displacement = self._model.motion_of(*self._images).displacement
+        return self._pooled((displacement / _SMALL_PX).asinh(), MAP_REGIONS)
+
+    def measured(self) -> Tensor:
+        motion = measured_motion(*self._images, self._model.config.patch_size)
+        return self._pooled(motion, MAP_REGIONS)
+
+    def _weighted_change(self) -> Tensor:
+        t0, t1 = self._frames
+        change = t1.patches - t0.patches
+        return change * patch_of_interest(t1.context, t1.patches)[..., None] if self._model.config.poi else change
+
+    def _pooled(self, tokens: Tensor, regions: int = REGIONS) -> Tensor:
+        maps = rearrange(tokens.float(), "b (h w) d -> b d h w", h=self._model.config.grid)
+        return pool_regions(maps, regions)
+
+
+_MAKERS: dict[str, Callable[[_Pair], Tensor]] = {
+    "change": _Pair.change,
+    "dma": _Pair.dma,
+    "dma_both": _Pair.dma_both,
+    "map": _Pair.map,
+    "distance": _Pair.distance,
+    "motion": _Pair.motion,
+    "measured": _Pair.measured,
+}

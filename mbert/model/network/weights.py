@@ -1,0 +1,90 @@
+"""The files of a model: `model.safetensors`, `config.json`, and `state.json` with what the weights have seen.
+
+Nothing is ever unpickled.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from mbert import ConfigError, ManifestError, ModelError
+from mbert.manifests.store import read_json, replacing, write_json
+from mbert.model.network.config import MicronBertConfig
+
+WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingState:
+    """Where a run stands, and what the weights have seen."""
+
+    step: int  # steps done
+    seed: int
+    preset: str
+    corpus: str  # fingerprint of the corpus
+    subjects: tuple[str, ...]  # whose frames were in the training shards
+    losses: dict[str, float]  # of the last step
+    labelled_subjects: tuple[str, ...] = ()  # whose labels the encoder has learned from
+
+
+def write_model(
+    folder: Path, tensors: Mapping[str, Tensor], config: MicronBertConfig, state: TrainingState | None
+) -> None:
+    """Write a model's files, each atomically, the configuration last."""
+    write_tensors(folder / WEIGHTS, tensors)
+    if state is not None:
+        write_json(folder / STATE, dataclasses.asdict(state))
+    write_json(folder / CONFIG, dataclasses.asdict(config))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors as safetensors, atomically; raises MbertError when the disk is full."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            safetensors.torch.save_file(plain, temporary, metadata={"format": "pt"})
+        except SafetensorError as exc:  # safetensors hides the number of the system's error in its text
+            raise ModelError(f"cannot write {path}: {exc}") from exc
+
+
+def hash_weights(*modules: nn.Module) -> str:
+    """SHA-256 of names and values, wherever they were loaded from."""
+    found = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            found.update(name.encode())
+            found.update(tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def read_model(path: Path) -> tuple[MicronBertConfig, dict[str, Tensor]]:
+    """Configuration and tensors of a model or of a run's last checkpoint; raises ModelError when that fails."""
+    folder = model_folder(path)
+    try:
+        return MicronBertConfig(**read_json(folder / CONFIG)), safetensors.torch.load_file(folder / WEIGHTS)
+    except (ManifestError, ConfigError, TypeError, SafetensorError, OSError) as exc:
+        raise ModelError(f"{folder} is not a μ-BERT checkpoint of this version: {exc}") from exc
+
+
+def read_state(path: Path) -> TrainingState:
+    """The training state beside a model's weights; raises ModelError when there is none."""
+    folder = model_folder(path)
+    try:
+        value = read_json(folder / STATE)
+        labelled = tuple(value.get("labelled_subjects", ()))  # absent before there was finetuning
+        return TrainingState(**{**value, "subjects": tuple(value["subjects"]), "labelled_subjects": labelled})
+    except (ManifestError, TypeError, KeyError) as exc:
+        raise ModelError(f"{folder / STATE} cannot be read: {exc}") from exc
+
+
+def model_folder(path: Path) -> Path:
+    """The folder that holds the weights: `path` itself, or the last checkpoint of the run `path`."""
+    for folder in (path, path / "checkpoints" / "last"):
+        if (folder / WEIGHTS).exists():
+            return folder
+    raise ModelError(f"there is no checkpoint in {path}: run `mbert train pretrain`, or name another with --checkpoint")

@@ -1,0 +1,170 @@
+"""Folds that train a network each: spread over processes or GPUs, each one's predictions kept when it is done."""
+
+import dataclasses
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from mbert.manifests.labels.classes import Labelled
+from mbert.manifests.labels.folds import Fold, inner_split
+from mbert.manifests.store import read_json, write_json
+from mbert.model.data.labelled import Expression, LabelledPairs, decode_pairs, labelled_pairs
+from mbert.model.data.parts import normalize
+from mbert.model.device import pick_compute
+from mbert.model.network.classifier import Classifier
+from mbert.model.scoring.probe import Select, selection_score
+from mbert.model.training.finetune import FinetuneConfig, Watch, finetune_pairs
+
+Task = TypeVar("Task")
+Found = TypeVar("Found")
+
+_BATCH = 32
+_CORES_PER_PROCESS = 2
+
+
+class FoldResults:
+    """Predictions of the folds of one method and seed that are done, one small file each.
+
+    `about` is a hash of all that decides them: files of anything else are as good as not there.
+    """
+
+    def __init__(self, folder: Path, about: str) -> None:
+        self._folder, self._about = folder, about
+
+    def run_folder(self, number: int) -> Path:
+        """Where a fold may work; it is removed when the fold is done, and when it was of something else."""
+        folder = self._folder / f"{number:04d}-{self._about[:16]}"
+        for other in self._folder.glob(f"{number:04d}-*"):
+            if other != folder and other.is_dir():
+                shutil.rmtree(other, ignore_errors=True)
+        return folder
+
+    def get(self, number: int) -> list[int] | None:
+        """What was predicted for a fold's test side, in its order; None when it is to be done."""
+        path = self._folder / f"{number:04d}.json"
+        if not path.exists():
+            return None
+        found = read_json(path)
+        return list(found["predicted"]) if found["about"] == self._about else None
+
+    def put(self, number: int, predicted: Sequence[int]) -> None:
+        """Keep a fold's predictions."""
+        write_json(self._folder / f"{number:04d}.json", {"about": self._about, "predicted": list(predicted)})
+        shutil.rmtree(self.run_folder(number), ignore_errors=True)
+
+
+def run_in_processes(
+    work: Callable[[Task], Found], tasks: Sequence[Task], workers: int | None, on_done: Callable[[Task, Found], None]
+) -> None:
+    """Do every task, several at a time where there are several GPUs or pairs of cores; `on_done` as each one ends."""
+    num_gpus = torch.cuda.device_count()
+    workers = min(workers or num_gpus or max(1, (os.cpu_count() or 1) // _CORES_PER_PROCESS), len(tasks))
+    if workers <= 1:
+        for task in tasks:
+            on_done(task, work(task))
+        return
+    import joblib
+
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    numbered = [(number, task) for number, task in enumerate(tasks)]
+    calls = (
+        joblib.delayed(_work_alone)(work, task, number, number % num_gpus if num_gpus else 0, threads)
+        for number, task in numbered
+    )
+    for number, found in joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(calls):
+        on_done(tasks[number], found)
+
+
+def _work_alone(work: Callable[[Task], Found], task: Task, number: int, gpu: int, threads: int) -> tuple[int, Found]:
+    """In a process of its own: with its share of the cores, on its GPU."""
+    torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(gpu)
+    return number, work(task)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneTask:
+    """One fold of `--mode finetune`."""
+
+    number: int
+    fold: Fold
+    expressions: Sequence[Expression]  # of the whole protocol
+    classes: Sequence[str]
+    checkpoint: Path | str
+    corpus: str
+    config: FinetuneConfig
+    select: Select
+    folder: Path
+
+
+def finetune_fold(task: FinetuneTask) -> list[int]:
+    """Train on a fold's training side and name the classes of its test side, as places in `classes`.
+
+    `inner` counts epochs on an inner split by subject, then trains on the whole side for so many. `oracle` takes the
+    epoch that is best on the test side. A fold that was interrupted goes on.
+    """
+    config = task.config
+    test = _side(task, task.fold.test)
+    if task.select == "fixed":
+        _train(task, task.fold.train, config, "run", None)
+        return _predict(Classifier.from_pretrained(task.folder / "run"), test)
+    if task.select == "oracle":
+        watched = _train(task, task.fold.train, config, "run", test)
+        return watched[_best(watched, test.labels, by_accuracy=True)]
+    samples: Sequence[Labelled] = [expression.row for expression in task.expressions]
+    train, validation = inner_split(samples, task.fold.train, seed=config.seed)
+    held = _side(task, validation)
+    watched = _train(task, train, config, "inner", held)
+    epochs = _best(watched, held.labels) + 1
+    _train(task, task.fold.train, dataclasses.replace(config, epochs=float(epochs)), "run", None)
+    return _predict(Classifier.from_pretrained(task.folder / "run"), test)
+
+
+def _train(
+    task: FinetuneTask, indices: Iterable[int], config: FinetuneConfig, name: str, watched: LabelledPairs | None
+) -> list[list[int]]:
+    """Train, or go on; gives the predictions of the watched pairs after each epoch."""
+    watch = None if watched is None else Watch(lambda classifier: _predict(classifier, watched))
+    run = task.folder / name
+    learned = _side(task, indices)
+    summary = finetune_pairs(learned, task.checkpoint, run, config, corpus=task.corpus, watch=watch)
+    if watch is None:
+        return []
+    return watch.read(run, math.floor(summary.last.epoch + 1e-9))
+
+
+def _side(task: FinetuneTask, indices: Iterable[int]) -> LabelledPairs:
+    return labelled_pairs([task.expressions[index] for index in indices], task.classes)
+
+
+def _best(watched: Sequence[Sequence[int]], labels: Sequence[int], *, by_accuracy: bool = False) -> int:
+    """The first epoch that does best."""
+    truth = [str(label) for label in labels]
+
+    def quality(epoch: int) -> float:
+        return selection_score(truth, [str(label) for label in watched[epoch]], by_accuracy=by_accuracy)
+
+    return max(range(len(watched)), key=lambda epoch: (quality(epoch), -epoch))
+
+
+def _predict(classifier: Classifier, pairs: LabelledPairs) -> list[int]:
+    compute = pick_compute()
+    was_training = classifier.training
+    classifier.to(compute.device).eval()
+    found: list[int] = []
+    with torch.inference_mode():
+        for start in range(0, len(pairs.pairs), _BATCH):
+            t0, t1 = (
+                normalize(images.to(compute.device), classifier.backbone.config.in_chans)
+                for images in decode_pairs(pairs.pairs[start : start + _BATCH], classifier.config.image_size)
+            )
+            with compute.autocast():
+                found += classifier(t0, t1).argmax(dim=1).tolist()
+    classifier.train(was_training)
+    return found

@@ -1,0 +1,269 @@
+"""How each method of an evaluation predicts every sample: the model and its baselines, under the same folds."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mbert.manifests.labels.folds import Fold
+from mbert.manifests.store import replacing
+from mbert.model.data.labelled import Expression, decode_pairs
+from mbert.model.data.parts import normalize
+from mbert.model.device import pick_compute
+from mbert.model.network.features import DEFINITION, in_own_units, join_steps, pair_inputs
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.network.weights import hash_weights
+from mbert.model.scoring.baselines import (
+    difference_features,
+    flow_features,
+    flow_images,
+    majority,
+    predict_flow_cnn,
+    random_model,
+)
+from mbert.model.scoring.config import OURS, EvalConfig
+from mbert.model.scoring.fold_runs import FinetuneTask, FoldResults, finetune_fold, run_in_processes
+from mbert.model.scoring.probe import predict_folds, predict_units
+from mbert.shards.pair import FramePair
+
+_BATCH = 32
+
+Features = npt.NDArray[np.float32]
+Predictions = list[str] | npt.NDArray[np.bool_]  # classes (n,), or action units (n, U)
+OnProgress = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
+
+
+def pair_features(model: MicronBert, pairs: Sequence[FramePair], inputs: Sequence[str] = ("change",)) -> Features:
+    """(n, F): what a head looks at, names as in features.py; raises ConfigError for what the model cannot give."""
+    compute = pick_compute()
+    model.to(compute.device).eval()
+    features = []
+    with torch.inference_mode():
+        for start in range(0, len(pairs), _BATCH):
+            t0, t1 = (
+                normalize(images.to(compute.device), model.config.in_chans)
+                for images in decode_pairs(pairs[start : start + _BATCH], model.config.image_size)
+            )
+            with compute.autocast():
+                features.append(pair_inputs(model, t0, t1, inputs).cpu().numpy())
+    return np.concatenate(features)
+
+
+def hash_of(value: Any) -> str:
+    """SHA-256 of something that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Methods:
+    """An evaluation's samples, truth and folds, and what to predict them with.
+
+    Features and the predictions of trained folds are kept in `out` under a hash of all that decides them.
+    """
+
+    config: EvalConfig
+    expressions: Sequence[Expression]
+    classes: Sequence[str]  # empty: action units
+    units: npt.NDArray[np.bool_] | None  # (n, U): the truth where it is action units
+    folds: Sequence[Fold]
+    model: MicronBert
+    checkpoint: Path | str
+    corpus: str  # fingerprint
+    samples: str  # a hash of the expressions' frames and labels
+    out: Path
+    on_progress: OnProgress
+
+    @property
+    def truth(self) -> list[str]:
+        """Classes of the samples."""
+        return [expression.label for expression in self.expressions]
+
+    def seeds_of(self, method: str) -> list[int]:
+        """Those of the evaluation, or one where another could not give another prediction."""
+        config = self.config
+        is_random = method in ("flow_cnn", "random_weights")
+        if method == OURS:
+            is_random = config.mode == "finetune" or config.select == "inner"
+        return list(range(config.seed, config.seed + (config.seeds if is_random else 1)))
+
+    def predict(self, method: str, seed: int) -> Predictions:
+        """What a method makes of every sample, each by what its fold's training side taught; "" in no fold."""
+        if method == OURS and self.config.mode == "finetune":
+            return self._by_finetuning(seed)
+        if method == "majority":
+            return self._by_majority()
+        if method == "flow_cnn":
+            return self._by_flow_cnn(seed)
+        return self._by_heads(method, self._features_of(method, seed), seed)
+
+    def _features_of(self, method: str, seed: int) -> Features:
+        if method == "frame_difference":
+            return self._kept("frame difference", [], difference_features)
+        if method == "optical_flow":
+            return self._kept("optical flow", [], flow_features)
+        model = self.model if method == OURS else random_model(self.model.config, seed)
+        weights, inputs, frames = hash_weights(model), self.config.inputs_for(model.config), self.config.frames
+
+        def compute(pairs: Sequence[FramePair]) -> Features:
+            return pair_features(model, pairs, inputs)
+
+        what = "features" if method == OURS else "features of random weights"
+        return join_steps(
+            [self._kept(what, [weights, inputs, DEFINITION, step, frames], compute, step) for step in range(frames)]
+        )
+
+    def _kept(
+        self, what: str, about: Any, compute: Callable[[Sequence[FramePair]], Features], step: int = -1
+    ) -> Features:
+        """Features of one step of every expression; computed once, then read."""
+        path = self.out / "features" / f"{hash_of([what, about, self.samples])[:24]}.npy"
+        pairs = [expression.steps[step] for expression in self.expressions]
+        if path.exists():
+            found: Features = np.load(path, allow_pickle=False)
+            return found
+        parts = []
+        for start in range(0, len(pairs), _BATCH):
+            parts.append(compute(pairs[start : start + _BATCH]))
+            self.on_progress(what, min(start + _BATCH, len(pairs)), len(pairs))
+        features = np.concatenate(parts)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, features, allow_pickle=False)
+        return features
+
+    def _by_heads(self, method: str, features: Features, seed: int) -> Predictions:
+        done = 0
+
+        def tell() -> None:
+            nonlocal done
+            done += 1
+            self.on_progress(f"heads on {method}", done, len(self.folds))
+
+        own_units = None
+        if method in (OURS, "random_weights"):
+            own_units = in_own_units(self.model.config, self.config.inputs_for(self.model.config))
+            own_units = np.tile(own_units, self.config.frames)
+        if self.units is not None:
+            return predict_units(features, self.units, self.folds, own_units=own_units, on_fold=tell)
+        rows = [expression.row for expression in self.expressions]
+        return predict_folds(
+            features,
+            self.truth,
+            self.folds,
+            rows,
+            own_units=own_units,
+            select=self.config.select if method == OURS else "fixed",
+            seed=seed,
+            on_fold=tell,
+        )
+
+    def _by_majority(self) -> Predictions:
+        if self.units is None:
+            return majority(self.truth, self.folds)
+        predicted = np.zeros_like(self.units)
+        for fold in self.folds:
+            predicted[list(fold.test)] = self.units[list(fold.train)].mean(axis=0) > 0.5
+        return predicted
+
+    def _by_flow_cnn(self, seed: int) -> Predictions:
+        images = self._kept("optical flow images", [], flow_images)
+        if self.units is None:
+            return self._named(
+                self._trained("flow_cnn", seed, self._flow_tasks(images, self._places(), seed), _flow_fold)
+            )
+        predicted = np.zeros_like(self.units)
+        for unit in range(self.units.shape[1]):
+            tasks = self._flow_tasks(images, self.units[:, unit].astype(int).tolist(), seed)
+            found = self._trained(f"flow_cnn-{unit}", seed, tasks, _flow_fold)
+            for fold, guesses in zip(self.folds, found, strict=True):
+                predicted[list(fold.test), unit] = guesses
+        return predicted
+
+    def _flow_tasks(self, images: Features, labels: list[int], seed: int) -> list["_FlowTask"]:
+        num_classes = max(2, len(self.classes))
+        return [_FlowTask(number, images, labels, fold, num_classes, seed) for number, fold in enumerate(self.folds)]
+
+    def _by_finetuning(self, seed: int) -> Predictions:
+        config = dataclasses.replace(
+            self.config.finetune,
+            inputs=self.config.inputs_for(self.model.config),
+            seed=seed,
+            picture_every=0,
+            report_to="none",
+        )
+        tasks = [
+            FinetuneTask(
+                number=number,
+                fold=fold,
+                expressions=self.expressions,
+                classes=self.classes,
+                checkpoint=self.checkpoint,
+                corpus=self.corpus,
+                config=config,
+                select=self.config.select,
+                folder=Path(),
+            )
+            for number, fold in enumerate(self.folds)
+        ]
+        about = [hash_weights(self.model), self.config.select, dataclasses.asdict(config)]
+        return self._named(self._trained("finetune", seed, tasks, finetune_fold, about))
+
+    def _trained(
+        self, name: str, seed: int, tasks: Sequence[Any], work: Callable[[Any], list[int]], about: Any = None
+    ) -> list[list[int]]:
+        """What was predicted for each fold; those that an earlier run has done are not done again."""
+        sides = [[fold.train, fold.test] for fold in self.folds]
+        results = FoldResults(
+            self.out / "folds" / f"{name}-{seed}", hash_of([name, seed, self.samples, list(self.classes), sides, about])
+        )
+        found = {task.number: results.get(task.number) for task in tasks}
+        left = [
+            dataclasses.replace(task, folder=results.run_folder(task.number))
+            for task in tasks
+            if found[task.number] is None
+        ]
+
+        def keep(task: Any, predicted: list[int]) -> None:
+            results.put(task.number, predicted)
+            found[task.number] = predicted
+            done = sum(each is not None for each in found.values())
+            self.on_progress(f"folds of {name}", done, len(tasks))
+
+        run_in_processes(work, left, self.config.workers, keep)
+        return [found[number] or [] for number in range(len(tasks))]
+
+    def _named(self, found: Sequence[Sequence[int]]) -> list[str]:
+        predicted = [""] * len(self.expressions)
+        for fold, places in zip(self.folds, found, strict=True):
+            for index, place in zip(fold.test, places, strict=True):
+                predicted[index] = self.classes[place]
+        return predicted
+
+    def _places(self) -> list[int]:
+        return [self.classes.index(name) for name in self.truth]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _FlowTask:
+    """One fold of the flow network."""
+
+    number: int
+    images: Features
+    labels: list[int]
+    fold: Fold
+    num_classes: int
+    seed: int
+    folder: Path = Path()  # not used: nothing is kept of a fold in work
+
+
+def _flow_fold(task: _FlowTask) -> list[int]:
+    fold = task.fold
+    if len({task.labels[index] for index in fold.train}) == 1:  # nothing to tell apart
+        return [task.labels[fold.train[0]]] * len(fold.test)
+    found = predict_flow_cnn(task.images, task.labels, fold.train, fold.test, task.num_classes, seed=task.seed)
+    return [int(place) for place in found]

@@ -1,0 +1,180 @@
+"""A run's folder: begun or continued, locked while it is at work, and told of in a list."""
+
+import contextlib
+import dataclasses
+import datetime
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mbert import ConfigError, ManifestError, ModelError, __version__
+from mbert.manifests.store import exclusive, is_locked, read_json, tell_differences, write_json
+from mbert.model.device import Processes
+from mbert.model.training.checkpoint import LAST, Progress, read_progress
+from mbert.model.training.loop import Job, Loader, LoopPlan, code_revision, train
+from mbert.model.training.run_log import STATUS, StepReport, logging_run, read_reports, write_status
+
+_CONFIG = "config.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RunRow:
+    """One run, as `mbert runs` lists it."""
+
+    name: str
+    kind: str  # pretrain or finetune
+    state: str  # running, finished, stopped, failed; killed: it stopped without a word
+    step: int
+    steps: int
+    loss: float | None  # of the last step
+    at: str  # when it last said something, ISO 8601
+    reason: str
+    checkpoint: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run, or this part of it, ended."""
+
+    stopped: str  # why before its last step, or ""
+    first: StepReport  # of the run
+    recent: list[StepReport]  # the last ones
+
+
+def settle_run(
+    run: Path, kind: str, plan: LoopPlan, about: dict[str, Any], *, overwrite: bool, force: bool, resume: bool
+) -> Progress | None:
+    """Begin a run folder, or check that its run can be continued. Returns where it stands, None at the beginning.
+
+    `about` goes into config.json beside what all plans have. Raises ConfigError when the folder holds a run of another
+    identity, with the differences; `force` goes on nevertheless and writes them into config.json. With `resume` also
+    where there is nothing to go on with.
+    """
+    path, identity = run / _CONFIG, plan.identity()
+    if overwrite:
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    progress = read_progress(run)
+    forced: list[dict[str, Any]] = []
+    if progress is not None:
+        before = read_json(path)
+        forced = before.get("forced", [])
+        if differences := tell_differences(before["identity"], identity, "run"):
+            if not force:
+                raise ConfigError(
+                    f"{run} holds a run of another configuration ({differences}): use the same options, another --out, "
+                    "--overwrite to begin anew, or --force to go on with these from here"
+                )
+            forced = [*forced, {"step": progress.step, "differences": differences}]
+    elif resume:
+        raise ConfigError(f"--resume: there is no run with a checkpoint in {run}; begin one without --resume")
+    write_json(path, {"kind": kind, "identity": identity, "forced": forced, **about, **_told_plan(plan)})
+    return progress
+
+
+def _told_plan(plan: LoopPlan) -> dict[str, Any]:
+    return {
+        "settings": dataclasses.asdict(plan.config),
+        "device": str(plan.compute.device),
+        "precision": plan.compute.precision,
+        "processes": plan.world,
+        "num_pairs": plan.num_pairs,
+        "versions": {"mbert": __version__, "torch": torch.__version__, "revision": code_revision()},
+    }
+
+
+def train_and_tell(
+    job: Job,
+    loader: Loader,
+    run: Path,
+    plan: LoopPlan,
+    processes: Processes,
+    on_step: Callable[[StepReport], None],
+    *,
+    num_recent: int,
+) -> Ended:
+    """The loop, with a log and a status by the first process. All processes are told how it ended."""
+    stopped = (
+        _train_first(job, loader, run, plan, processes, on_step)
+        if processes.is_first
+        else train(job, loader, run, plan, processes, None, lambda report: None)
+    )
+    # Others do not read the log: it may not be written yet, or not be seen yet on another node.
+    first, *recent = processes.on_first(lambda: _first_and_recent(read_reports(run), num_recent))
+    return Ended(stopped, first, recent)
+
+
+def _train_first(
+    job: Job,
+    loader: Loader,
+    run: Path,
+    plan: LoopPlan,
+    processes: Processes,
+    on_step: Callable[[StepReport], None],
+) -> str:
+    config = dataclasses.asdict(plan.config)
+    with (
+        _telling_exceptions(run),
+        logging_run(run, done=plan.done_before, report_to=plan.config.report_to, config=config) as log,
+    ):
+        stopped = train(job, loader, run, plan, processes, log, on_step)
+    write_status(run, "stopped" if stopped else "finished", stopped)
+    return stopped
+
+
+def _first_and_recent(reports: list[StepReport], num_recent: int) -> list[StepReport]:
+    return [reports[0], *reports[-num_recent:]]
+
+
+@contextlib.contextmanager
+def holding(run: Path, processes: Processes) -> Iterator[None]:
+    """Hold a run's folder; raises ManifestError when another command is at work in it."""
+    with contextlib.ExitStack() as stack:
+        processes.on_first(lambda: stack.enter_context(exclusive(run)))
+        yield
+
+
+@contextlib.contextmanager
+def _telling_exceptions(run: Path) -> Iterator[None]:
+    write_status(run, "running")
+    try:
+        yield
+    except KeyboardInterrupt:
+        write_status(run, "stopped", "Ctrl-C")
+        raise
+    except BaseException as exc:
+        with contextlib.suppress(Exception):  # a full disk may be the reason
+            write_status(run, "failed", str(exc) or type(exc).__name__)
+        raise
+
+
+def list_runs(folder: Path) -> list[RunRow]:
+    """The runs below a folder, the latest first; folders that are none are passed over."""
+    found = []
+    for path in sorted(folder.glob(f"*/{_CONFIG}")):
+        with contextlib.suppress(ManifestError, ModelError, KeyError, TypeError):
+            found.append(_row(path.parent))
+    return sorted(found, key=lambda row: row.at, reverse=True)
+
+
+def _row(run: Path) -> RunRow:
+    config, status, progress = read_json(run / _CONFIG), read_json(run / STATUS), read_progress(run)
+    reports = read_reports(run)
+    is_at_work = is_locked(run)
+    state = status["state"]
+    if state == "running" and not is_at_work:
+        state = "killed"
+    changed = max(path.stat().st_mtime for path in (run / STATUS, run / "metrics.jsonl") if path.exists())
+    return RunRow(
+        name=run.name,
+        kind=config["kind"],
+        state=state,
+        step=max(progress.step if progress else 0, reports[-1].step if reports and is_at_work else 0),
+        steps=config["identity"]["steps"],
+        loss=reports[-1].loss if reports else None,
+        at=datetime.datetime.fromtimestamp(changed, datetime.UTC).isoformat(timespec="seconds"),
+        reason=status["reason"],
+        checkpoint=str(run / "checkpoints" / LAST) if progress else None,
+    )

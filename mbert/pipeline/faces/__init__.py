@@ -1,0 +1,1 @@
+"""Frames as tracks of aligned faces."""

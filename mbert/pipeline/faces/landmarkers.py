@@ -1,0 +1,253 @@
+"""The programs that find landmarks: MediaPipe's face mesh, with its bundled or newer weights, and FAN.
+
+Each frame is measured by itself: a tracking mode would smooth towards the past, and its lag looks like motion.
+"""
+
+import contextlib
+import hashlib
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mbert import ConfigError
+from mbert.manifests.store import replacing
+from mbert.pipeline.faces.landmarks import FAN68, MESH, Face, Landmarker
+from mbert.shards.image import Image
+
+LandmarkerName = Literal["mediapipe", "fan"]
+_MAX_FACES = 16
+_MIN_CONFIDENCE = 0.5
+
+_TASK_ADDRESS = (
+    "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
+)
+_TASK_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
+
+
+def open_landmarker(name: LandmarkerName, *, model: Path | None = None) -> Landmarker:
+    """Open a landmarker; `model` is a `face_landmarker.task` for MediaPipe.
+
+    Raises ConfigError when weights are missing.
+    MediaPipe's bundled weights come first, so that the same installation gives the same landmarks; releases that carry
+    none use the file from the cache, or fetch it once.
+    """
+    if name == "fan":
+        if model is not None:
+            raise ConfigError("a landmarker model belongs to --landmarker mediapipe; fan has its own files")
+        return Fan()
+    if model is not None:
+        return MediaPipeTask(model)
+    with _quiet_native_log():
+        import mediapipe
+
+    if hasattr(mediapipe, "solutions"):
+        return MediaPipeMesh()
+    file = fetched(_TASK_ADDRESS, cache_folder() / "face_landmarker.task", sha256=_TASK_SHA256)
+    return MediaPipeTask(file)
+
+
+class MediaPipeMesh:
+    """MediaPipe's face mesh with the weights that its wheel carries (up to release 0.10.21)."""
+
+    def __init__(self, *, max_faces: int = _MAX_FACES) -> None:
+        os.environ.setdefault("GLOG_minloglevel", "2")
+        self._seen_a_face = False
+        with _quiet_native_log():
+            import mediapipe
+
+            self.name = f"mediapipe {mediapipe.__version__} face mesh"
+            self._graph = _open_graph(max_faces)
+            # The graph opens in threads of its own; a first frame waits until they have had their say.
+            self._graph.process(input_data={"image": np.zeros((64, 64, 3), np.uint8)})
+
+    def detect(self, rgb: Image) -> list[Face]:
+        """Faces of an (H, W, 3) uint8 RGB frame, largest first; the score is the detector's."""
+        if self._seen_a_face:
+            found = self._graph.process(input_data={"image": rgb})
+        else:  # some stages speak up with the first face only
+            with _quiet_native_log():
+                found = self._graph.process(input_data={"image": rgb})
+            self._seen_a_face = bool(found.multi_face_landmarks)
+        meshes = found.multi_face_landmarks or []
+        scores = [float(detection.score[0]) for detection in found.face_detections or []]
+        faces = [_mesh_face(mesh.landmark, rgb, score) for mesh, score in zip(meshes, scores, strict=False)]
+        return sorted(faces, key=lambda face: -face.size_px)
+
+    def close(self) -> None:
+        """Free the native graph."""
+        self._graph.close()
+
+
+class MediaPipeTask:
+    """MediaPipe's Tasks API with a `face_landmarker.task` file: works with every release. It tells no confidence."""
+
+    def __init__(self, model: Path) -> None:
+        try:
+            data = model.read_bytes()
+        except OSError as exc:
+            raise ConfigError(f"the landmarker model {model} cannot be read: {exc.strerror}") from exc
+        self._seen_a_face = False
+        with _quiet_native_log():
+            import mediapipe
+            from mediapipe.tasks.python import BaseOptions, vision
+
+            self.name = f"mediapipe {mediapipe.__version__} {model.name} {hashlib.sha256(data).hexdigest()[:8]}"
+            options = vision.FaceLandmarkerOptions(
+                base_options=BaseOptions(model_asset_buffer=data),
+                num_faces=_MAX_FACES,
+                min_face_detection_confidence=_MIN_CONFIDENCE,
+                min_face_presence_confidence=_MIN_CONFIDENCE,
+            )
+            try:
+                self._task = vision.FaceLandmarker.create_from_options(options)
+            except (RuntimeError, ValueError) as exc:
+                raise ConfigError(f"{model} is not a face_landmarker.task that mediapipe can open: {exc}") from exc
+        self._image: Any = mediapipe.Image
+        self._format = mediapipe.ImageFormat.SRGB
+
+    def detect(self, rgb: Image) -> list[Face]:
+        """Faces of an (H, W, 3) uint8 RGB frame, largest first."""
+        picture = self._image(image_format=self._format, data=rgb)
+        if self._seen_a_face:
+            found = self._task.detect(picture)
+        else:
+            with _quiet_native_log():
+                found = self._task.detect(picture)
+            self._seen_a_face = bool(found.face_landmarks)
+        # Ten more points are the irises.
+        faces = [_mesh_face(points[: MESH.num_points], rgb, None) for points in found.face_landmarks]
+        return sorted(faces, key=lambda face: -face.size_px)
+
+    def close(self) -> None:
+        """Free the native graph."""
+        self._task.close()
+
+
+class Fan:
+    """The 68 points of face-alignment's 2D-FAN-4, on the GPU where there is one.
+
+    `detector` is one of face-alignment's, its files already in torch's hub folder or fetched from the address that
+    face-alignment names. All weights are loaded as tensors only, never unpickled.
+    """
+
+    def __init__(self, *, detector: Literal["sfd", "blazeface"] = "sfd") -> None:
+        import importlib.metadata
+
+        import face_alignment
+        import torch.hub
+        from face_alignment.api import models_urls
+        from face_alignment.detection import blazeface, sfd
+
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        network = fetched(models_urls["2DFAN-4"], folder)
+        if detector == "sfd":
+            files = {"path_to_detector": fetched(sfd.sfd_detector.models_urls["s3fd"], folder)}
+        else:
+            addresses = blazeface.blazeface_detector.models_urls
+            files = {
+                "path_to_detector": fetched(addresses["blazeface_weights"], folder),
+                "path_to_anchor": fetched(addresses["blazeface_anchors"], folder),
+            }
+        try:
+            self._program = face_alignment.FaceAlignment(
+                face_alignment.LandmarksType.TWO_D,
+                device="cuda" if torch.cuda.is_available() else "cpu",
+                face_detector=detector,
+                face_detector_kwargs={name: str(file) for name, file in files.items()},
+                compile=False,
+                max_batch_size=8,
+            )
+        except Exception as exc:  # torch raises many kinds for a file that holds something else
+            raise ConfigError(f"{network} or {files['path_to_detector']} does not hold FAN's weights: {exc}") from exc
+        self.name = f"face-alignment {importlib.metadata.version('face-alignment')} 2D-FAN-4 {detector}"
+
+    def detect(self, rgb: Image) -> list[Face]:
+        """Faces of an (H, W, 3) uint8 RGB frame, largest first; the score is the mean peak of the heat maps."""
+        boxes = self._program.face_detector.detect_from_image(rgb.copy())
+        if not len(boxes):
+            return []
+        points, scores, _ = self._program.get_landmarks_from_image(rgb, boxes, return_landmark_score=True)
+        num_views = 2 if self._program.flip_input else 1  # it adds the heat maps of the mirrored face
+        faces = [
+            Face(one.astype(np.float64), FAN68, float(np.clip(score.mean() / num_views, 0, 1)))
+            for one, score in zip(points, scores, strict=True)
+        ]
+        return sorted(faces, key=lambda face: -face.size_px)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def cache_folder() -> Path:
+    """Where weights are kept that are fetched once: `$XDG_CACHE_HOME/mbert`, else `~/.cache/mbert`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mbert"
+
+
+def fetched(address: str, place: Path, *, sha256: str | None = None) -> Path:
+    """The file at `place` (a folder: under its own name), fetched from `address` once when it is not there.
+
+    A download whose SHA-256 does not begin with `sha256` is thrown away; without it, the digits after the dash in the
+    file's name are used, as torch's hub does. Raises ConfigError that names file, address and folder.
+    """
+    name = Path(urllib.parse.urlparse(address).path).name
+    path = place if place.suffix else place / name
+    if path.exists():
+        return path
+    stem = name.split(".")[0]
+    sha256 = sha256 or (stem.rpartition("-")[2] if "-" in stem else "")
+    try:
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            data = answer.read()
+    except (OSError, urllib.error.URLError) as exc:
+        raise ConfigError(
+            f"{path.name} is needed and cannot be fetched ({getattr(exc, 'reason', exc)}): "
+            f"download {address} and put it in {path.parent}"
+        ) from exc
+    digest = hashlib.sha256(data).hexdigest()
+    if not digest.startswith(sha256):
+        raise ConfigError(f"{address} gave a file with SHA-256 {digest}, expected {sha256}...: it was not kept")
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+    return path
+
+
+def _mesh_face(landmarks: Any, rgb: Image, score: float | None) -> Face:
+    height, width = rgb.shape[:2]
+    return Face(np.array([(p.x * width, p.y * height) for p in landmarks], dtype=np.float64), MESH, score)
+
+
+def _open_graph(max_faces: int) -> Any:
+    """The graph behind `FaceMesh`, opened directly because that class hides the detector's confidence."""
+    from mediapipe.python.solution_base import SolutionBase
+    from mediapipe.python.solutions import face_mesh
+
+    detector = "facedetectionshortrangecpu__facedetectionshortrange__facedetection__TensorsToDetectionsCalculator"
+    return SolutionBase(
+        binary_graph_path=face_mesh._BINARYPB_FILE_PATH,
+        side_inputs={"num_faces": max_faces, "with_attention": False, "use_prev_landmarks": False},
+        calculator_params={
+            f"{detector}.min_score_thresh": _MIN_CONFIDENCE,
+            "facelandmarkcpu__ThresholdingCalculator.threshold": _MIN_CONFIDENCE,
+        },
+        outputs=["multi_face_landmarks", "face_detections"],
+    )
+
+
+@contextlib.contextmanager
+def _quiet_native_log() -> Iterator[None]:
+    """Send file descriptor 2 to nowhere: the native library writes start-up chatter past Python's stderr."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

@@ -1,0 +1,1 @@
+"""Labelled clips with known motion, made from still photos."""

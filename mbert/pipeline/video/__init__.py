@@ -1,0 +1,1 @@
+"""Videos and frame folders as frames with times."""

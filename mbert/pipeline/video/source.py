@@ -1,0 +1,159 @@
+"""What every corpus adapter speaks of: inputs, listings, and what an adapter is."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from mbert.manifests.labels.table import Label
+from mbert.manifests.schema import video_key
+
+VIDEO_SUFFIXES = frozenset(
+    (
+        *(".3gp", ".asf", ".avi", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
+        *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    )
+)
+IMAGE_SUFFIXES = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+
+Distribution = Literal["auto", "raw", "cropped"]
+_DIGITS = re.compile(r"\d+")
+_WEIGHED = 64  # images of a folder whose sizes and times are asked for
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One input of a corpus: a video file, or a folder whose images are its frames."""
+
+    video_id: str
+    dataset: str
+    path: str  # relative to the ingested folder, with forward slashes
+    kind: Literal["video", "frames"]
+    location: Path
+    num_bytes: int  # of a folder with many images an estimate; it is the same as long as the images are
+    mtime_ns: int
+    subject: str | None = None  # prefixed, as in `Label`; where the layout tells it
+    fps: float | None = None  # of a frame folder; None: not known
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """What lies under a folder: its inputs in reading order, their labels, and the files that are none."""
+
+    root: Path
+    sources: tuple[Source, ...]
+    labels: tuple[Label, ...] = ()
+    annotations: tuple[Path, ...] = ()  # the files the labels were read from
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a user should know: which distribution was taken, what does not fit
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Corpus:
+    """A dataset that people download, as an adapter knows it.
+
+    `recognise` says in a few words why a folder looks like it, or gives None; it looks at names only. `read` lists
+    inputs and labels; it is given the folder, the annotation file (None: look for it) and the distribution. It raises
+    ConfigError when the folder holds nothing of the dataset, ManifestError when the annotation is missing or damaged.
+    """
+
+    name: str  # as in `--dataset`
+    title: str
+    recognise: Callable[[Path], str | None]
+    read: Callable[[Path, Path | None, Distribution], Listing]
+
+
+def natural_order(text: str) -> list[tuple[int, int, str]]:
+    """Sort key under which `clip2` comes before `clip10`."""
+    parts = re.findall(r"\d+|\D+", text.casefold())
+    return [(0, int(part), part) if part.isascii() and part.isdigit() else (1, 0, part) for part in parts] + [
+        (2, 0, text)
+    ]
+
+
+def suffix_of(name: str) -> str:
+    """`.jpg` of `clip.JPG`; empty without one. Of millions of names, which are slow to make paths of."""
+    stem, dot, end = name.rpartition(".")
+    return f"{dot}{end}".lower() if stem else ""
+
+
+def followed(entry: os.DirEntry[str]) -> Path | os.DirEntry[str]:
+    """To ask whether an entry is a file or a folder. Of a link that leads to itself an entry cannot say, a path can."""
+    return Path(entry.path) if entry.is_symlink() else entry
+
+
+def frame_files(folder: Path) -> Iterator[tuple[int, Path]]:
+    """The images of a frame folder with their frame index, the last integer in the name, in numeric order."""
+    for index, name in _numbered_names(folder):
+        yield index, folder / name
+
+
+def _numbered_names(folder: Path) -> list[tuple[int, str]]:
+    numbered = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if suffix_of(entry.name) in IMAGE_SUFFIXES and not entry.name.startswith("."):
+                digits = _DIGITS.findall(entry.name.rpartition(".")[0])
+                if digits:
+                    numbered.append((int(digits[-1]), entry.name))
+    return sorted(numbered)
+
+
+def video_source(root: Path, path: Path, dataset: str, *, subject: str | None = None) -> Source:
+    """A video file as an input."""
+    try:
+        status = path.stat()
+        num_bytes, mtime_ns = status.st_size, status.st_mtime_ns
+    except OSError:  # a dangling link: opening it will give the reason
+        num_bytes, mtime_ns = 0, 0
+    return _source(root, path, dataset, "video", num_bytes, mtime_ns, subject, None)
+
+
+def frames_source(
+    root: Path, folder: Path, dataset: str, *, subject: str | None = None, fps: float | None = None
+) -> Source:
+    """A folder of images as an input."""
+    num_bytes = mtime_ns = 0
+    try:
+        numbered = _numbered_names(folder)
+        # Asking each of millions of images would take most of the time. The folder's own time tells of images that
+        # were added, taken away or replaced.
+        asked = numbered[:: -(-len(numbered) // _WEIGHED) or 1]
+        statuses = [(folder / name).stat() for _, name in asked]
+        mtime_ns = max(status.st_mtime_ns for status in (folder.stat(), *statuses))
+        num_bytes = sum(status.st_size for status in statuses) * len(numbered) // max(1, len(asked))
+    except OSError:
+        pass
+    return _source(root, folder, dataset, "frames", num_bytes, mtime_ns, subject, fps)
+
+
+def relative_path(root: Path, path: Path) -> str:
+    """With forward slashes. Undecodable bytes in names become escapes: Parquet holds UTF-8 only."""
+    relative = os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")
+    return relative.replace(os.sep, "/")
+
+
+def _source(
+    root: Path,
+    path: Path,
+    dataset: str,
+    kind: Literal["video", "frames"],
+    num_bytes: int,
+    mtime_ns: int,
+    subject: str | None,
+    fps: float | None,
+) -> Source:
+    relative = relative_path(root, path)
+    return Source(
+        video_id=video_key(dataset, relative),
+        dataset=dataset,
+        path=relative,
+        kind=kind,
+        location=path,
+        num_bytes=num_bytes,
+        mtime_ns=mtime_ns,
+        subject=subject,
+        fps=fps,
+    )
