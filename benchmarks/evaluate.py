@@ -19,9 +19,10 @@ import cv2
 import numpy as np
 import skimage.data
 
+from mbert.manifests.files import write_json
 from mbert.manifests.labels.published import expected
 from mbert.manifests.schema import SCHEMA_VERSION, PairRow, pair_key
-from mbert.manifests.store import write_json, write_rows
+from mbert.manifests.store import write_rows
 from mbert.manifests.workspace import twin_paths
 from mbert.model.network.config import PRESETS
 from mbert.model.network.micron_bert import MicronBert

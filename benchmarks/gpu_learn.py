@@ -13,7 +13,7 @@ from gpu_stage import REHEARSED
 from maps import GRID
 
 from mbert.model.data.draws import Draws
-from mbert.model.data.parts import normalize, resize, stack_images
+from mbert.model.data.pixels import normalize, resize, stack_images
 from mbert.model.device import pick_compute
 from mbert.model.network.features import pair_inputs
 from mbert.model.network.micron_bert import MicronBert, patch_of_interest, swap_patches

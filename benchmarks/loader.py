@@ -26,8 +26,9 @@ import numpy as np
 import skimage.data
 import torch
 
+from mbert.manifests.files import write_json
 from mbert.manifests.schema import SCHEMA_VERSION, PairRow, pair_key
-from mbert.manifests.store import write_json, write_rows
+from mbert.manifests.store import write_rows
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.model.data.loader import PairLoader
 from mbert.shards.image import encode_jpeg

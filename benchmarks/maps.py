@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mbert.model.data.parts import normalize, resize, stack_images
+from mbert.model.data.pixels import normalize, resize, stack_images
 from mbert.model.network.features import MAP_REGIONS, pair_inputs
 from mbert.model.scoring.localisation import patch_means
 from mbert.shards.optical_flow import optical_flow

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mbert.manifests.files import write_json
 from mbert.manifests.schema import ClipRow, FrameRow, VideoRow, clip_key, video_key
-from mbert.manifests.store import write_json, write_rows
+from mbert.manifests.store import write_rows
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.shards.writer import writing_tar
 

@@ -14,8 +14,9 @@ import pytest
 import skimage.data
 from lookalike import write_casme2
 
+from mbert.manifests.files import write_json
 from mbert.manifests.schema import SCHEMA_VERSION, PairRow, pair_key
-from mbert.manifests.store import write_json, write_rows
+from mbert.manifests.store import write_rows
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions

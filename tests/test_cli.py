@@ -21,7 +21,7 @@ from mbert.commands.trial import draw_maps
 from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
-from mbert.model.data.parts import resize
+from mbert.model.data.pixels import resize
 from mbert.model.scoring.config import BASELINES
 from mbert.pipeline.synthetic.truth import true_pairs
 

@@ -12,7 +12,7 @@ import torch
 from mbert import ConfigError, ModelError, ShardError
 from mbert.manifests.workspace import twin_paths
 from mbert.model.data.loader import PairLoader
-from mbert.model.data.parts import normalize, resize
+from mbert.model.data.pixels import normalize, resize
 from mbert.shards.order import StreamPosition
 from mbert.shards.source import open_source
 

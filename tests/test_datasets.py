@@ -12,9 +12,10 @@ from test_samm_lv import samm_lv  # noqa: F401
 from test_smic import smic  # noqa: F401
 from test_smic_e import smic_e  # noqa: F401
 
+from mbert.manifests.files import read_json
 from mbert.manifests.labels.report import report_labels
 from mbert.manifests.schema import ClipRow, LabelRow, PairRow, VideoRow
-from mbert.manifests.store import read_json, read_rows, read_table
+from mbert.manifests.store import read_rows, read_table
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.model.network.config import PRESETS
 from mbert.model.network.micron_bert import MicronBert

@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mbert import ConfigError, ManifestError, ModelError
+from mbert.manifests.files import read_json
 from mbert.manifests.labels.action_units import CD6ME_UNITS
 from mbert.manifests.labels.prediction_files import read_predictions
 from mbert.manifests.schema import ClipRow, PairRow
-from mbert.manifests.store import read_json, read_rows, read_table, write_rows, write_table
+from mbert.manifests.store import read_rows, read_table, write_rows, write_table
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.model.network.config import PRESETS
 from mbert.model.network.micron_bert import MicronBert

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from mbert import ManifestError
+from mbert.manifests.files import exclusive
 from mbert.manifests.schema import VideoRow
-from mbert.manifests.store import exclusive, read_rows
+from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest import estimate_ingest, run_ingest
 from mbert.pipeline.ingest_input import IngestOptions

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from mbert import ConfigError, ManifestError, ModelError
 from mbert.cli import app
-from mbert.manifests.store import read_json
+from mbert.manifests.files import read_json
 from mbert.model.data.augment import AugmentConfig
 from mbert.model.data.labelled import LabelledLoader, decode_pairs, read_labelled
-from mbert.model.data.parts import normalize
+from mbert.model.data.pixels import normalize
 from mbert.model.network.classifier import Classifier, ClassifierConfig
 from mbert.model.network.config import MicronBertConfig
 from mbert.model.network.features import num_features, pair_inputs

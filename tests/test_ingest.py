@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from mbert import ConfigError, ManifestError
+from mbert.manifests.files import read_json, write_json
 from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
-from mbert.manifests.store import read_json, read_rows, read_table, write_json
+from mbert.manifests.store import read_rows, read_table
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
 from mbert.pipeline.ingest_input import IngestOptions

@@ -8,9 +8,10 @@ from typer.testing import CliRunner
 
 from mbert import ManifestError
 from mbert.cli import app
+from mbert.manifests.files import write_json
 from mbert.manifests.labels.report import Counts, report_labels
 from mbert.manifests.schema import LabelRow, VideoRow, video_key
-from mbert.manifests.store import write_json, write_rows
+from mbert.manifests.store import write_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions

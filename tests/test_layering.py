@@ -1,6 +1,7 @@
 """The house: who may import whom, and what must not be loaded for `--help`."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,13 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "cli": {"mbert", "commands"},
 }
+# Inside a room, left may not import right; what is not listed lies right of all.
+WINGS = {
+    "manifests": ("labels",),
+    "pipeline": ("video", "faces", "pairs", "corpora", "synthetic"),
+    "model": ("device", "data", "network", "training", "scoring"),
+}
+BELOW_LABELS = {"schema", "files", "store", "workspace", "query"}  # what the wing `labels` stands on
 OWN_ROOM = {
     "torch": "model",
     "timm": "model",
@@ -29,7 +37,7 @@ OWN_ROOM = {
     "aiohttp": "shards",
     "s3fs": "shards",
     "duckdb": "manifests",
-    "ray": "pipeline",
+    "ray": "shards",
 }
 
 
@@ -64,11 +72,57 @@ def test_rooms_import_in_one_direction_only():
     assert [item for item in ours if item[2] not in MAY_IMPORT[item[1]]] == []
 
 
+def wing_rank(module: str) -> int:
+    """The place of a module in its room: `mbert.model.network.config` is in the third wing of `model`."""
+    home, wing = module.split(".")[1:3]
+    if wing in BELOW_LABELS:
+        return -1
+    return WINGS[home].index(wing) if wing in WINGS[home] else len(WINGS[home])
+
+
+def test_wings_import_in_one_direction_only():
+    inside = [
+        (file.replace("/", "."), name)
+        for file, home, name in all_imports()
+        if home in WINGS and name.startswith(f"mbert.{home}.")
+    ]
+    assert len(inside) > 100
+    assert [(file, name) for file, name in inside if wing_rank(name) > wing_rank(file)] == []
+    unknown = {
+        f"{home}/{folder.name}"
+        for home in WINGS
+        for folder in (PACKAGE / home).iterdir()
+        if (folder / "__init__.py").exists() and folder.name not in WINGS[home]
+    }
+    assert unknown == set()
+
+
+def test_there_is_no_circle_of_imports():
+    ours = {file.replace("/", ".").removesuffix(".__init__") for file, _, _ in all_imports()}
+    graph: dict[str, set[str]] = {name: set() for name in ours}
+    for file, _, name in all_imports():
+        # `from mbert.model.network import agent` names a package and a module of it.
+        target = name if name in ours else name.rpartition(".")[0]
+        if target in ours:
+            graph[file.replace("/", ".").removesuffix(".__init__")].add(target)
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_the_network_loads_neither_shards_nor_tables_nor_pictures():
+    code = (
+        "import sys\n"
+        "import mbert.model.network.micron_bert, mbert.model.network.classifier, mbert.model.network.features\n"
+        "print(sorted({'webdataset', 'pyarrow', 'cv2', 'duckdb', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_heavy_libraries_stay_in_their_room():
     heavy = [(file, home, name.split(".")[0]) for file, home, name in all_imports() if name.split(".")[0] in OWN_ROOM]
     assert len(heavy) > 5
     # `doctor` asks the libraries themselves for their versions; face-alignment is a torch program.
-    also = [("mbert/pipeline/landmarkers", "pipeline", "torch")]
+    also = [("mbert/pipeline/faces/landmarkers", "pipeline", "torch")]
     assert [item for item in heavy if item[1] not in (OWN_ROOM[item[2]], "commands") and item not in also] == []
 
 

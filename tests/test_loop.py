@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from mbert import ConfigError, MbertError, ModelError
-from mbert.manifests.store import read_json
+from mbert.manifests.files import read_json
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.training.checkpoint import read_progress
 from mbert.model.training.objective import ObjectiveConfig

@@ -9,7 +9,7 @@ import torch
 
 from mbert import ConfigError, ModelError
 from mbert.model.data.draws import Draws
-from mbert.model.data.parts import denormalize, levels_of, luma_of, normalize, stack_images
+from mbert.model.data.pixels import denormalize, levels_of, luma_of, normalize, stack_images
 from mbert.model.network.config import PRESETS, VARIANTS, MicronBertConfig
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.network.motion import NUM_EVIDENCE, Motion, measured_motion, motion_evidence

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mbert import ConfigError
-from mbert.model.data.parts import normalize, resize, stack_images
+from mbert.model.data.pixels import normalize, resize, stack_images
 from mbert.model.network.config import PRESETS, MicronBertConfig
 from mbert.model.network.micron_bert import MicronBert, patchify, swap_patches
 from mbert.model.training.objective import (

@@ -7,8 +7,9 @@ import safetensors.torch
 import torch
 
 from mbert import ConfigError, ModelError
+from mbert.manifests.files import read_json
 from mbert.manifests.schema import PairRow
-from mbert.manifests.store import read_json, read_rows
+from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import twin_paths
 from mbert.model.device import Processes, pick_compute
 from mbert.model.network.micron_bert import MicronBert

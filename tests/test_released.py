@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 from mbert import ModelError
 from mbert.model.network.micron_bert import MicronBert
-from mbert.model.network.released import convert_released, write_released
+from mbert.model.network.released import write_released
 from mbert.model.network.weights import read_state
+from mbert.model.training.convert import convert_released
 
 DIM, DEPTH, HEADS, DECODER_DIM, GRID, PATCH = 16, 2, 4, 8, 4, 8
 ARGS = {"num_heads": HEADS, "decoder_num_heads": 2, "diag_att": False, "dataset": "CASME2", "epochs": 200}

@@ -9,9 +9,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mbert import ConfigError, ModelError, ShardError
-from mbert.manifests.store import exclusive, read_json
+from mbert.manifests.files import exclusive, read_json
 from mbert.manifests.workspace import twin_paths
-from mbert.model.data.parts import denormalize, normalize
+from mbert.model.data.pixels import denormalize, normalize
 from mbert.model.device import Compute, Processes, pick_compute
 from mbert.model.network.config import PRESETS
 from mbert.model.network.micron_bert import MicronBert, patchify, unpatchify

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from mbert import ManifestError
+from mbert.manifests.files import write_json
 from mbert.manifests.schema import (
     STATUSES,
     ClipRow,
@@ -15,7 +16,7 @@ from mbert.manifests.schema import (
     pair_key,
     video_key,
 )
-from mbert.manifests.store import read_extra, read_rows, read_table, write_json, write_rows
+from mbert.manifests.store import read_extra, read_rows, read_table, write_rows
 
 
 def test_columns_of_the_data_contract_are_in_the_schemas():

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from mbert import ConfigError
-from mbert.manifests.store import read_json
+from mbert.manifests.files import read_json
 from mbert.model.training.pretrain import PretrainConfig
 from mbert.model.training.settings import read_settings, with_settings
 

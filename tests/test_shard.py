@@ -12,8 +12,9 @@ import pytest
 import webdataset
 
 from mbert import ConfigError, ManifestError, ShardError
+from mbert.manifests.files import read_json
 from mbert.manifests.schema import ClipRow, FrameRow, PairRow
-from mbert.manifests.store import read_json, read_rows, read_table, write_rows
+from mbert.manifests.store import read_rows, read_table, write_rows
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard

@@ -48,8 +48,8 @@ def engine_of(
 
 def labels_path_of(space: "Workspace") -> Path | None:
     """The corpus' file of labels, to name it in errors."""
+    from mbert.manifests.files import read_json
     from mbert.manifests.labels.table import LABELS_NAME
-    from mbert.manifests.store import read_json
 
     return Path(read_json(space.corpus_config)["root"]) / LABELS_NAME if space.corpus_config.exists() else None
 

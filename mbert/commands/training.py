@@ -344,7 +344,8 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Turn the authors' released checkpoint into one of ours (safetensors), or back. Nothing is unpickled."""
-    from mbert.model.network.released import convert_released, write_released
+    from mbert.model.network.released import write_released
+    from mbert.model.training.convert import convert_released
 
     if out.exists() and (to_released or any(out.iterdir() if out.is_dir() else [out])):
         raise ConfigError(f"{out} exists already; give another --out")

@@ -1,11 +1,8 @@
-"""Parquet and JSON in and out: atomically written, schema checked on reading."""
+"""Parquet in and out: atomically written, schema checked on reading."""
 
 import contextlib
 import dataclasses
-import errno
-import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -13,110 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mbert import ManifestError, MbertError
+from mbert import ManifestError
+from mbert.manifests.files import replacing
 from mbert.manifests.schema import arrow_schema
 
 Row = TypeVar("Row")
-
-_WRITE_FAULTS = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM])
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed, on an exception it is removed.
-
-    Raises MbertError when the disk is full, or may not be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with naming_write_faults(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def naming_write_faults(path: Path) -> Iterator[None]:
-    """Turn a full disk, or one that may not be written, into an MbertError that says what to do."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno not in _WRITE_FAULTS:
-            raise
-        reason = os.strerror(exc.errno)
-        raise MbertError(f"cannot write {path}: {reason}; mend that, then run the same command to go on") from exc
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def tell_differences(found: Mapping[str, Any], asked: Mapping[str, Any], owner: str) -> str:
-    """Where saved options differ from those asked for: `size: corpus 224, asked 112; ...`, or an empty string."""
-    return "; ".join(
-        f"{name}: {owner} {found.get(name)}, asked {value}" for name, value in asked.items() if found.get(name) != value
-    )
-
-
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; raises ManifestError when another process is at work in it.
-
-    The lock is the operating system's: it ends with the process, however that ends.
-    """
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise ManifestError(
-                f"another mbert command is at work in {folder}: wait for it, or use another --workspace"
-            ) from exc
-        yield
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether another process holds the folder at this moment."""
-    import fcntl
-
-    try:
-        with (folder / ".lock").open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON with sorted keys, atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON; raises ManifestError when the file is missing or is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        raise ManifestError(f"{path} does not exist") from exc
-    except ValueError as exc:
-        raise ManifestError(f"{path} is not valid JSON: {exc}") from exc
 
 
 def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row], *, extra: dict[str, str] | None = None) -> None:

@@ -18,17 +18,11 @@ from typing import Any
 import numpy as np
 
 from mbert import ConfigError, __version__
+from mbert.manifests.files import exclusive, read_json, tell_differences, write_json
 from mbert.manifests.labels.errata import ERRATA_VERSION, Errata, apply_errata
 from mbert.manifests.labels.table import LABEL_FIELDS, checked, join_labels, label_row, labels_by_input
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, VideoRow
-from mbert.manifests.store import (
-    exclusive,
-    read_json,
-    read_rows,
-    tell_differences,
-    write_json,
-    write_rows,
-)
+from mbert.manifests.store import read_rows, write_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.registry import AUTO, list_corpus
 from mbert.pipeline.ingest_input import (

@@ -19,17 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from mbert import ConfigError, ManifestError, ShardError, __version__
+from mbert.manifests.files import exclusive, read_json, tell_differences, write_json
 from mbert.manifests.labels.table import LABEL_FIELDS
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, PairRow, VideoRow, arrow_schema, pair_key
-from mbert.manifests.store import (
-    exclusive,
-    read_extra,
-    read_json,
-    read_rows,
-    tell_differences,
-    write_json,
-    write_table,
-)
+from mbert.manifests.store import read_extra, read_rows, write_table
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.pairs.plan import APEX_SOURCES, KINDS, PairOptions, Records, dealt_pairs, pair_condition, plan_pairs
 from mbert.shards.engine import IN_PROCESS, Engine, run_tasks

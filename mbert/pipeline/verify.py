@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from mbert import ManifestError
+from mbert.manifests.files import read_json
 from mbert.manifests.schema import VideoRow
-from mbert.manifests.store import read_json, read_rows
+from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.shards.engine import IN_PROCESS, Engine, run_tasks
 from mbert.shards.integrity import verify_frames, verify_pairs

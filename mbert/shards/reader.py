@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 from webdataset.tariterators import group_by_keys
 
 from mbert import ShardError
+from mbert.manifests.files import read_json
 from mbert.manifests.schema import PairKind, PairRow
-from mbert.manifests.store import read_json, read_table
+from mbert.manifests.store import read_table
 from mbert.manifests.workspace import twin_paths
 from mbert.shards.order import Segment
 from mbert.shards.pair import FramePair

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from mbert import ConfigError, ShardError
-from mbert.manifests.store import naming_write_faults, replacing
+from mbert.manifests.files import naming_write_faults, replacing
 
 Result = TypeVar("Result")
 

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mbert import ConfigError, ManifestError, ShardError
+from mbert.manifests.files import read_json
 from mbert.manifests.schema import SCHEMA_VERSION, PairRow
-from mbert.manifests.store import read_json, read_table
+from mbert.manifests.store import read_table
 from mbert.shards.remote import Retry, fetch_file, is_url, read_range
 from mbert.shards.writer import TAR_HASH_ENTRY
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from mbert.manifests.store import replacing
+from mbert.manifests.files import replacing
 
 Data = bytes | memoryview
 

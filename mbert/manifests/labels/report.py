@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mbert import ManifestError
+from mbert.manifests.files import read_json
 from mbert.manifests.labels.action_units import parse_action_units
 from mbert.manifests.labels.classes import CLASS_MAPS, ClassMap
 from mbert.manifests.labels.differences import LabelDifference, find_differences, is_usable
@@ -16,7 +17,7 @@ from mbert.manifests.labels.people import person
 from mbert.manifests.labels.published import Standing, expected, expected_of_dataset
 from mbert.manifests.labels.table import LABEL_COLUMNS, LABELS_NAME
 from mbert.manifests.schema import LabelRow, VideoRow
-from mbert.manifests.store import read_json, read_rows
+from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 
 _ANNOTATED = "annotated"  # the class map of datasets that no other knows

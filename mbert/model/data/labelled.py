@@ -15,7 +15,7 @@ from mbert.manifests.labels.classes import CLASS_MAPS, ClassMap
 from mbert.manifests.labels.table import LABEL_COLUMNS
 from mbert.manifests.schema import PairRow
 from mbert.model.data.augment import draw
-from mbert.model.data.parts import resize, stack_images
+from mbert.model.data.pixels import resize, stack_images
 from mbert.shards.pair import FramePair
 from mbert.shards.reader import list_shards, read_expressions
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mbert import ConfigError, ManifestError, ModelError
-from mbert.manifests.store import read_json, write_json
+from mbert.manifests.files import read_json, write_json
 from mbert.model.network.features import asks_encoder, check_inputs, micro_attention_parts, num_features, pair_inputs
 from mbert.model.network.micron_bert import MicronBert, layer_norm
 from mbert.model.network.weights import TrainingState, model_folder, write_model, write_tensors

@@ -30,6 +30,7 @@ from mbert.model.network.agent import DinoAgent, EmaAgent
 from mbert.model.network.config import MicronBertConfig
 from mbert.model.network.micro_attention import MicroAttention, patch_of_interest
 from mbert.model.network.motion import Motion, MotionEvidence, MotionHead
+from mbert.model.network.released import read_released
 from mbert.model.network.weights import (
     CONFIG,
     STATE,
@@ -84,8 +85,8 @@ _MODEL_CARD = """---
 ---
 # A μ-BERT (Micron-BERT) of the mbert toolkit
 Frame pairs of an aligned face in, what changed between them out. Load it with
-`mbert.model.network.micron_bert.MicronBert.from_pretrained`; `state.json` says on whose frames it was trained: scores on
-these people leak.
+`mbert.model.network.micron_bert.MicronBert.from_pretrained`; `state.json` says on whose frames it was trained: scores
+on these people leak.
 """
 
 
@@ -314,9 +315,11 @@ class MicronBert(
         """
         path = Path(pretrained_model_name_or_path)
         if path.is_file() and path.name != WEIGHTS:
-            from mbert.model.network.released import read_released  # it builds models, so it imports this file
-
-            return read_released(path)
+            released = read_released(path, tensor_shapes)
+            model = cls(released.config)
+            model.load_state_dict(released.tensors)
+            model.state = released.state
+            return model
         local = path.parent if path.is_file() else path
         folder = model_folder(local) if local.exists() else _download(str(path), hub)
         config, tensors = read_model(folder)
@@ -345,6 +348,12 @@ class MicronBert(
         # Little is said at first: squared pixels would leave the others little of a gradient that is clipped.
         if self.micro_attention.motion is not None:
             nn.init.normal_(self.micro_attention.motion.to_motion.weight, std=0.01)
+
+
+def tensor_shapes(config: MicronBertConfig) -> dict[str, torch.Size]:
+    """Names and shapes of everything that is saved of a model; nothing is allocated."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in MicronBert(config).state_dict().items()}
 
 
 def _download(name: str, hub: dict[str, Any]) -> Path:

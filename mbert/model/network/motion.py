@@ -19,7 +19,7 @@ from einops import rearrange
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mbert.model.data.parts import luma_of
+from mbert.model.data.pixels import luma_of
 from mbert.model.network.config import MicronBertConfig
 
 CROP_PX = 224

@@ -12,6 +12,7 @@ import math
 import pickle
 import re
 import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,9 @@ import torch
 from torch import Tensor
 
 from mbert import ConfigError, ModelError
-from mbert.manifests.store import read_json, replacing, write_json
+from mbert.manifests.files import read_json, replacing, write_json
 from mbert.model.network.config import VARIANTS, MicronBertConfig
-from mbert.model.network.micron_bert import MicronBert
-from mbert.model.network.weights import TrainingState, read_model, write_model, write_tensors
+from mbert.model.network.weights import TrainingState, read_model, write_tensors
 
 _REST = "released.safetensors"
 _ABOUT = "released.json"
@@ -51,52 +51,59 @@ _CASME2_SUBJECTS = tuple(f"casme2/{number:02d}" for number in range(1, 27))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class ConvertSummary:
-    """What a released checkpoint holds, and where it is now."""
+class Released:
+    """The authors' file in our terms."""
 
+    config: MicronBertConfig
+    tensors: dict[str, Tensor]  # of our model
+    aside: dict[str, Tensor]  # what our model has no place for
+    args: dict[str, Any]
+    epoch: int | None
+    dataset: str | None
     num_tensors: int
     num_parameters: int
-    epoch: int | None
-    dataset: str | None  # as its training called it
-    attention: str
-    warning: str
-    folder: str
+
+    @property
+    def state(self) -> TrainingState:
+        """What the weights have seen."""
+        return TrainingState(
+            step=self.epoch or 0,
+            seed=0,
+            preset="released",
+            corpus=f"the authors' weights, trained on {self.dataset}",
+            subjects=_CASME2_SUBJECTS if (self.dataset or "").upper() == "CASME2" else (),
+            losses={},
+        )
 
 
-def convert_released(path: Path, out: Path) -> ConvertSummary:
-    """Turn the authors' file into a checkpoint folder of ours.
+def read_released(path: Path, shapes_of: Callable[[MicronBertConfig], Mapping[str, torch.Size]]) -> Released:
+    """The authors' file, every tensor accounted for by name and shape; `shapes_of` is micron_bert's `tensor_shapes`.
 
     Raises ModelError for a file that is no such checkpoint, holds other objects than tensors, plain values and a
     Namespace, or lacks tensors or has unknown ones; each is named.
     """
-    released = _read(path)
-    config, state = released.config, released.state
-    write_model(out, released.weights, config, state)
-    write_tensors(out / _REST, released.aside)
-    plain = {name: value for name, value in released.args.items() if isinstance(value, str | int | float | bool | None)}
-    write_json(out / _ABOUT, {"args": plain, "epoch": released.epoch})
-    return ConvertSummary(
-        num_tensors=released.num_tensors,
-        num_parameters=released.num_parameters,
-        epoch=released.epoch,
-        dataset=released.dataset,
-        attention=config.attention,
-        warning=(
-            f"these weights were trained on {released.dataset}: scores on its subjects leak"
-            if released.dataset
-            else "training data unknown"
-        ),
-        folder=str(out),
+    content = _load_safely(path)
+    args = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
+    theirs = {name.removeprefix("module."): tensor for name, tensor in content["model"].items()}
+    config = _config_of(theirs, args, path)
+    tensors, aside = _to_ours(theirs, shapes_of(config), path)
+    return Released(
+        config=config,
+        tensors=tensors,
+        aside=aside,
+        args=args,
+        epoch=content.get("epoch") if isinstance(content.get("epoch"), int) else None,
+        dataset=args.get("dataset") if isinstance(args.get("dataset"), str) else None,
+        num_tensors=len(theirs),
+        num_parameters=sum(tensor.numel() for tensor in theirs.values()),
     )
 
 
-def read_released(path: Path) -> MicronBert:
-    """The authors' file as a model, for use at once; raises ModelError as `convert_released` does."""
-    released = _read(path)
-    model = MicronBert(released.config)
-    model.load_state_dict(released.weights)
-    model.state = released.state
-    return model
+def write_aside(folder: Path, released: Released) -> None:
+    """Keep beside a converted model what it has no place for, for `write_released`."""
+    write_tensors(folder / _REST, released.aside)
+    plain = {name: value for name, value in released.args.items() if isinstance(value, str | int | float | bool | None)}
+    write_json(folder / _ABOUT, {"args": plain, "epoch": released.epoch})
 
 
 def write_released(folder: Path, path: Path) -> int:
@@ -128,50 +135,6 @@ def write_released(folder: Path, path: Path) -> int:
         content = {"args": argparse.Namespace(**about["args"]), "epoch": about["epoch"], "model": theirs}
         torch.save(content, temporary)
     return len(theirs)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Released:
-    """The authors' file in our terms."""
-
-    config: MicronBertConfig
-    weights: dict[str, Tensor]
-    aside: dict[str, Tensor]  # what our model has no place for
-    args: dict[str, Any]
-    epoch: int | None
-    dataset: str | None
-    num_tensors: int
-    num_parameters: int
-
-    @property
-    def state(self) -> TrainingState:
-        """What the weights have seen."""
-        return TrainingState(
-            step=self.epoch or 0,
-            seed=0,
-            preset="released",
-            corpus=f"the authors' weights, trained on {self.dataset}",
-            subjects=_CASME2_SUBJECTS if (self.dataset or "").upper() == "CASME2" else (),
-            losses={},
-        )
-
-
-def _read(path: Path) -> _Released:
-    content = _load_safely(path)
-    args = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
-    theirs = {name.removeprefix("module."): tensor for name, tensor in content["model"].items()}
-    config = _config_of(theirs, args, path)
-    weights, aside = _to_ours(theirs, config, path)
-    return _Released(
-        config,
-        weights,
-        aside,
-        args,
-        epoch=content.get("epoch") if isinstance(content.get("epoch"), int) else None,
-        dataset=args.get("dataset") if isinstance(args.get("dataset"), str) else None,
-        num_tensors=len(theirs),
-        num_parameters=sum(tensor.numel() for tensor in theirs.values()),
-    )
 
 
 def _load_safely(path: Path) -> dict[str, Any]:
@@ -219,11 +182,9 @@ def _num_blocks(theirs: dict[str, Tensor], prefix: str) -> int:
 
 
 def _to_ours(
-    theirs: dict[str, Tensor], config: MicronBertConfig, path: Path
+    theirs: dict[str, Tensor], expected: Mapping[str, torch.Size], path: Path
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Our state dict, and what is kept aside; every tensor is accounted for by name and shape."""
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in MicronBert(config).state_dict().items()}
     weights: dict[str, Tensor] = {}
     aside: dict[str, Tensor] = {}
     unknown = []

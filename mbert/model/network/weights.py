@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mbert import ConfigError, ManifestError, ModelError
-from mbert.manifests.store import read_json, replacing, write_json
+from mbert.manifests.files import read_json, replacing, write_json
 from mbert.model.network.config import MicronBertConfig
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.json"

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mbert import ConfigError, ManifestError, __version__
+from mbert.manifests.files import read_json, replacing, write_json
 from mbert.manifests.labels.action_units import CD6ME_UNITS, unit_targets
 from mbert.manifests.labels.folds import Fold, check_folds, check_samples, make_folds
 from mbert.manifests.labels.people import person
 from mbert.manifests.labels.published import expected
-from mbert.manifests.store import read_json, replacing, write_json
 from mbert.model.data.labelled import Expression, labelled_expressions
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.network.weights import hash_weights

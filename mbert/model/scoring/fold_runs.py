@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import torch
 
+from mbert.manifests.files import read_json, write_json
 from mbert.manifests.labels.classes import Labelled
 from mbert.manifests.labels.folds import Fold, inner_split
-from mbert.manifests.store import read_json, write_json
 from mbert.model.data.labelled import Expression, LabelledPairs, decode_pairs, labelled_pairs
-from mbert.model.data.parts import normalize
+from mbert.model.data.pixels import normalize
 from mbert.model.device import pick_compute
 from mbert.model.network.classifier import Classifier
 from mbert.model.scoring.probe import Select, selection_score

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mbert.manifests.files import replacing
 from mbert.manifests.labels.folds import Fold
-from mbert.manifests.store import replacing
 from mbert.model.data.labelled import Expression, decode_pairs
-from mbert.model.data.parts import normalize
+from mbert.model.data.pixels import normalize
 from mbert.model.device import pick_compute
 from mbert.model.network.features import DEFINITION, in_own_units, join_steps, pair_inputs
 from mbert.model.network.micron_bert import MicronBert

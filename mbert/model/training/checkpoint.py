@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn, optim
 
 from mbert import ManifestError, ModelError
-from mbert.manifests.store import naming_write_faults, read_json, sync_folder, write_json
+from mbert.manifests.files import naming_write_faults, read_json, sync_folder, write_json
 from mbert.model.network.weights import write_tensors
 from mbert.model.training.optim import AveragedWeights
 from mbert.model.training.run_log import StepReport

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from mbert import ConfigError
+from mbert.manifests.files import read_json, write_json
 from mbert.manifests.labels.classes import class_map
-from mbert.manifests.store import read_json, write_json
 from mbert.model.data.augment import AugmentConfig, augment
 from mbert.model.data.labelled import LabelledBatch, LabelledLoader, LabelledPairs, read_labelled
-from mbert.model.data.parts import normalize
+from mbert.model.data.pixels import normalize
 from mbert.model.device import Compute, Processes, joined_processes, pick_compute
 from mbert.model.network.classifier import HEADS, Classifier, ClassifierConfig, HeadKind
 from mbert.model.network.features import check_inputs, num_features, parts_behind

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mbert.manifests.store import replacing
+from mbert.manifests.files import replacing
 from mbert.model.data.draws import Draws
-from mbert.model.data.parts import denormalize, normalize, resize, stack_images
+from mbert.model.data.pixels import denormalize, normalize, resize, stack_images
 from mbert.model.network.micron_bert import MicronBert, swap_patches, unpatchify
 from mbert.model.training.objective import ObjectiveConfig, random_swap_mask
 from mbert.shards.image import Image

@@ -15,7 +15,8 @@ from mbert import ConfigError
 from mbert.model.data.augment import AugmentConfig, augment
 from mbert.model.data.draws import Draws
 from mbert.model.data.loader import PairLoader
-from mbert.model.data.parts import Batch, normalize
+from mbert.model.data.parts import Batch
+from mbert.model.data.pixels import normalize
 from mbert.model.device import Compute, Processes, joined_processes, pick_compute
 from mbert.model.network.agent import ema_momentum
 from mbert.model.network.config import PRESETS, VARIANTS, MicronBertConfig

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mbert import ConfigError
-from mbert.manifests.store import naming_write_faults, write_json
+from mbert.manifests.files import naming_write_faults, write_json
 from mbert.model.training.pictures import write_png
 
 Reporter = Literal["none", "wandb"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mbert import ConfigError, ManifestError, ModelError, __version__
-from mbert.manifests.store import exclusive, is_locked, read_json, tell_differences, write_json
+from mbert.manifests.files import exclusive, is_locked, read_json, tell_differences, write_json
 from mbert.model.device import Processes
 from mbert.model.training.checkpoint import LAST, Progress, read_progress
 from mbert.model.training.loop import Job, Loader, LoopPlan, code_revision, train

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mbert import ConfigError
 from mbert.model.data.draws import Draws
-from mbert.model.data.parts import levels_of, normalize
+from mbert.model.data.pixels import levels_of, normalize
 from mbert.model.network.motion import CROP_PX, Motion
 
 _HILLS = 8  # at most

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mbert import ConfigError
-from mbert.manifests.store import replacing
+from mbert.manifests.files import replacing
 from mbert.pipeline.faces.landmarks import FAN68, MESH, Face, Landmarker
 from mbert.shards.image import Image
 

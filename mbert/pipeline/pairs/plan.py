@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mbert import ConfigError
+from mbert.manifests.files import naming_write_faults
 from mbert.manifests.query import FrameCondition
 from mbert.manifests.schema import ApexSource, ClipRow, FrameRow, PairKind, VideoRow
-from mbert.manifests.store import naming_write_faults, read_rows, read_table, write_rows
+from mbert.manifests.store import read_rows, read_table, write_rows
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.pairs.sample import clip_rng, nearest_frame, sample_pairs
 from mbert.pipeline.pairs.spot import spot_apex

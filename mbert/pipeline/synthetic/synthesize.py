@@ -22,9 +22,10 @@ import cv2
 import numpy as np
 
 from mbert import ConfigError
+from mbert.manifests.files import exclusive, read_json, replacing, tell_differences, write_json
 from mbert.manifests.labels.table import LABEL_COLUMNS, LABELS_NAME
 from mbert.manifests.schema import Part, TruthRow
-from mbert.manifests.store import exclusive, read_json, read_rows, replacing, tell_differences, write_json, write_rows
+from mbert.manifests.store import read_rows, write_rows
 from mbert.pipeline.faces.align import fit_pose, pose_matrices
 from mbert.pipeline.faces.landmarkers import MediaPipeMesh
 from mbert.pipeline.synthetic.facial_motion import EMOTION_SETS, EMOTIONS, pixel_grid
