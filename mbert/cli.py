@@ -10,13 +10,19 @@ import typer
 from typer.core import TyperGroup
 
 from mbert import ConfigError, MbertError, __version__
-from mbert.commands.data import ingest, shard, verify
+from mbert.commands.convert import convert
+from mbert.commands.demo import demo
+from mbert.commands.doctor import doctor
+from mbert.commands.eval import evaluate
+from mbert.commands.finetune import finetune
+from mbert.commands.ingest import ingest
 from mbert.commands.labels import labels
 from mbert.commands.options import is_first_process
-from mbert.commands.scoring import evaluate
-from mbert.commands.synthetic import synthesize
-from mbert.commands.training import convert, finetune, pretrain, runs
-from mbert.commands.trial import demo, doctor
+from mbert.commands.pretrain import pretrain
+from mbert.commands.runs import runs
+from mbert.commands.shard import shard
+from mbert.commands.synthesize import synthesize
+from mbert.commands.verify import verify
 
 
 class _Group(TyperGroup):

@@ -17,7 +17,7 @@ import typer.main
 
 import mbert
 from mbert.cli import app
-from mbert.commands.trial import draw_maps
+from mbert.commands.demo import draw_maps
 from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace

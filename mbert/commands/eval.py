@@ -1,4 +1,4 @@
-"""Models and predictions to scores: eval."""
+"""`mbert eval`: models and predictions to scores."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal

@@ -1,21 +1,19 @@
-"""Does it run here: demo, doctor."""
+"""`mbert demo`: the whole pipeline on clips that it makes."""
 
 import collections
-import contextlib
 import dataclasses
 import itertools
 import json
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mbert import ConfigError, MbertError, __version__
+from mbert import ConfigError
 from mbert.commands.console import counted
 from mbert.commands.options import (
     JsonOption,
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from mbert.manifests.schema import TruthRow
 
 _MAPS = "maps.png"
+
 _MOST_MAPS = 8
 
 
@@ -77,71 +76,6 @@ def demo(
         typer.echo(json.dumps(results))
         return
     _print_demo(results, out, time.monotonic() - began)
-
-
-def doctor(as_json: JsonOption = False) -> None:
-    """List what is installed, what will be used, and what is missing with the command that mends it."""
-    import importlib.metadata
-
-    checks: dict[str, str] = {}
-    missing: dict[str, str] = {}
-    for name in (
-        "av",
-        "mediapipe",
-        "face-alignment",
-        "webdataset",
-        "pyarrow",
-        "duckdb",
-        "timm",
-        "torch",
-        "torchvision",
-    ):
-        try:
-            checks[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            missing[name] = f"pip install {name}"
-    with _noting(missing, "landmarker", "pip install 'mediapipe==0.10.21'"):
-        from mbert.pipeline.faces.landmarkers import open_landmarker
-
-        landmarker = open_landmarker("mediapipe")
-        checks["landmarker"] = f"{landmarker.name}, on CPU"
-        landmarker.close()
-    with _noting(missing, "decoder", "pip install av"):
-        import av
-
-        version = ".".join(str(part) for part in av.library_versions["libavcodec"])
-        checks["decoder"] = f"PyAV {av.__version__}, libavcodec {version}"
-    with _noting(missing, "ffmpeg", "pip install imageio-ffmpeg"):
-        from mbert.pipeline.video.decode_ffmpeg import ffmpeg_program
-
-        checks["ffmpeg"] = f"{ffmpeg_program()}, for --decoder ffmpeg"
-    try:
-        checks["ray"] = f"{importlib.metadata.version('ray')}, for --engine ray"
-    except importlib.metadata.PackageNotFoundError:
-        checks["ray"] = "not installed; only --engine ray needs it: pip install 'mbert[ray]'"
-    with _noting(missing, "device", "pip install torch torchvision"):
-        import torch
-
-        from mbert.model.device import pick_compute
-
-        compute = pick_compute()
-        name = (
-            torch.cuda.get_device_name() if compute.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        )
-        checks["device"] = f"{name}, {compute.precision}"
-    checks["free disk space"] = f"{shutil.disk_usage('.').free / 1e9:.0f} GB"
-    if as_json:
-        typer.echo(json.dumps({"mbert": __version__, "found": checks, "missing": missing}))
-    else:
-        typer.echo(f"mbert {__version__}")
-        for name, text in checks.items():
-            typer.echo(f"  {name:16} {text}")
-        for name, mend in missing.items():
-            typer.secho(f"  {name:16} missing: {mend}", fg="red")
-        if not missing:
-            typer.echo("everything that the four commands need is there")
-    if missing:
-        raise typer.Exit(1)
 
 
 def draw_maps(out: Path) -> Path:
@@ -226,12 +160,3 @@ def _print_demo(results: dict[str, Any], out: Path, seconds: float) -> None:
     Console().print(table)
     typer.echo("pseudo-subjects and drawn-on motion: this shows that everything runs, not how good the method is")
     typer.echo(f"look at {results['maps']}: a good map is bright where the true motion is; optical flow comes near")
-
-
-@contextlib.contextmanager
-def _noting(missing: dict[str, str], name: str, mend: str) -> Iterator[None]:
-    """Whatever keeps a part from loading is what `doctor` is there to report."""
-    try:
-        yield
-    except (ImportError, OSError, RuntimeError, MbertError) as exc:
-        missing[name] = f"{mend} ({exc})"

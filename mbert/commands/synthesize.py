@@ -1,4 +1,4 @@
-"""Videos whose motion is known: synthesize."""
+"""`mbert synthesize`: videos whose motion is known."""
 
 import dataclasses
 from pathlib import Path

@@ -1,0 +1,150 @@
+"""`mbert train finetune`: learn the labels of onset-apex pairs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mbert.commands.console import Progress, counted
+from mbert.commands.options import (
+    DEFAULT_WORKSPACE,
+    CheckpointOption,
+    JsonOption,
+    WorkspaceOption,
+    given,
+    is_first_process,
+    labels_path_of,
+    listed,
+    print_json,
+    workspace_of,
+)
+from mbert.commands.train import (
+    BatchOption,
+    ConfigOption,
+    ForceOption,
+    MinutesOption,
+    OverwriteOption,
+    PrecisionOption,
+    ResumeOption,
+    SetOption,
+    TrainSeedOption,
+    begin_training,
+    end_training,
+    tell_training,
+    told_step,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+def finetune(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    shards: Annotated[
+        Path | None, typer.Option(help="Folder of the pair shards.", show_default="WORKSPACE/shards/pairs")
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Class map (docs/evaluation.md).", show_default="annotated")
+    ] = None,
+    inputs: Annotated[
+        str | None, typer.Option(help="What the head looks at, by commas (docs/model.md).", show_default="change")
+    ] = None,
+    head: Annotated[
+        Literal["linear", "mlp"] | None, typer.Option(help="What names the emotion.", show_default="linear")
+    ] = None,
+    frozen: Annotated[bool | None, typer.Option("--frozen", help="Learn the head alone.")] = None,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(help="Factor of the learning rate from a block to the one below.", show_default="0.75"),
+    ] = None,
+    class_weights: Annotated[
+        Literal["balanced", "none"] | None, typer.Option(help="Of rare classes in the loss.", show_default="balanced")
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Share of a label that is spread over all classes.", show_default="0")
+    ] = None,
+    mixup: Annotated[
+        float | None, typer.Option(help="Mix pairs, by shares from Beta(MIXUP, MIXUP); 0: do not.", show_default="0")
+    ] = None,
+    exclude_subject: Annotated[
+        list[str] | None, typer.Option(help="Hold a subject out, e.g. videos/s01; may be given several times.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps, instead of --epochs.", show_default="by the epochs")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the pairs.", show_default="30")] = None,
+    batch_size: BatchOption = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate.", show_default="5e-4, with --frozen 1e-3")
+    ] = None,
+    config_file: ConfigOption = None,
+    assignments: SetOption = None,
+    seed: TrainSeedOption = None,
+    precision: PrecisionOption = None,
+    max_minutes: MinutesOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="WORKSPACE/runs/finetune")] = None,
+    resume: ResumeOption = False,
+    force: ForceOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn the labels of the onset-apex pairs; an interrupted run goes on where it was. Runs under torchrun too."""
+    from mbert.model.training.finetune import FinetuneConfig, FinetunePlan, run_finetune
+    from mbert.model.training.settings import read_settings, with_settings
+
+    space = workspace_of(workspace)
+    options = {
+        "classes": classes,
+        "inputs": listed(inputs),
+        "head": head,
+        "frozen": frozen,
+        "layer_decay": layer_decay,
+        "class_weights": class_weights,
+        "label_smoothing": label_smoothing,
+        "mixup": mixup,
+        "exclude_subjects": exclude_subject or None,
+        "steps": steps,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "precision": precision,
+        "max_minutes": max_minutes,
+    }
+    config = with_settings(FinetuneConfig(), read_settings(config_file, assignments or []))
+    config = with_settings(config, given(options))
+    with Progress("finetune", quiet=not is_first_process()) as progress:
+
+        def begin(plan: FinetunePlan) -> None:
+            if config.frozen and layer_decay is not None:
+                progress.say("--layer-decay has no effect: the encoder is frozen")
+            part = "frozen encoder" if config.frozen else "encoder"
+            begin_training(progress, plan, f"{part} and {config.head} head for {len(plan.classes)} classes")
+
+        summary = run_finetune(
+            shards or space.pairs,
+            checkpoint or space.runs / "pretrain",
+            out or space.runs / "finetune",
+            config,
+            labels_path=labels_path_of(space),
+            overwrite=overwrite,
+            force=force,
+            resume=resume,
+            on_plan=begin,
+            on_step=lambda report: progress.advance(1, told_step(report)),
+        )
+    if not is_first_process():
+        return None
+    if as_json:
+        return print_json(summary)
+    classes = ", ".join(f"{name} {count}" for name, count in summary.classes.items())
+    held_out = f"; held out: {', '.join(summary.excluded_subjects)}" if summary.excluded_subjects else ""
+    typer.echo(f"classes: {classes}, of {counted(summary.num_subjects, 'subject')}{held_out}")
+    tell_training(summary)
+    typer.echo(
+        f"{summary.train_accuracy:.0%} of the training pairs named right in the last pass: training accuracy is no "
+        "score, these labels were learned from; the honest figure is that of people it has not seen: "
+        "mbert eval --protocol loso, which starts from the pretrained model"
+    )
+    return end_training(summary, "mbert eval --protocol loso")

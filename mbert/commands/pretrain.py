@@ -1,0 +1,187 @@
+"""`mbert train pretrain`: learn from unlabelled pairs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mbert.commands.console import Progress, counted
+from mbert.commands.options import (
+    DEFAULT_WORKSPACE,
+    JsonOption,
+    WorkspaceOption,
+    given,
+    is_first_process,
+    print_json,
+    workspace_of,
+)
+from mbert.commands.train import (
+    BatchOption,
+    CacheOption,
+    ConfigOption,
+    EpochsOption,
+    ForceOption,
+    LoadersOption,
+    MinutesOption,
+    OverwriteOption,
+    PrecisionOption,
+    ResumeOption,
+    SetOption,
+    ShardsOption,
+    StepsOption,
+    TrainSeedOption,
+    begin_training,
+    end_training,
+    tell_training,
+    told_step,
+)
+
+if TYPE_CHECKING:
+    from mbert.model.training.pretrain import PretrainEstimate
+
+
+def pretrain(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    shards: ShardsOption = None,
+    cache: CacheOption = None,
+    preset: Annotated[
+        Literal["tiny", "small", "base"] | None,
+        typer.Option(help="Size of the model; `small` is the paper's.", show_default="small with a GPU, else tiny"),
+    ] = None,
+    variant: Annotated[
+        Literal["motion", "paper", "released"] | None,
+        typer.Option(
+            help="The paper's model with a diagonal that learns what moved, the paper's as published, or that of the "
+            "authors' released code (docs/model.md).",
+            show_default="motion",
+        ),
+    ] = None,
+    steps: StepsOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchOption = None,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Passes per step.", show_default="1")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="by the preset")] = None,
+    exclude_subjects_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Learn nothing from these people: a dataset, e.g. casme2, or a subject, e.g. casme2/sub01; may be "
+            "given several times."
+        ),
+    ] = None,
+    swap_ratio: Annotated[
+        float | None, typer.Option(help="Share of the patches that are swapped.", show_default="0.5")
+    ] = None,
+    swap_block: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the swapped squares, in patches.", show_default="1, as in the paper"),
+    ] = None,
+    config_file: ConfigOption = None,
+    assignments: SetOption = None,
+    seed: TrainSeedOption = None,
+    precision: PrecisionOption = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile", help="Compile the blocks with torch.compile: faster steps after a first one of a minute."
+        ),
+    ] = None,
+    workers: LoadersOption = None,
+    max_bad: Annotated[
+        float | None, typer.Option(help="Share of an epoch's pairs that may be damaged.", show_default="0.001")
+    ] = None,
+    max_minutes: MinutesOption = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Newest checkpoints kept, beside the best.", show_default="1")
+    ] = None,
+    report_to: Annotated[
+        Literal["none", "wandb"] | None, typer.Option(help="Where metrics go, beside the run's folder.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="WORKSPACE/runs/pretrain")] = None,
+    resume: ResumeOption = False,
+    force: ForceOption = False,
+    overwrite: OverwriteOption = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what the run would cost, then stop.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Pretrain without labels; an interrupted run goes on where it was. Under torchrun: on all GPUs and nodes."""
+    from mbert.model.training.pretrain import PretrainConfig, PretrainPlan, estimate_pretrain, run_pretrain
+    from mbert.model.training.settings import read_settings, with_settings
+
+    space = workspace_of(workspace)
+    options = {
+        "preset": preset,
+        "variant": variant,
+        "steps": steps,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "lr": lr,
+        "exclude_subjects": exclude_subjects_of or None,
+        "seed": seed,
+        "precision": precision,
+        "compile": compiled,
+        "workers": workers,
+        "max_bad": max_bad,
+        "max_minutes": max_minutes,
+        "keep": keep,
+        "report_to": report_to,
+        "objective": {"swap_ratio": swap_ratio, "swap_block": swap_block},
+    }
+    config = with_settings(PretrainConfig(), read_settings(config_file, assignments or []))
+    config = with_settings(config, given(options))
+    where = shards or space.pairs
+    if dry_run:
+        estimate = estimate_pretrain(where, config, cache=cache)
+        return print_json(estimate) if as_json else _print_estimate(estimate)
+    with Progress("pretrain", quiet=not is_first_process()) as progress:
+
+        def begin(plan: PretrainPlan) -> None:
+            begin_training(progress, plan, plan.preset)
+
+        summary = run_pretrain(
+            where,
+            out or space.runs / "pretrain",
+            config,
+            cache=cache,
+            overwrite=overwrite,
+            force=force,
+            resume=resume,
+            on_plan=begin,
+            on_step=lambda report: progress.advance(1, told_step(report)),
+        )
+    if not is_first_process():
+        return None
+    if as_json:
+        return print_json(summary)
+    tell_training(summary)
+    if summary.num_bad:
+        bad = counted(summary.num_bad, "damaged pair")
+        typer.echo(f"{bad} in the last epoch, good neighbours stood in; look with: mbert verify")
+    if summary.collapsed:
+        typer.secho(
+            f"warning: the contextual token says nearly the same of every face "
+            f"(spread {summary.last.parts['token_std']:.4f}), so the Patch of Interest means little: "
+            "lower objective.agent_weight, or use more people",
+            fg="yellow",
+        )
+    return end_training(summary, "mbert eval --protocol loso")
+
+
+def _print_estimate(estimate: "PretrainEstimate") -> None:
+    cost = estimate.cost
+    typer.echo(
+        f"{estimate.preset} on {estimate.device} in {estimate.precision}: {cost.num_learned / 1e6:.1f} M parameters to "
+        f"learn ({cost.num_parameters / 1e6:.1f} M saved)"
+    )
+    typer.echo(
+        f"{cost.flops_per_pair / 1e9:.1f} GFLOP per pair, {estimate.flops:.2e} FLOP in all; about "
+        f"{cost.memory_bytes / 2**30:.1f} GiB of memory per process, without the workspace of its kernels"
+    )
+    typer.echo(
+        f"{estimate.num_pairs} pairs in {counted(estimate.num_shards, 'shard')} ({estimate.shards_per_process:.1f} per "
+        f"process): {counted(estimate.steps_per_epoch, 'step')} of {estimate.pairs_per_step} pairs per epoch, "
+        f"{estimate.pairs_dropped_per_epoch} left over; {counted(estimate.steps, 'step')} in all"
+    )
+    if estimate.num_excluded:
+        typer.echo(f"{estimate.num_excluded} more pairs are of people who are excluded")
+    typer.echo("nothing was written; next: the same command without --dry-run")
