@@ -127,6 +127,7 @@ def test_annotations_are_compared_without_case_and_by_synonym():
 
 def test_the_annotated_map_takes_any_dataset_as_it_is():
     assert classes_of("annotated", "videos", "Happiness", " Bored ", None, " ") == ["happiness", "bored", None, None]
+    assert classes_of("annotated", "videos", "Happy", "sad", "other") == ["happiness", "sadness", "others"]
 
 
 def test_maps_of_whole_datasets_keep_their_annotations():

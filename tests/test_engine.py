@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mbert import ConfigError, ShardError
+from mbert import ConfigError, MbertError, ShardError
 from mbert.shards.engine import IN_PROCESS, Engine, run_tasks, tell
 
 
@@ -69,6 +69,11 @@ def test_a_task_whose_process_dies_runs_once_more(tmp_path):
 def test_a_task_that_takes_too_long_is_ended_and_the_rest_goes_on():
     engine = Engine(workers=2, timeout_seconds=5)
     assert set(run_tasks(sleep, [0.1, 1000, 0.2, 0.3], engine, on_lost=lost)) == {0.1, 0.2, 0.3, (1000, "timeout")}
+
+
+def test_a_timeout_that_nobody_asked_about_is_reported_as_one():
+    with pytest.raises(MbertError, match=r"a task took longer than its timeout.*larger --timeout"):
+        list(run_tasks(sleep, [1000], Engine(workers=1, timeout_seconds=1)))
 
 
 def tell_and_square(number):

@@ -1,6 +1,7 @@
 """Killed processes, full disks, stuck inputs: a run goes on, and ends with the bytes of an undisturbed one."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import random
@@ -15,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from mbert import ManifestError
-from mbert.manifests.files import exclusive
+from mbert import ManifestError, MbertError
+from mbert.manifests.files import exclusive, is_locked
 from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
@@ -250,6 +251,25 @@ def test_two_runs_in_one_workspace_do_not_meet(videos, tmp_path):
     workspace = Workspace(tmp_path)
     with exclusive(workspace.corpus), pytest.raises(ManifestError, match="another mbert command is at work"):
         run_ingest(videos, workspace, IngestOptions())
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with (
+        pytest.raises(MbertError, match="cannot be locked: No locks available; use a folder on another"),
+        exclusive(tmp_path),
+    ):
+        pass
+    assert not is_locked(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder in which nobody may write")
+def test_a_folder_that_may_not_be_written_is_named():
+    with pytest.raises(MbertError, match="cannot write /sys/kernel/mbert"), exclusive(Path("/sys/kernel/mbert")):
+        pass
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(videos, tmp_path):

@@ -316,6 +316,15 @@ def test_saved_and_loaded_models_are_equal(model, tmp_path):
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
+def test_a_safetensors_file_of_another_name_is_no_file_of_the_authors(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    renamed = (tmp_path / "model.safetensors").rename(tmp_path / "best.bin")
+    assert torch.equal(MicronBert.from_pretrained(renamed).decoder_pred.weight, model.decoder_pred.weight)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"best\.bin is not a μ-BERT checkpoint .*config\.json does not exist"):
+        MicronBert.from_pretrained(renamed)
+
+
 def test_a_name_that_is_nowhere_is_a_clear_error(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelError, match="somebody/no-such-model is neither a file or folder here nor a model"):

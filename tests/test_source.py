@@ -197,6 +197,18 @@ def test_another_corpus_at_the_same_url_does_not_meet_the_cache_of_the_first(ser
         assert_same_batches(second, copy, count=3)
 
 
+@pytest.mark.parametrize("corpus", ["../../elsewhere", "/tmp/mbert-els", ".."])
+def test_what_a_server_calls_its_corpus_leads_nowhere(write_pairs, tmp_path, corpus):
+    folder = write_pairs(tmp_path / "served", [30, 30], size=32)
+    index = json.loads((folder / "pairs.json").read_text())
+    (folder / "pairs.json").write_text(json.dumps({**index, "corpus": corpus}))
+    with serving(folder) as (url, _):
+        source = open_source(url, cache=tmp_path / "a" / "b" / "cache", retry=QUICK)
+        batches_of(source)
+    assert source.cache.parent == tmp_path / "a" / "b" / "cache"
+    assert len(list(source.cache.rglob("*.tar"))) == 2
+
+
 def _read_all(source, results):
     results.put([len(source.read(shard, 0, None)) for shard in range(3)])
 

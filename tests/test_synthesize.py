@@ -233,6 +233,18 @@ def test_a_second_run_does_nothing_and_a_cut_off_one_goes_on(tmp_path, monkeypat
     assert (done.num_new, done.num_clips, done.num_labelled) == (0, 4, 3)
 
 
+def test_making_a_corpus_anew_removes_nothing_outside_of_it(tmp_path):
+    folder, other = tmp_path / "videos", tmp_path / "mine"
+    folder.mkdir()
+    other.mkdir()
+    for name in ("../mine", str(other), "..", ""):
+        (folder / "synthesis.json").write_text(json.dumps({"subjects": ["s01", name]}))
+        (folder / "s01").mkdir(exist_ok=True)
+        with pytest.raises(ConfigError, match=r"synthesis.json names .* as a subject, which is no folder in"):
+            synthesize(folder, SMALL, overwrite=True)
+        assert other.exists() and (folder / "s01").exists()
+
+
 def test_other_options_are_refused_until_the_corpus_may_be_made_anew(tmp_path):
     folder = tmp_path / "videos"
     synthesize(folder, SMALL)

@@ -64,20 +64,25 @@ def tell_differences(found: Mapping[str, Any], asked: Mapping[str, Any], owner: 
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; raises ManifestError when another process is at work in it.
+    """Hold a folder for this process.
 
-    The lock is the operating system's: it ends with the process, however that ends.
+    The lock is the operating system's: it ends with the process, however that ends. Raises ManifestError when another
+    process is at work in the folder, MbertError when it may not be written or its file system has no locks.
     """
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with naming_write_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
+        except BlockingIOError as exc:
             raise ManifestError(
                 f"another mbert command is at work in {folder}: wait for it, or use another --workspace"
             ) from exc
+        except OSError as exc:
+            raise MbertError(f"{folder} cannot be locked: {exc.strerror}; use a folder on another file system") from exc
         yield
 
 
@@ -88,10 +93,10 @@ def is_locked(folder: Path) -> bool:
     try:
         with (folder / ".lock").open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # there is no lock, or there can be none
+        return False
     return False
 
 

@@ -58,6 +58,11 @@ IN_PROCESS = Engine()
 
 
 def _end_run(task: Any, loss: Loss) -> Any:
+    if loss == "timeout":
+        raise MbertError(
+            "a task took longer than its timeout; what was finished is kept: run the same command again to resume, "
+            "with a larger --timeout"
+        )
     raise MbertError(
         "a worker process died twice at the same task (out of memory, or killed); what was finished is kept: "
         "run the same command again to go on, with fewer --workers if memory was short"

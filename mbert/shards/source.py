@@ -204,8 +204,11 @@ def _from_pattern(where: str, cache: Path | None, retry: Retry) -> ShardSource:
 
 
 def _cache_of(cache: Path | None, corpus: str) -> Path | None:
-    """A folder of its own for each corpus: the same URL may hold another one tomorrow."""
-    return None if cache is None else cache / corpus[:16]
+    """A folder of its own for each corpus: the same URL may hold another one tomorrow.
+
+    Its name is a hash, as `corpus` is whatever a server says.
+    """
+    return None if cache is None else cache / hashlib.sha256(corpus.encode()).hexdigest()[:16]
 
 
 def _twin(tar: str) -> str:

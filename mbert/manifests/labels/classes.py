@@ -64,11 +64,11 @@ class ClassMap:
         annotation = sample.emotion if self.field == "emotion" else sample.objective_class
         if annotation is None or not annotation.strip():
             return None
+        normalise = normalise_emotion if self.field == "emotion" else normalise_objective_class
         if not self.datasets:
-            return annotation.strip().casefold()
+            return normalise(annotation)
         if self._excludes(sample):
             return None
-        normalise = normalise_emotion if self.field == "emotion" else normalise_objective_class
         return self.datasets.get(sample.dataset, {}).get(normalise(annotation))
 
     def _excludes(self, sample: Labelled) -> bool:

@@ -36,6 +36,7 @@ from mbert.model.network.weights import (
     STATE,
     WEIGHTS,
     TrainingState,
+    is_safetensors,
     model_folder,
     read_model,
     read_state,
@@ -308,26 +309,26 @@ class MicronBert(
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> "MicronBert":
-        """Load weights: a checkpoint folder, a run, a `model.safetensors`, the authors' `.pth`, or a name on the hub.
+        """Load weights: a checkpoint folder, a run, a safetensors file, the authors' `.pth`, or a name on the hub.
 
         `hub` goes to huggingface_hub's download (`revision`, `token`, `cache_dir`, ...). Raises ModelError when there
         is no such model or it does not fit.
         """
         path = Path(pretrained_model_name_or_path)
-        if path.is_file() and path.name != WEIGHTS:
+        if path.is_file() and not is_safetensors(path):
             released = read_released(path, tensor_shapes)
             model = cls(released.config)
             model.load_state_dict(released.tensors)
             model.state = released.state
             return model
-        local = path.parent if path.is_file() else path
-        folder = model_folder(local) if local.exists() else _download(str(path), hub)
-        config, tensors = read_model(folder)
+        found = path if path.is_file() else model_folder(path) if path.exists() else _download(str(path), hub)
+        config, tensors = read_model(found)
         model = cls(config)
         try:
             model.load_state_dict(tensors)
         except RuntimeError as exc:
-            raise ModelError(f"{folder} is not a μ-BERT checkpoint of this version: {exc}") from exc
+            raise ModelError(f"{found} is not a μ-BERT checkpoint of this version: {exc}") from exc
+        folder = found.parent if found.is_file() else found
         if (folder / STATE).exists():
             model.state = read_state(folder)
         return model

@@ -47,7 +47,7 @@ _PREFIXES = {  # theirs -> ours
 }
 _ASIDE = "fc."  # a head for labels that some of their runs have
 # The released weights saw every subject of CASME II; ids as this project writes them.
-_CASME2_SUBJECTS = tuple(f"casme2/{number:02d}" for number in range(1, 27))
+_CASME2_SUBJECTS = tuple(f"casme2/sub{number:02d}" for number in range(1, 27))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

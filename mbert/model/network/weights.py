@@ -63,12 +63,21 @@ def hash_weights(*modules: nn.Module) -> str:
 
 
 def read_model(path: Path) -> tuple[MicronBertConfig, dict[str, Tensor]]:
-    """Configuration and tensors of a model or of a run's last checkpoint; raises ModelError when that fails."""
-    folder = model_folder(path)
+    """Configuration and tensors of a model, of a run's last checkpoint, or of a safetensors file next to its config.
+
+    Raises ModelError when that fails.
+    """
+    file = path if path.is_file() else model_folder(path) / WEIGHTS
     try:
-        return MicronBertConfig(**read_json(folder / CONFIG)), safetensors.torch.load_file(folder / WEIGHTS)
+        return MicronBertConfig(**read_json(file.parent / CONFIG)), safetensors.torch.load_file(file)
     except (ManifestError, ConfigError, TypeError, SafetensorError, OSError) as exc:
-        raise ModelError(f"{folder} is not a μ-BERT checkpoint of this version: {exc}") from exc
+        raise ModelError(f"{file} is not a μ-BERT checkpoint of this version: {exc}") from exc
+
+
+def is_safetensors(file: Path) -> bool:
+    """By its content, whatever its name: the length of a header in 8 bytes, then the header, which is JSON."""
+    with file.open("rb") as opened:
+        return opened.read(9)[8:] == b"{"
 
 
 def read_state(path: Path) -> TrainingState:

@@ -256,7 +256,13 @@ def _is_done(folder: Path, row: TruthRow) -> bool:
 def _remove(folder: Path) -> None:
     """Remove what an earlier run has made, and nothing else."""
     if (folder / _CONFIG_NAME).exists():
-        for name in (*read_json(folder / _CONFIG_NAME)["subjects"], TRUTH_FOLDER):
+        names = [*read_json(folder / _CONFIG_NAME)["subjects"], TRUTH_FOLDER]
+        if strange := [name for name in names if name in ("", ".", "..") or Path(name).name != name]:
+            raise ConfigError(
+                f"{folder / _CONFIG_NAME} names {strange[0]!r} as a subject, which is no folder in {folder}: nothing "
+                "was removed; give another folder with --out"
+            )
+        for name in names:
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in (LABELS_NAME, TRUTH_NAME, _CONFIG_NAME):
             (folder / name).unlink(missing_ok=True)
