@@ -1,6 +1,7 @@
 """Folds that train a network each: spread over processes or GPUs, each one's predictions kept when it is done."""
 
 import dataclasses
+import functools
 import math
 import os
 import shutil
@@ -19,6 +20,7 @@ from mbert.model.device import pick_compute
 from mbert.model.network.classifier import Classifier
 from mbert.model.scoring.probe import Select, selection_score
 from mbert.model.training.finetune import FinetuneConfig, Watch, finetune_pairs
+from mbert.shards.engine import Engine, run_tasks
 
 Task = TypeVar("Task")
 Found = TypeVar("Found")
@@ -68,23 +70,19 @@ def run_in_processes(
         for task in tasks:
             on_done(task, work(task))
         return
-    import joblib
-
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    numbered = [(number, task) for number, task in enumerate(tasks)]
-    calls = (
-        joblib.delayed(_work_alone)(work, task, number, number % num_gpus if num_gpus else 0, threads)
-        for number, task in numbered
-    )
-    for number, found in joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(calls):
+    alone = functools.partial(_work_alone, work, max(1, (os.cpu_count() or 1) // workers), num_gpus)
+    for number, found in run_tasks(alone, enumerate(tasks), Engine(workers=workers)):
         on_done(tasks[number], found)
 
 
-def _work_alone(work: Callable[[Task], Found], task: Task, number: int, gpu: int, threads: int) -> tuple[int, Found]:
+def _work_alone(
+    work: Callable[[Task], Found], threads: int, num_gpus: int, numbered: tuple[int, Task]
+) -> tuple[int, Found]:
     """In a process of its own: with its share of the cores, on its GPU."""
+    number, task = numbered
     torch.set_num_threads(threads)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(gpu)
+    if num_gpus:
+        torch.cuda.set_device(number % num_gpus)
     return number, work(task)
 
 
