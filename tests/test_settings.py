@@ -36,11 +36,25 @@ def test_words_win_over_the_file_and_both_over_the_defaults(tmp_path):
         (["lr=[1"], r"--set lr=\[1: the value is not understood"),
         (["model.attention=full"], "poi=True with attention='full' is not supported"),
         (["lr=1", "lr.x=2"], r"lr\.x: lr is a value, not a group"),
+        (["lr=1e"], "lr is '1e'; float or nothing is expected"),
+        (["warmup_ratio=7"], r"warmup_ratio is 7\.0; it must be at least 0 and below 1"),
+        (["weight_decay=-1"], r"weight_decay is -1\.0; it must not be negative"),
+        (["max_minutes=-1"], r"max_minutes is -1\.0; it must be above 0"),
+        (["max_bad=2"], r"max_bad is 2\.0; it must lie between 0 and 1"),
+        (["ema_momentum=3"], r"ema_momentum is 3\.0; it must lie between 0 and 1"),
+        (["workers=-1"], "workers is -1; it must not be negative"),
     ],
 )
 def test_wrong_settings_are_named(words, message):
     with pytest.raises(ConfigError, match=message):
         with_settings(PretrainConfig(), read_settings(None, words))
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", ".1e-3", "0.0001"])
+def test_numbers_with_an_exponent_are_numbers_in_words_and_in_a_file(tmp_path, text):
+    (tmp_path / "run.yaml").write_text(f"lr: {text}\n")
+    for settings in (read_settings(None, [f"lr={text}"]), read_settings(tmp_path / "run.yaml", [])):
+        assert with_settings(PretrainConfig(), settings).lr == pytest.approx(1e-4)
 
 
 @pytest.mark.parametrize(("text", "message"), [("- 1", "holds a list"), ("a: [", "cannot be read as YAML")])

@@ -52,13 +52,22 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("give --steps or --epochs, not both")
-        for name in ("steps", "epochs", "batch_size", "lr", "accumulate", "clip_norm", "save_every", "keep"):
+        for name in _ABOVE_0:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} is {value}; it must be above 0")
-        if not 0 <= self.average_decay < 1:
-            raise ConfigError(f"average_decay is {self.average_decay}; it must be at least 0 and below 1")
+        for name in ("weight_decay", "workers", "picture_every"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ConfigError(f"{name} is {value}; it must not be negative")
+        for name in ("warmup_ratio", "average_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if not 0 <= self.max_bad <= 1:
+            raise ConfigError(f"max_bad is {self.max_bad}; it must lie between 0 and 1")
 
+
+_ABOVE_0 = ("steps", "epochs", "batch_size", "lr", "accumulate", "clip_norm", "max_minutes", "save_every", "keep")
 
 # What may change from one part of a run to the next: it does not change what is learned, or the plan says it resolved.
 FREE = (

@@ -58,6 +58,8 @@ class PretrainConfig(LoopConfig):
             raise ConfigError(f"preset is {self.preset!r}; allowed are {', '.join(PRESETS)}")
         if self.variant not in VARIANTS:
             raise ConfigError(f"variant is {self.variant!r}; allowed are {', '.join(VARIANTS)}")
+        if not 0 <= self.ema_momentum <= 1:
+            raise ConfigError(f"ema_momentum is {self.ema_momentum}; it must lie between 0 and 1")
         self.model_config(self.preset or "tiny")
 
     def model_config(self, preset: str) -> MicronBertConfig:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from mbert import ConfigError
 
 Config = TypeVar("Config")
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 takes 1e-4, without a point, for a word
 
 
 def read_settings(file: Path | None, words: Sequence[str]) -> dict[str, Any]:
@@ -86,6 +88,8 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
     if typing.get_origin(hint) is dict:
         kinds = [dict]
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if float in kinds and isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)
     if type(value) not in kinds:
         wanted = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
