@@ -238,7 +238,7 @@ def test_two_datasets_are_told_apart_and_own_videos_have_their_own_emotions(rows
     assert five.num_left_out == 1  # fear
     own = classes_of(report, "annotated")
     assert own.dataset == "videos"
-    assert own.classes == {"glad": Counts(usable=1, annotated=1), "sad": Counts(usable=0, annotated=1)}
+    assert own.classes == {"glad": Counts(usable=1, annotated=1), "sadness": Counts(usable=0, annotated=1)}
     assert not any(line.startswith("videos") for line in report.count_differences)
 
 
