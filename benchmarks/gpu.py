@@ -25,6 +25,7 @@ from gpu_stage import Stage, write_json
 # Seconds of each stage when there are 8 minutes; `learn` gets the rest.
 SECONDS = {"sanity": 75, "equality": 60, "speed": 100, "feeding": 35, "learn": None, "encode": 12}
 REHEARSED_SECONDS = 600  # nobody measures time in a rehearsal
+MARK = "MBERT_GPU_STAGE"  # in the environment of all that a stage starts
 SPARE = 8  # seconds for this program itself
 
 
@@ -55,7 +56,8 @@ def run_stage(name, arguments, seconds):
     command += ["--bundle", arguments.bundle, "--scratch", arguments.scratch, "--learn", arguments.learn]
     command += ["--rehearse"] if arguments.rehearse else []
     # Tiny products of many processes at once: threads would wait for each other.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"} if arguments.rehearse else None
+    mark = f"{os.getpid()}-{name}"
+    environment = {**os.environ, MARK: mark, **({"OMP_NUM_THREADS": "1"} if arguments.rehearse else {})}
     process = subprocess.Popen(
         command, start_new_session=True, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
     )
@@ -65,8 +67,8 @@ def run_stage(name, arguments, seconds):
     except subprocess.TimeoutExpired:
         ended = f"not done after {seconds:.0f} s"
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        end_marked(mark)
         process.communicate()
     file = arguments.scratch / f"{name}.json"
     found = json.loads(file.read_text()) if file.exists() else {"device": None, "rows": []}
@@ -74,6 +76,15 @@ def run_stage(name, arguments, seconds):
     failed = [f"{row['name']}: {row['error']}" for row in rows if "error" in row]
     status = ended or (failed[0] if failed else "ok")
     return {"status": status, "seconds": round(time.monotonic() - began, 1), **found}
+
+
+def end_marked(mark):
+    """Kill all processes of a stage: torchrun's workers have sessions of their own, but the same environment."""
+    entry = f"{MARK}={mark}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if entry in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def last_line(text):
@@ -142,6 +153,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.child:
         return run_child(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: the running stage is ended
     names = arguments.stages.split(",")
     if unknown := [name for name in names if name not in SECONDS]:
         parser.error(f"--stages names {', '.join(unknown)}; allowed are {', '.join(SECONDS)}")

@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -140,11 +141,14 @@ def equality(stage):
     """The card against the CPU, 16 bits against 32, a resumed run against an unbroken one, nccl against one process."""
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(1) as beside:
         runs = Runs(Path(folder), stage)
-        killed = beside.submit(runs.killed_and_resumed)  # while losses are compared here
-        for variant in VARIANTS:
-            stage.row(variant, functools.partial(compare_devices, stage, variant))
-        stage.row("killed and resumed", killed.result)
-        stage.row("one process by torchrun", runs.by_torchrun)
+        try:
+            killed = beside.submit(runs.killed_and_resumed)  # while losses are compared here
+            for variant in VARIANTS:
+                stage.row(variant, functools.partial(compare_devices, stage, variant))
+            stage.row("killed and resumed", killed.result)
+            stage.row("one process by torchrun", runs.by_torchrun)
+        finally:
+            runs.end()
 
 
 def compare_devices(stage, variant):
@@ -163,7 +167,7 @@ def compare_devices(stage, variant):
         found["fp32" if kind == "exact" else f"fp32_{kind}"] = difference(exact, on_card)
     for precision in ("bf16", "fp16"):
         found[precision] = difference(exact, losses(model, pick_compute(precision)))
-    if found["fp32"] > 1e-3:
+    if not found["fp32"] <= 1e-3:  # NaN neither
         found["error"] = f"losses on the card differ by {found['fp32']:.1e} from the CPU's; 1e-3 is allowed"
     return found
 
@@ -196,6 +200,9 @@ def losses(model, compute, batch=2):
 
 
 def difference(expected, found):
+    """The largest relative one; infinite where a number is not finite."""
+    if not all(math.isfinite(value) for value in (*expected, *found)):
+        return math.inf
     return max(abs(one - two) / abs(one) for one, two in zip(expected, found, strict=True))
 
 
@@ -225,14 +232,21 @@ class Runs:
         return {"killed_at": killed_at, **self._against_unbroken("killed"), **repeats}
 
     def by_torchrun(self):
-        self._wait("torchrun")
+        for name in ("unbroken", "torchrun"):
+            self._wait(name)
         return self._against_unbroken("torchrun")
+
+    def end(self):
+        """Whatever is still at work."""
+        for process in self._running.values():
+            process.kill()
+            process.wait()
 
     def _start(self, name, torchrun=False):
         by = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"] if torchrun else []
         words = ["-m", "mbert", "train", "pretrain", "--shards", str(self._stage.bundle.pairs)]
         words += ["--out", str(self._folder / name), "--preset", "tiny", "--steps", str(self._steps), "--json"]
-        words += ["--batch-size", "8", "--workers", "1", "--set", f"save_every={self._save_every}"]
+        words += ["--batch-size", "8", "--workers", "0", "--set", f"save_every={self._save_every}"]
         words += ["--set", "picture_every=0", "--variant", "paper"]
         if self._stage.rehearse:
             words += [word for field, value in REHEARSED.items() for word in ("--set", f"model.{field}={value}")]
@@ -254,9 +268,13 @@ class Runs:
             for run in ("unbroken", name)
         ]
         apart = [(weights[0][key] - weights[1][key]).abs().max().item() for key in weights[0]]
-        relative = [abs(a.loss - b.loss) / abs(a.loss) for a, b in zip(one, two, strict=True)]
-        after = relative[self._save_every :]
-        found = {"loss_first_checkpoint_on": max(after[:10]), "loss_all": max(relative), "weights": max(apart)}
-        if max(relative[: self._save_every + 10]) > 1e-2:
+        losses = [[report.loss for report in reports] for reports in (one, two)]
+        near = self._save_every + 10  # a little beyond where the killed run went on
+        found = {
+            "loss_first_checkpoint_on": difference(*(values[self._save_every : near] for values in losses)),
+            "loss_all": difference(*losses),
+            "weights": max(apart),
+        }
+        if not difference(*(values[:near] for values in losses)) <= 1e-2:
             found["error"] = f"losses of {name} and of the unbroken run differ: {found}"
         return found

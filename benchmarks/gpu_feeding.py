@@ -31,7 +31,7 @@ def feeding(stage):
     if torch.cuda.is_available():
         stage.row("copy to the card", functools.partial(copy, batch))
     workers = max(rates, key=rates.__getitem__)
-    stage.row("training", functools.partial(train, stage, batch, workers, fastest.get("pairs_per_s")), needs=8)
+    stage.row("training", functools.partial(train, stage, batch, workers, fastest), needs=8)
 
 
 def load(source, workers, batch, rehearse):
@@ -46,7 +46,7 @@ def copy(batch):
     return {"batch": batch, "ms": round(1000 * seconds, 3), "gb_per_s": round(frames.numel() / seconds / 1e9, 1)}
 
 
-def train(stage, batch, workers, resident):
+def train(stage, batch, workers, fastest):
     """The share of the time that steps wait for pairs, and the rate beside that of pairs that lie on the card."""
     steps = WARM_UP + (6 if stage.rehearse else TRAINED // batch)
     config = PretrainConfig(
@@ -55,6 +55,7 @@ def train(stage, batch, workers, resident):
         steps=steps,
         batch_size=batch,
         workers=workers,
+        compile=fastest.get("compiled", False),
         picture_every=0,
         save_every=steps,
         model=REHEARSED if stage.rehearse else {},
@@ -66,6 +67,6 @@ def train(stage, batch, workers, resident):
     rate = len(counted) / sum(1 / report.pairs_per_second for report in counted)
     found = {"batch": batch, "workers": workers, "steps": steps, "pairs_per_s": round(rate, 1), "goal": WAIT_GOAL}
     found["wait_share"] = round(statistics.mean(report.data_wait_share for report in counted), 4)
-    if resident:
-        found["fed_over_resident"] = round(rate / resident, 3)
+    if "pairs_per_s" in fastest:
+        found["fed_over_resident"] = round(rate / fastest["pairs_per_s"], 3)
     return found

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import time
 from pathlib import Path
 
@@ -70,7 +71,7 @@ class Stage:
         row = {**found, "name": title}
         self._rows.append(row)
         self._write()
-        print(f"{self.name}: {json.dumps(row)}", flush=True)
+        print(f"{self.name}: {json.dumps(finite(row))}", flush=True)
         return row
 
     def config(self, preset, variant):
@@ -89,8 +90,17 @@ def device_name():
 def write_json(path, value):
     """Whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    temporary.write_text(json.dumps(finite(value), indent=1, allow_nan=False), encoding="utf-8")
     temporary.replace(path)
+
+
+def finite(value):
+    """What JSON can hold: numbers that are not finite become words."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def told(exc):

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from mbert import ConfigError, ModelError
+from mbert.model.data.draws import Draws
 from mbert.model.network.config import PRESETS, VARIANTS, MicronBertConfig
 from mbert.model.network.micro_attention import MicroAttention, patch_of_interest, row_logsumexp
 from mbert.model.network.micron_bert import MicronBert, patchify, swap_patches
 from mbert.model.network.weights import TrainingState
+from mbert.model.training.objective import ObjectiveConfig, pretraining_losses
 
 SMALLEST = MicronBertConfig(
     image_size=32, patch_size=8, dim=16, depth=1, heads=2, decoder_dim=12, decoder_depth=1, decoder_heads=2
@@ -314,6 +316,24 @@ def test_saved_and_loaded_models_are_equal(model, tmp_path):
         mine, theirs = model.state_dict(), again.state_dict()
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_in_16_bits_the_same_parameters_learn(variant):
+    """Autocast may keep weights of a pass without gradient: those that are asked both with and without one."""
+    learned = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        model = MicronBert(dataclasses.replace(SMALLEST, **VARIANTS[variant]))
+        t0, t1 = torch.randn(2, 3, 3, 32, 32)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = pretraining_losses(model, t0, t1, ObjectiveConfig(), Draws(0, range(3))).total
+        loss.backward()
+        learned.append({name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None})
+    assert learned[0].keys() == learned[1].keys()
+    moved = {name for name, norm in learned[0].items() if norm > 1e-6}
+    assert len(moved) > 10
+    assert {name for name in moved if not learned[1][name] > 0} == set()
 
 
 def test_a_safetensors_file_of_another_name_is_no_file_of_the_authors(model, tmp_path):

@@ -64,8 +64,9 @@ def _end_run(task: Any, loss: Loss) -> Any:
             "with a larger --timeout"
         )
     raise MbertError(
-        "a worker process died twice at the same task (out of memory, or killed); what was finished is kept: "
-        "run the same command again to go on, with fewer --workers if memory was short"
+        "a worker process died twice at the same task (out of memory, killed, or begun by a script without "
+        "`if __name__ == '__main__':`); what was finished is kept: run the same command again to go on, with fewer "
+        "--workers if memory was short"
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -206,9 +207,10 @@ def _from_pattern(where: str, cache: Path | None, retry: Retry) -> ShardSource:
 def _cache_of(cache: Path | None, corpus: str) -> Path | None:
     """A folder of its own for each corpus: the same URL may hold another one tomorrow.
 
-    Its name is a hash, as `corpus` is whatever a server says.
+    What a server calls its corpus is a name only where it is a hash.
     """
-    return None if cache is None else cache / hashlib.sha256(corpus.encode()).hexdigest()[:16]
+    name = corpus if re.fullmatch("[0-9a-f]{64}", corpus) else hashlib.sha256(corpus.encode()).hexdigest()
+    return None if cache is None else cache / name[:16]
 
 
 def _twin(tar: str) -> str:

@@ -129,9 +129,10 @@ _OBJECTIVE_FIVE = _ROMAN[:5]
 _MAPS = (
     ClassMap(
         name="annotated",
+        version=2,  # 1 took `happy` and `happiness` for two classes
         classes=(),
         datasets={},
-        source="The annotated emotion in small letters, of any dataset; nothing is grouped, nothing left out.",
+        source="The annotated emotion in small letters, one word for each, of any dataset; nothing is left out.",
     ),
     ClassMap(
         name="megc2019-3",

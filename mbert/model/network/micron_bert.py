@@ -283,9 +283,11 @@ class MicronBert(
         assert head is not None
         frames = (ts, t1) if warped is None else (torch.cat([ts, warped[0]]), torch.cat([t1, warped[1]]))
         evidence = head.evidence(*frames)
+        # First with gradient: some versions of torch's autocast keep the 16-bit weights of a pass without one.
+        motion = None if warped is None else head(evidence[len(ts) :], rows)
         with torch.no_grad():
             diagonal = 1 - head(evidence[: len(ts)], rows).moved
-        return diagonal, None if warped is None else head(evidence[len(ts) :], rows)
+        return diagonal, motion
 
     def decode(self, micro: Tensor) -> Tensor:
         """Gated values (B, N, D) -> predicted patches (B, N, P)."""
@@ -315,7 +317,7 @@ class MicronBert(
         is no such model or it does not fit.
         """
         path = Path(pretrained_model_name_or_path)
-        if path.is_file() and not is_safetensors(path):
+        if path.is_file() and path.name != WEIGHTS and not is_safetensors(path):
             released = read_released(path, tensor_shapes)
             model = cls(released.config)
             model.load_state_dict(released.tensors)

@@ -75,9 +75,15 @@ def read_model(path: Path) -> tuple[MicronBertConfig, dict[str, Tensor]]:
 
 
 def is_safetensors(file: Path) -> bool:
-    """By its content, whatever its name: the length of a header in 8 bytes, then the header, which is JSON."""
-    with file.open("rb") as opened:
-        return opened.read(9)[8:] == b"{"
+    """By its name or content: the length of a header in 8 bytes, then the header, which is JSON.
+
+    Raises ModelError when it cannot be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            return file.suffix == ".safetensors" or opened.read(9)[8:] == b"{"
+    except OSError as exc:
+        raise ModelError(f"{file} cannot be read: {exc.strerror}") from exc
 
 
 def read_state(path: Path) -> TrainingState:
