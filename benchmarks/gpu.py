@@ -124,6 +124,7 @@ def summary(stages):
 def run_all(arguments, names):
     ends = time.monotonic() + 60 * arguments.minutes - SPARE
     arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "profiles.txt").unlink(missing_ok=True)  # of an earlier run
     found = {"rehearsal": arguments.rehearse, "minutes": arguments.minutes, "stages": {}, "summary": {}}
     write_json(arguments.out / "gpu.json", found)
     for number, name in enumerate(names):
