@@ -16,4 +16,4 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
 srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" \
     --rdzv-backend c10d --rdzv-endpoint "$first:29500" --rdzv-id "$SLURM_JOB_ID" \
-    -m mbert train pretrain --workspace "$workspace" --compile --workers 6 --max-minutes 1430 "$@"
+    -m mbert train pretrain --workspace "$workspace" --workers 6 --max-minutes 1430 "$@"
