@@ -3,9 +3,9 @@
     python benchmarks/gpu.py --out DIR [--bundle DIR] [--minutes 8] [--stages sanity,speed] [--learn paper] [--rehearse]
 
 Stages in order of value, each in a process and with a time of its own: sanity, equality, speed, feeding, learn, encode.
-After each one DIR/gpu.json is complete; a stage that fails is told there, and the next one runs. `learn` gets what the
-others leave. --bundle is the folder that gpu_bundle.py made; without one it is made here, which needs all that ingest
-needs. --rehearse runs every stage with tiny sizes on a CPU: what is found then means nothing. docs/gpu.md says how to
+After each one DIR/gpu.json is complete; a stage that fails is reported there, and the next one runs. `learn` gets what
+the others leave. --bundle is the folder that gpu_bundle.py made; without one it is made here, which needs all that
+ingest needs. --rehearse runs every stage with tiny sizes on a CPU: its figures mean nothing. docs/gpu.md says how to
 use it on a rented card. The last line of the output is one JSON object.
 """
 
@@ -158,6 +158,8 @@ def main():
     names = arguments.stages.split(",")
     if unknown := [name for name in names if name not in SECONDS]:
         parser.error(f"--stages names {', '.join(unknown)}; allowed are {', '.join(SECONDS)}")
+    if arguments.bundle is not None and not arguments.bundle.is_dir():
+        parser.error(f"--bundle {arguments.bundle} is no folder: make it with benchmarks/gpu_bundle.py")
     with tempfile.TemporaryDirectory() as scratch:
         arguments.scratch = Path(scratch)
         if arguments.bundle is None:

@@ -80,14 +80,16 @@ def learn(stage):
         tried[lr] = row.get("reconstruction", math.inf)
         speeds.append(row.get("steps_per_s", 1))
     best, per_second = min(tried, key=tried.__getitem__), max(speeds)
-    # Two parts: a run that was stopped and goes on is what the other half of the time is for.
+    # In two parts, so that the second one resumes a run that stopped at its time limit.
     left = stage.seconds_left - (0 if stage.rehearse else 20)
     steps = 12 if stage.rehearse else max(20, int(MARGIN * left * per_second))
     stage.add("plan", variant=stage.learn, lr=best, steps=steps)
     for name in ("middle", "end"):
-        seconds = 600 if stage.rehearse else (left / 2 if name == "middle" else stage.seconds_left - 10)
-        half = functools.partial(go_on, trained, best, steps, seconds)
-        stage.row(name, half)
+        if stage.rehearse:
+            seconds = 1e-6 if name == "middle" else 600  # stop after a step, then resume
+        else:
+            seconds = left / 2 if name == "middle" else stage.seconds_left - 10
+        stage.row(name, functools.partial(go_on, trained, best, steps, seconds))
     stage.row("weights", functools.partial(save_pieces, trained))
 
 

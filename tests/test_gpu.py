@@ -85,7 +85,8 @@ def test_the_program_for_a_gpu_runs_on_a_cpu(bundle, tmp_path):
     assert [rows["equality"][name]["fp32"] for name in ("motion", "paper", "released")] == [0, 0, 0]
     assert told["released_speedup"] > 0 and told["paper_speedup"] > 0
     assert 0 <= told["wait_share"] <= 1
-    end = rows["learn"]["end"]
+    end, middle = rows["learn"]["end"], rows["learn"]["middle"]
+    assert middle["step"] < middle["of"]  # it stopped, and the second part resumed it
     assert end["step"] == end["of"] == 12
     assert end["test_reconstruction"] < rows["learn"]["start"]["test_reconstruction"]
     assert told["reconstruction_over_copy"] == pytest.approx(end["test_reconstruction"] / end["test_copy"], abs=1e-3)
@@ -104,6 +105,8 @@ def test_a_stage_that_fails_is_told_and_the_next_one_runs(tmp_path):
     refused = run_gpu(*words, "--stages", "encode,sped")
     assert refused.returncode == 2
     assert "--stages names sped; allowed are sanity, equality" in refused.stderr
+    missing = run_gpu("--rehearse", "--bundle", tmp_path / "nothing", "--out", tmp_path / "out")
+    assert (missing.returncode, "is no folder: make it with" in missing.stderr) == (2, True)
 
 
 def test_training_needs_nothing_that_ingest_needs(corpus, tmp_path):

@@ -337,9 +337,12 @@ def test_in_16_bits_the_same_parameters_learn(variant):
 
 
 def test_a_safetensors_file_of_another_name_is_no_file_of_the_authors(model, tmp_path):
+    model.state = TrainingState(step=3, seed=0, preset="tiny", corpus="abc", subjects=("a/1",), losses={"loss": 1.0})
     model.save_pretrained(tmp_path)
     renamed = (tmp_path / "model.safetensors").rename(tmp_path / "best.bin")
-    assert torch.equal(MicronBert.from_pretrained(renamed).decoder_pred.weight, model.decoder_pred.weight)
+    again = MicronBert.from_pretrained(renamed)
+    assert torch.equal(again.decoder_pred.weight, model.decoder_pred.weight)
+    assert again.state == model.state
     (tmp_path / "config.json").unlink()
     with pytest.raises(ModelError, match=r"best\.bin is not a μ-BERT checkpoint .*config\.json does not exist"):
         MicronBert.from_pretrained(renamed)

@@ -23,7 +23,7 @@ EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="This machin
 AddressOption = Annotated[
     str | None, typer.Option(help="Of the Ray cluster.", show_default="RAY_ADDRESS, else a cluster of this machine")
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Random seed.")]
 CheckpointOption = Annotated[
     Path | None, typer.Option(exists=True, help="Checkpoint or run.", show_default="WORKSPACE/runs/pretrain")
 ]

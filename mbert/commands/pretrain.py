@@ -81,9 +81,7 @@ def pretrain(
     precision: PrecisionOption = None,
     compiled: Annotated[
         bool | None,
-        typer.Option(
-            "--compile", help="Compile the blocks with torch.compile: faster steps after a first one of a minute."
-        ),
+        typer.Option("--compile", help="Compile the blocks with torch.compile: the first step takes up to a minute."),
     ] = None,
     workers: LoadersOption = None,
     max_bad: Annotated[

@@ -49,20 +49,22 @@ LoadersOption = Annotated[
     int | None, typer.Option(min=0, help="Processes that load pairs, per GPU.", show_default="8 with a GPU, else 0")
 ]
 
-TrainSeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.", show_default="0")]
+TrainSeedOption = Annotated[int | None, typer.Option(min=0, help="Random seed.", show_default="0")]
 
 PrecisionOption = Annotated[
     Literal["auto", "bf16", "fp16", "fp32"] | None,
-    typer.Option(help="Of the forward passes.", show_default="auto: bf16, on old GPUs fp16, on a CPU fp32"),
+    typer.Option(help="Forward-pass precision.", show_default="auto: bf16, on old GPUs fp16, on a CPU fp32"),
 ]
 
-MinutesOption = Annotated[float | None, typer.Option(help="Save and stop after so long; to be continued.")]
+MinutesOption = Annotated[
+    float | None, typer.Option(help="Save a checkpoint and stop after this many minutes; rerun to resume.")
+]
 
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Fail where there is no run to go on with.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Fail if there is no run to resume.")]
 
-ForceOption = Annotated[bool, typer.Option("--force", help="Go on although settings or corpus have changed.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Resume even if settings or corpus have changed.")]
 
-OverwriteOption = Annotated[bool, typer.Option(help="Begin anew although the folder holds a run.")]
+OverwriteOption = Annotated[bool, typer.Option(help="Start again even if the folder holds a run.")]
 
 
 def told_step(report: "StepReport") -> str:

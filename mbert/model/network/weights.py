@@ -88,7 +88,7 @@ def is_safetensors(file: Path) -> bool:
 
 def read_state(path: Path) -> TrainingState:
     """The training state beside a model's weights; raises ModelError when there is none."""
-    folder = model_folder(path)
+    folder = path if (path / STATE).exists() else model_folder(path)  # the weights beside it may have another name
     try:
         value = read_json(folder / STATE)
         labelled = tuple(value.get("labelled_subjects", ()))  # absent before there was finetuning

@@ -42,7 +42,7 @@ class LoopConfig:
     compile: bool = False  # with torch.compile; the first step then takes up to a minute
     workers: int | None = None  # processes that load pairs, for each training process
     max_bad: float = 0.001  # share of an epoch's pairs that may be damaged
-    max_minutes: float | None = None  # stop after so long, to be continued
+    max_minutes: float | None = None  # save and stop after so many; rerun to resume
     save_every: int = 200  # steps between checkpoints
     keep: int = 1  # newest checkpoints kept, beside the best
     picture_every: int = 200  # steps between pictures; 0: none
