@@ -161,7 +161,7 @@ def measure_cell(row, seed, steps, corpora):
         run = Path(folder) / "run"
         run_pretrain(shards, run, pretrain)
         model = MicronBert.from_pretrained(run).eval()
-        result = run_eval(people.pairs, run, Path(folder) / "eval", EvalConfig(baselines=()))
+        result = run_eval(people.expressions, people.labels, run, Path(folder) / "eval", EvalConfig(baselines=()))
     assert not result.encoder_saw_test_subjects, "the encoder was pretrained on people of the folds"
     maps = maps_of(model, change_map, places.pairs)
     return {

@@ -21,9 +21,9 @@ import skimage.data
 
 from mbert.manifests.files import write_json
 from mbert.manifests.labels.published import expected
-from mbert.manifests.schema import SCHEMA_VERSION, PairRow, pair_key
+from mbert.manifests.schema import SCHEMA_VERSION, LabelRow, PairRow, pair_key
 from mbert.manifests.store import write_rows
-from mbert.manifests.workspace import twin_paths
+from mbert.manifests.workspace import PAIRS_INDEX, twin_paths
 from mbert.model.network.config import PRESETS
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.scoring.config import BASELINES, EvalConfig
@@ -56,22 +56,34 @@ def generate(folder, quick):
         image = cv2.resize(photo[top : top + 200, left : left + 200], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         return encode_jpeg(np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8))
 
-    tar, twin = twin_paths(folder, "000000")
+    shards, labels = folder / "expressions", []
+    tar, twin = twin_paths(shards, "000000")
     with writing_tar(tar) as writer:
         for number, (dataset, subject, emotion) in enumerate(expressions(quick)):
             clip = f"{dataset}-take{number:05d}_f00_c00000"
             key = pair_key(clip, 0, 6)
-            (at0, size0), (at1, size1), _ = writer.add_all(FramePair(key, face(), face(), {"key": key}).members())
+            (at0, size0), (at1, size1), _ = writer.add_all(FramePair.of(key, face(), face(), {"key": key}).members())
             rows.append(
                 PairRow(
                     key=key, shard="000000", clip_id=clip, subject=subject, t0=0, t1=6, delta_seconds=0.2,
                     kind="onset_apex", dataset=dataset, sample=f"take{number}", apex_source="annotated",
-                    emotion=emotion, t0_offset=at0, t0_size=size0, t1_offset=at1, t1_size=size1,
+                    t0_offset=at0, t0_size=size0, t1_offset=at1, t1_size=size1,
+                )
+            )  # fmt: skip
+            labels.append(
+                LabelRow(
+                    dataset=dataset, subject=subject, sample=f"take{number}", path=f"take{number}", video_id=clip,
+                    clip_id=clip, line=number, expression="micro", onset=0, apex=6, offset=12, emotion=emotion,
+                    action_units=None, objective_class=None, errata=None, remark=None,
                 )
             )  # fmt: skip
     write_rows(twin, PairRow, rows, extra={TAR_HASH_ENTRY: writer.sha256})
-    index = {"schema": SCHEMA_VERSION, "num_pairs": len(rows), "corpus": "benchmark", "shards": ["000000"]}
-    write_json(folder / "pairs.json", index)
+    write_rows(folder / "labels.parquet", LabelRow, labels)
+    index = {
+        "schema": SCHEMA_VERSION, "num_pairs": len(rows), "corpus": "benchmark", "plan": "benchmark",
+        "options": {"pairs_per_shard": len(rows)}, "subjects": [], "shards": ["000000"],
+    }  # fmt: skip
+    write_json(shards / PAIRS_INDEX, index)
 
 
 def main():
@@ -82,12 +94,14 @@ def main():
     found = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        generate(folder / "pairs", arguments.quick)
+        generate(folder, arguments.quick)
         MicronBert(PRESETS[arguments.preset]).save_pretrained(folder / "model")
         for label, baselines in (("with features", ()), ("features kept", ()), ("all baselines", BASELINES)):
             began = time.monotonic()
             config = EvalConfig(protocol="cde", inputs=("change",), baselines=baselines)  # the widest of one input
-            result = run_eval(folder / "pairs", folder / "model", folder / "runs" / "cde", config)
+            result = run_eval(
+                folder / "expressions", folder / "labels.parquet", folder / "model", folder / "runs" / "cde", config
+            )
             found[label] = time.monotonic() - began
             print(f"{label}: {found[label]:.1f} s", flush=True)
             for method, each in result.methods.items():

@@ -56,15 +56,15 @@ def make_data(folder, *, photos=None, quick=False, workers=2):
         options = sizes("hard", photos, quick, part="pretrain")
         _, workspace = ingested(work / "train", options, photos, engine)
         shards = run_shard(workspace, PairOptions(), engine=engine)
-        if shards.num_pairs > TRAINED:
-            thinner = PairOptions(pairs_per_second=PairOptions().pairs_per_second * TRAINED / shards.num_pairs)
+        if shards.kinds["sampled"] > TRAINED:
+            thinner = PairOptions(pairs_per_second=PairOptions().pairs_per_second * TRAINED / shards.kinds["sampled"])
             shards = run_shard(workspace, thinner, engine=engine, overwrite=True)
         workspace.pairs.rename(folder / "pairs")
         levels = ("hard",) if quick else ("standard", "hard")
         tested = [tested_pairs(work / level, level, photos, quick, engine) for level in levels]
         pairs = [pair for each in tested for pair in thinned(each, TESTED // len(levels))]
     save_test(folder / "test.npz", pairs)
-    return {"pairs": shards.num_pairs, "test_pairs": len(pairs)}
+    return {"pairs": shards.kinds["sampled"], "test_pairs": len(pairs)}
 
 
 def save_test(file, pairs):

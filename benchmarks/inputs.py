@@ -39,6 +39,7 @@ from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthetic.synthesize import PRESETS, synthesize
 from mbert.shards.engine import Engine
+from mbert.shards.source import open_source
 
 MIXTURES = (
     *((name,) for name in INPUTS),
@@ -76,11 +77,11 @@ def predict_flow_network(images, truth, folds, seed):
     return predicted
 
 
-def measure(shards, steps, seeds):
+def measure(workspace, steps, seeds):
     """UF1 and UAR of each input and baseline, one per seed."""
-    expressions, _ = labelled_expressions(shards, None)
-    rows, pairs = [each.row for each in expressions], [each.pair for each in expressions]
-    truth, subjects = [each.label for each in expressions], [each.subject for each in expressions]
+    expressions = labelled_expressions(open_source(workspace.expressions), workspace.labels)
+    rows, pairs = [each.annotation for each in expressions.found], expressions.pairs()
+    truth, subjects = [each.label for each in expressions.found], [each.subject for each in expressions.found]
     folds, found = leave_one_subject_out(subjects), {}
 
     def note(name, predicted):
@@ -96,7 +97,7 @@ def measure(shards, steps, seeds):
         print(f"seed {seed}:")
         note("flow network", predict_flow_network(images, truth, folds, seed))
         with tempfile.TemporaryDirectory() as folder:
-            run_pretrain(shards, Path(folder) / "run", PretrainConfig(preset="tiny", steps=steps, seed=seed))
+            run_pretrain(workspace.pairs, Path(folder) / "run", PretrainConfig(preset="tiny", steps=steps, seed=seed))
             model = MicronBert.from_pretrained(Path(folder) / "run")
         for label, backbone in (("", model), ("random ", random_model(model.config, seed))):
             features = pair_features(backbone, pairs, INPUTS)
@@ -126,7 +127,7 @@ def main():
         workspace = (
             Workspace(arguments.corpus) if arguments.corpus else make_corpus(Path(folder), options, arguments.photos)
         )
-        num_samples, num_subjects, found = measure(workspace.pairs, steps, seeds)
+        num_samples, num_subjects, found = measure(workspace, steps, seeds)
     print(
         f"\n{num_samples} expressions, {num_subjects} subjects, {steps} steps, means (lowest to highest) of the seeds:"
     )

@@ -58,12 +58,12 @@ def generate(folder, num_shards, pairs_per_shard):
             for number in range(pairs_per_shard):
                 clip = f"videos-take{shard:05d}-0badcafe_f00_c{number:05d}"
                 key = pair_key(clip, 0, 6)
-                info = {"key": key, "clip_id": clip, "subject": None, "t0": 0, "t1": 6, "delta_seconds": 0.2}
+                info = {"key": key, "clip_id": clip, "t0": 0, "t1": 6, "delta_seconds": 0.2}
                 t0, t1 = (jpegs[index] for index in rng.integers(0, len(jpegs), 2))
-                (at0, size0), (at1, size1), _ = writer.add_all(FramePair(key, t0, t1, info).members())
+                (at0, size0), (at1, size1), _ = writer.add_all(FramePair.of(key, t0, t1, info).members())
                 rows.append(
                     PairRow(
-                        key=key, shard=f"{shard:06d}", clip_id=clip, subject=None, t0=0, t1=6, delta_seconds=0.2,
+                        key=key, shard=f"{shard:06d}", clip_id=clip, t0=0, t1=6, delta_seconds=0.2,
                         kind="sampled", dataset="videos", t0_offset=at0, t0_size=size0, t1_offset=at1, t1_size=size1,
                     )
                 )  # fmt: skip
@@ -73,6 +73,7 @@ def generate(folder, num_shards, pairs_per_shard):
         "num_pairs": num_shards * pairs_per_shard,
         "options": {"pairs_per_shard": pairs_per_shard},
         "corpus": "benchmark",
+        "plan": "benchmark",
         "subjects": [],
         "shards": [f"{shard:06d}" for shard in range(num_shards)],
     }

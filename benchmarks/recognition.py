@@ -66,7 +66,9 @@ def measure_seed(folder, pretraining, people, steps, seed):
         run = folder / "runs" / f"{name}-{steps}-steps-seed-{seed}"
         run_pretrain(pretraining.pairs, run, PretrainConfig(preset="tiny", steps=steps, seed=seed, **variant))
         baselines = BASELINES if name == OURS else ("random_weights",)
-        result = run_eval(people.pairs, run, people.runs / "eval", EvalConfig(baselines=baselines, seed=seed))
+        result = run_eval(
+            people.expressions, people.labels, run, people.runs / "eval", EvalConfig(baselines=baselines, seed=seed)
+        )
         assert not result.encoder_saw_test_subjects, "the encoder was pretrained on people of the folds"
         for method, each in result.methods.items():
             if name == OURS or method == OURS:
@@ -81,7 +83,7 @@ def measure_supervised(folder, people, seed, config):
     model = folder / "runs" / f"random-seed-{seed}"
     random_model(PretrainConfig(preset="tiny").model_config("tiny"), seed).save_pretrained(model)
     options = EvalConfig(mode="finetune", baselines=(), seed=seed, finetune=config)
-    return run_eval(people.pairs, model, people.runs / "supervised", options).methods[OURS].scores
+    return run_eval(people.expressions, people.labels, model, people.runs / "supervised", options).methods[OURS].scores
 
 
 def measure(folder, options, arguments, steps, seeds, supervised_seeds):

@@ -27,7 +27,7 @@ from mbert.manifests.schema import ClipRow, FrameRow, VideoRow, arrow_schema, cl
 from mbert.manifests.store import read_rows, write_rows, write_table
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.ingest_input import Outcome, committed_outcome
-from mbert.pipeline.pairs.plan import PairOptions, dealt_pairs, pair_condition, plan_pairs
+from mbert.pipeline.pairs.plan import PairOptions, dealt_pairs, pair_condition, plan_sampled
 
 FPS, CLIP_SECONDS = 30, 10
 FRAME_BYTES = 16_384
@@ -94,7 +94,7 @@ def plan(folder, where=None):
     workspace = Workspace(folder)
     options = PairOptions(where=where)
     clips = read_rows(workspace.clips, ClipRow)
-    done = plan_pairs(workspace, clips, options, pair_condition(workspace, options), folder / "plan")
+    done = plan_sampled(workspace, clips, options, pair_condition(workspace, options), folder / "plan")
     starts = range(0, done.num_pairs, options.pairs_per_shard)
     for start in starts:
         dealt_pairs(folder / "plan", range(start, min(start + options.pairs_per_shard, done.num_pairs)), seed=0)

@@ -15,9 +15,9 @@ import skimage.data
 from lookalike import write_casme2
 
 from mbert.manifests.files import write_json
-from mbert.manifests.schema import SCHEMA_VERSION, PairRow, pair_key
+from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, PairRow, pair_key
 from mbert.manifests.store import write_rows
-from mbert.manifests.workspace import Workspace, twin_paths
+from mbert.manifests.workspace import PAIRS_CLIPS, PAIRS_INDEX, Workspace, twin_paths
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
@@ -127,6 +127,7 @@ def write_pairs() -> Callable[..., Path]:
         folder: Path, counts: Sequence[int], *, size: int = 24, subjects: Sequence[str] = ("videos/s01",)
     ) -> Path:
         number = 0
+        clips = []
         for shard, count in enumerate(counts):
             tar, twin = twin_paths(folder, f"{shard:06d}")
             rows = []
@@ -136,12 +137,19 @@ def write_pairs() -> Callable[..., Path]:
                     clip = f"{dataset}-take_f00_c{number:05d}"
                     key = pair_key(clip, 0, 6)
                     frames = [encode_jpeg(pair_image(number, is_t1=is_t1, size=size)) for is_t1 in (False, True)]
-                    t0, t1, _ = writer.add_all(FramePair(key, *frames, {"key": key}).members())
+                    t0, t1, _ = writer.add_all(FramePair.of(key, *frames, {"key": key}).members())
                     rows.append(
                         PairRow(
-                            key=key, shard=f"{shard:06d}", clip_id=clip, subject=subject if person else None,
+                            key=key, shard=f"{shard:06d}", clip_id=clip,
                             t0=0, t1=6, delta_seconds=0.2, kind="sampled", dataset=dataset,
                             t0_offset=t0[0], t0_size=t0[1], t1_offset=t1[0], t1_size=t1[1],
+                        )
+                    )  # fmt: skip
+                    clips.append(
+                        ClipRow(
+                            clip_id=clip, video_id=f"{dataset}-take", dataset=dataset, shard="000000", track=0,
+                            first_frame=0, last_frame=6, num_frames=7, fps=30.0, align="clip", face_px=size,
+                            jitter_px=None, subject=subject if person else None,
                         )
                     )  # fmt: skip
                     number += 1
@@ -151,10 +159,12 @@ def write_pairs() -> Callable[..., Path]:
             "num_pairs": number,
             "options": {"pairs_per_shard": counts[0]},
             "corpus": hashlib.sha256(str(counts).encode()).hexdigest(),
+            "plan": hashlib.sha256(str(counts).encode()).hexdigest(),
             "subjects": sorted({subject for subject in subjects if "/" in subject}),
             "shards": [f"{shard:06d}" for shard in range(len(counts))],
         }
-        write_json(folder / "pairs.json", index)
+        write_rows(folder / PAIRS_CLIPS, ClipRow, clips)
+        write_json(folder / PAIRS_INDEX, index)
         return folder
 
     return write

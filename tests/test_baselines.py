@@ -5,6 +5,7 @@ import torch
 
 from mbert import ShardError
 from mbert.manifests.labels.folds import leave_one_subject_out
+from mbert.manifests.subject import Subject
 from mbert.model.network.config import MicronBertConfig
 from mbert.model.scoring.baselines import (
     FlowCnn,
@@ -30,7 +31,7 @@ def pairs(face):
     found = []
     for number, (dx, dy) in enumerate([(np.float32(1), np.float32(-0.5)), (0 * xs, 0 * ys), (0 * xs, -bump)]):
         after = cv2.remap(still, xs - dx, ys - dy, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-        found.append(FramePair(f"pair{number}", encode_jpeg(still), encode_jpeg(after), {}))
+        found.append(FramePair(f"pair{number}", encode_jpeg(still), encode_jpeg(after)))
     return found
 
 
@@ -68,7 +69,7 @@ def test_frame_differences_are_averaged_over_regions(pairs):
 
 @pytest.mark.parametrize("make", [difference_features, flow_images])
 def test_a_damaged_pair_is_named(pairs, make):
-    damaged = FramePair("broken", pairs[0].t0_jpeg[:200], pairs[0].t1_jpeg, {})
+    damaged = FramePair("broken", pairs[0].t0_jpeg[:200], pairs[0].t1_jpeg)
     with pytest.raises(ShardError, match="pair broken"):
         make([pairs[0], damaged])
 
@@ -140,7 +141,10 @@ def test_the_network_takes_images_of_other_sizes(size):
 
 
 def test_the_majority_is_that_of_the_training_samples():
-    truth, subjects = ["a", "b", "b", "a", "c", "c", "c"], ["s1", "s1", "s1", "s2", "s3", "s3", "s3"]
+    truth, subjects = (
+        ["a", "b", "b", "a", "c", "c", "c"],
+        [Subject("videos", f"s{number}") for number in (1, 1, 1, 2, 3, 3, 3)],
+    )
     folds = list(leave_one_subject_out(subjects))
     # without s1: a 1, c 3; without s2: a 1, b 2, c 3; without s3: a 2, b 2, of which the first by name
     assert majority(truth, folds) == ["c", "c", "c", "c", "a", "a", "a"]

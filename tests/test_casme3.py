@@ -8,6 +8,7 @@ from mbert.manifests.labels.errata import apply_errata
 from mbert.manifests.labels.table import Label, checked
 from mbert.manifests.schema import ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows
+from mbert.manifests.subject import Subject
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.casme3 import CORPUS
 from mbert.pipeline.corpora.registry import list_corpus
@@ -251,7 +252,7 @@ def test_missing_and_misplaced_annotations_are_told(casme3):
 def test_published_mistakes_are_corrected_where_they_are(subject, sample, frames, right):
     onset, apex, offset = frames
     label = Label(
-        line=2, path="x", dataset="casme3", subject=f"casme3/{subject}", sample=sample,
+        line=2, path="x", dataset="casme3", subject=Subject("casme3", subject), sample=sample,
         onset=onset, apex=apex, offset=offset, emotion=None,
     )  # fmt: skip
     (corrected,) = apply_errata([label], "default")
@@ -259,7 +260,7 @@ def test_published_mistakes_are_corrected_where_they_are(subject, sample, frames
     assert (corrected.errata != ()) == (frames != right)
 
 
-def test_ingest_cuts_between_two_expressions_and_clamps_to_the_images(casme3, tmp_path):
+def test_two_expressions_lie_in_one_clip_and_no_frame_is_moved_to_the_images(casme3, tmp_path):
     workspace = Workspace(tmp_path)
     (tmp_path / "A").symlink_to(casme3 / "part_A" / "data" / "part_A")
     (tmp_path / "A.xlsx").symlink_to(casme3 / "annotation" / "partA" / "cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx")
@@ -271,10 +272,10 @@ def test_ingest_cuts_between_two_expressions_and_clamps_to_the_images(casme3, tm
         "spNO.3/d/color": "missing",
         "spNO.3/e/color": "missing",
     }
-    clips = {clip.sample: clip for clip in read_rows(workspace.clips, ClipRow)}
-    assert clips["a_98"].last_frame < clips["a_110"].first_frame
-    assert (clips["b_0"].subject, clips["b_0"].onset) == ("casme3/spno.2", 1)
     labels = {label.sample: label for label in read_rows(workspace.labels, LabelRow)}
-    assert "onset 0 is outside of the clip (1-13): taken as onset 1" in labels["b_0"].remark
+    assert labels["a_98"].clip_id == labels["a_110"].clip_id is not None
+    clips = {clip.clip_id: clip for clip in read_rows(workspace.clips, ClipRow)}
+    assert (clips[labels["b_0"].clip_id].subject, labels["b_0"].onset) == ("casme3/spno.2", 0)
+    assert "onset 0 does not exist: the nearest crop stands in, of frames 1-13" in labels["b_0"].remark
     assert labels["d_5"].clip_id is None
     assert "no such file or folder" in labels["d_5"].remark

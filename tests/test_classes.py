@@ -7,6 +7,7 @@ from mbert import ConfigError
 from mbert.manifests.labels.classes import CLASS_MAPS, class_map
 from mbert.manifests.labels.folds import PROTOCOLS
 from mbert.manifests.labels.published import CLASS_COUNTS, DATASET_COUNTS, expected, expected_of_dataset
+from mbert.manifests.subject import Subject
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +29,7 @@ def rows(dataset, counts, samples=None):
     emotions = [emotion for emotion, count in counts.items() for _ in range(count)]
     samples = samples or [(f"sub{1 + index % 26:02d}", f"EP{index:03d}") for index in range(len(emotions))]
     return [
-        Expression(dataset=dataset, subject=f"{dataset}/{subject}", sample=sample, emotion=emotion)
+        Expression(dataset=dataset, subject=Subject(dataset, subject), sample=sample, emotion=emotion)
         for emotion, (subject, sample) in zip(emotions, samples, strict=True)
     ]
 
@@ -53,7 +54,7 @@ def casme2_rows():
     found = rows("casme2", CASME2)
     for place, (subject, sample) in ((100, ("sub04", "EP12_01f")), (101, ("sub05", "EP09_05f"))):
         assert found[place].emotion == "disgust"
-        found[place] = dataclasses.replace(found[place], subject=f"casme2/{subject}", sample=sample)
+        found[place] = dataclasses.replace(found[place], subject=Subject("casme2", subject), sample=sample)
     return found
 
 
@@ -76,17 +77,17 @@ def test_the_composite_of_2019_counts_442_expressions_as_its_authors_do():
 
 @pytest.mark.parametrize("subject", ["sub04", "04", "4", "Sub04"])
 def test_an_excluded_sample_is_left_out_however_its_subject_is_spelled(subject):
-    left_out = Expression(dataset="casme2", subject=f"casme2/{subject}", sample="EP12_01f", emotion="disgust")
+    left_out = Expression(dataset="casme2", subject=Subject("casme2", subject), sample="EP12_01f", emotion="disgust")
     assert class_map("megc2019-3").class_of(left_out) is None
     assert class_map("casme2-3").class_of(left_out) == "negative"
 
 
 def test_only_the_two_named_samples_are_excluded():
     kept = [
-        Expression(dataset="casme2", subject="casme2/sub14", sample="EP12_01f", emotion="disgust"),
-        Expression(dataset="casme2", subject="casme2/sub04", sample="EP12_02f", emotion="disgust"),
-        Expression(dataset="casme2", subject="casme2/sub05", sample="EP12_03f", emotion="disgust"),
-        Expression(dataset="samm", subject="samm/04", sample="EP12_01f", emotion="disgust"),
+        Expression(dataset="casme2", subject=Subject("casme2", "sub14"), sample="EP12_01f", emotion="disgust"),
+        Expression(dataset="casme2", subject=Subject("casme2", "sub04"), sample="EP12_02f", emotion="disgust"),
+        Expression(dataset="casme2", subject=Subject("casme2", "sub05"), sample="EP12_03f", emotion="disgust"),
+        Expression(dataset="samm", subject=Subject("samm", "04"), sample="EP12_01f", emotion="disgust"),
     ]
     assert [class_map("megc2019-3").class_of(expression) for expression in kept] == ["negative"] * 4
 

@@ -86,21 +86,27 @@ def test_every_dataset_is_scored(everything, tmp_path, dataset):
     """Alone where its look-alike shows two people, else beside CASME II."""
     beside = ("casme2",) if dataset in ("smic_vis", "smic_nir", "smic_e_vis", "smic_e_nir") else ()
     config = EvalConfig(datasets=(dataset, *beside), baselines=("majority", "frame_difference"))
-    result = run_eval(everything.pairs, everything.runs / "untrained", tmp_path / "out", config)
+    result = run_eval(
+        everything.expressions, everything.labels, everything.runs / "untrained", tmp_path / "out", config
+    )
     assert set(result.samples) == {dataset, *beside}
     assert result.methods["mbert"].scores.num_samples == sum(sum(counts.values()) for counts in result.samples.values())
 
 
 def test_the_composite_of_three_databases(everything, tmp_path):
     config = EvalConfig(protocol="cde", baselines=("majority",))
-    result = run_eval(everything.pairs, everything.runs / "untrained", tmp_path / "out", config)
+    result = run_eval(
+        everything.expressions, everything.labels, everything.runs / "untrained", tmp_path / "out", config
+    )
     assert set(result.samples) == {"casme2", "samm", "smic"}
     assert result.num_folds == result.num_subjects
 
 
 def test_action_units_across_six_datasets(everything, tmp_path):
     config = EvalConfig(protocol="cd6me", baselines=("majority",))
-    result = run_eval(everything.pairs, everything.runs / "untrained", tmp_path / "out", config)
+    result = run_eval(
+        everything.expressions, everything.labels, everything.runs / "untrained", tmp_path / "out", config
+    )
     assert result.num_folds == 6
     assert set(result.methods["mbert"].per_dataset) == {"casme", "casme2", "samm", "4dme", "mmew", "casme3"}
 
@@ -108,7 +114,7 @@ def test_action_units_across_six_datasets(everything, tmp_path):
 def test_leaving_out_one_release_of_the_same_people_is_a_leak(everything, tmp_path):
     config = EvalConfig(protocol="lodo", datasets=("smic", "smic_e"), baselines=())
     with pytest.raises(Exception, match="the same person"):
-        run_eval(everything.pairs, everything.runs / "untrained", tmp_path / "out", config)
+        run_eval(everything.expressions, everything.labels, everything.runs / "untrained", tmp_path / "out", config)
 
 
 def test_a_dataset_can_be_named_instead_of_recognised(everything, request, tmp_path):

@@ -150,7 +150,8 @@ def test_what_is_missing_is_told(dfme, tmp_path):
 def test_ingest_takes_times_from_the_rate_of_each_clip(dfme, tmp_path):
     workspace = Workspace(tmp_path)
     run_ingest(dfme, workspace, IngestOptions(size=64), choice=CorpusChoice(dataset="dfme"))
-    clips = {row.sample: row for row in read_rows(workspace.clips, ClipRow)}
+    of_clip = {row.clip_id: row.sample for row in read_rows(workspace.labels, LabelRow)}
+    clips = {of_clip.get(row.clip_id): row for row in read_rows(workspace.clips, ClipRow)}
     assert {name: round(clip.fps) for name, clip in clips.items()} == {
         "sub0003_01": 500,
         "sub0003_02": 200,

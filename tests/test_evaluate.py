@@ -3,7 +3,6 @@ import json
 import shutil
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,9 +10,10 @@ from mbert import ConfigError, ManifestError, ModelError
 from mbert.manifests.files import read_json
 from mbert.manifests.labels.action_units import CD6ME_UNITS
 from mbert.manifests.labels.prediction_files import read_predictions
-from mbert.manifests.schema import ClipRow, PairRow
-from mbert.manifests.store import read_rows, read_table, write_rows, write_table
-from mbert.manifests.workspace import Workspace, twin_paths
+from mbert.manifests.schema import ClipRow, LabelRow
+from mbert.manifests.store import read_rows, write_rows
+from mbert.manifests.subject import Subject
+from mbert.manifests.workspace import Workspace
 from mbert.model.network.config import PRESETS
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.network.weights import read_state
@@ -39,41 +39,45 @@ def checkpoint(corpus, tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluated(corpus, checkpoint, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "loso"
-    return out, run_eval(corpus.pairs, checkpoint, out, EvalConfig())
+    return out, run_eval(corpus.expressions, corpus.labels, checkpoint, out, EvalConfig())
 
 
-@pytest.fixture(scope="module")
-def shards(corpus, tmp_path_factory):
-    """A copy of the pair shards whose rows a test may change: `shards(change)`, a function of each row."""
+@pytest.fixture
+def relabelled(corpus, tmp_path):
+    """The corpus with other labels: `relabelled(change)`, which gives the labels for a label; its shards and labels."""
 
-    def change_rows(change):
-        folder = tmp_path_factory.mktemp("changed") / "pairs"
-        shutil.copytree(corpus.pairs, folder)
-        for name in read_json(folder / "pairs.json")["shards"]:
-            _, twin = twin_paths(folder, name)
-            rows = [change(row) for row in read_table(twin, PairRow).to_pylist()]
-            write_table(twin, pa.Table.from_pylist(rows), row_type=PairRow)
-        return folder
+    def change_labels(change):
+        workspace = Workspace(tmp_path / "relabelled")
+        shutil.copytree(corpus.corpus, workspace.corpus)
+        labels = [new for label in read_rows(corpus.labels, LabelRow) for new in change(label)]
+        named = {label.clip_id: label for label in labels}
+        clips = [
+            dataclasses.replace(clip, dataset=named[clip.clip_id].dataset, subject=named[clip.clip_id].subject)
+            for clip in read_rows(corpus.clips, ClipRow)
+        ]
+        write_rows(workspace.labels, LabelRow, labels)
+        write_rows(workspace.clips, ClipRow, clips)
+        run_shard(workspace, PairOptions())
+        return workspace.expressions, workspace.labels
 
-    return change_rows
+    return change_labels
 
 
-def as_megc(row):
+def as_megc(label):
     """Subjects of the synthetic corpus as people of the three databases; emotions that the class map knows."""
-    number = int(row["clip_id"].split("-s0")[1][0]) - 1
+    number = int(label.path.split("s0")[1][0]) - 1
     dataset = ("casme2", "samm", "smic")[number]
-    emotion = {"disgust": "negative", "happiness": "positive"}.get(row["emotion"], row["emotion"])
-    emotion = emotion if dataset == "smic" else row["emotion"]
-    person = "1" if row["clip_id"].endswith(("1", "a")) else "2"
-    return {**row, "dataset": dataset, "subject": f"{dataset}/{person}", "emotion": emotion}
+    emotion = {"disgust": "negative", "happiness": "positive"}.get(label.emotion, label.emotion)
+    emotion = emotion if dataset == "smic" else label.emotion
+    person = "1" if label.clip_id.split("_f00")[0][-1] in "1a" else "2"
+    return [dataclasses.replace(label, dataset=dataset, subject=Subject(dataset, person), emotion=emotion)]
 
 
 def test_results_and_predictions_agree(evaluated, corpus):
     out, result = evaluated
     rows = pq.read_table(out / "predictions.parquet").to_pylist()
-    clips = read_rows(corpus.clips, ClipRow)
     assert {(row["clip_id"], row["label"], row["subject"], row["sample"]) for row in rows} == {
-        (clip.clip_id, clip.emotion, clip.subject, clip.sample) for clip in clips
+        (label.clip_id, label.emotion, label.subject, label.sample) for label in read_rows(corpus.labels, LabelRow)
     }
     assert len(rows) == 18
     saved = read_json(out / "results.json")
@@ -106,7 +110,7 @@ def test_it_is_said_whose_frames_the_encoder_has_seen(evaluated):
 
 def test_weights_that_do_not_say_whom_they_have_seen_are_no_clean_encoder(corpus, tmp_path):
     MicronBert(PRESETS["tiny"]).save_pretrained(tmp_path / "model")
-    result = run_eval(corpus.pairs, tmp_path / "model", tmp_path / "out", EvalConfig(baselines=()))
+    result = run_eval(corpus.expressions, corpus.labels, tmp_path / "model", tmp_path / "out", EvalConfig(baselines=()))
     assert result.encoder_saw_test_subjects == []
     assert any("does not say whose faces it was trained on" in text for text in result.warnings)
 
@@ -116,7 +120,7 @@ def test_an_encoder_without_these_people_is_clean(corpus, tmp_path):
     run_pretrain(corpus.pairs, tmp_path / "run", config)
     assert read_state(tmp_path / "run").subjects == ("videos/s03",)
     only_two = EvalConfig(protocol="holdout", test_subjects=("videos/s01", "videos/s02"), baselines=())
-    result = run_eval(corpus.pairs, tmp_path / "run", tmp_path / "out", only_two)
+    result = run_eval(corpus.expressions, corpus.labels, tmp_path / "run", tmp_path / "out", only_two)
     assert (result.encoder_saw_test_subjects, result.num_folds, result.num_samples) == ([], 1, 12)
     assert not any("trained" in text for text in result.warnings)
 
@@ -142,9 +146,11 @@ def test_an_evaluation_goes_on_with_what_is_there_and_ends_with_the_same(corpus,
             raise Stop
 
     with pytest.raises(Stop):
-        run_eval(corpus.pairs, checkpoint, out, config, on_progress=stop_in_the_second_fold)
+        run_eval(corpus.expressions, corpus.labels, checkpoint, out, config, on_progress=stop_in_the_second_fold)
     left = []
-    result = run_eval(corpus.pairs, checkpoint, out, config, on_progress=lambda *told: left.append(told[:2]))
+    result = run_eval(
+        corpus.expressions, corpus.labels, checkpoint, out, config, on_progress=lambda *told: left.append(told[:2])
+    )
     assert "features" not in {what for what, _ in left}  # they were kept
     assert left.count(("folds of flow_cnn", 3)) == 2  # the last fold of the first seed, and all of the second
     assert ("folds of flow_cnn", 1) in left  # of the second seed
@@ -159,10 +165,12 @@ def test_several_settings_on_the_same_samples_are_counted(corpus, checkpoint, tm
     counts = []
     for place, inputs in (("a", ("change",)), ("a", ("map",)), ("b", ("distance",)), ("b", ("distance",))):
         config = EvalConfig(inputs=inputs, baselines=())
-        counts.append(run_eval(corpus.pairs, checkpoint, tmp_path / place, config).evaluations_before)
+        counts.append(
+            run_eval(corpus.expressions, corpus.labels, checkpoint, tmp_path / place, config).evaluations_before
+        )
     assert counts == [0, 1, 2, 2]
     other = EvalConfig(protocol="kfold", k=2, baselines=())
-    assert run_eval(corpus.pairs, checkpoint, tmp_path / "c", other).evaluations_before == 0
+    assert run_eval(corpus.expressions, corpus.labels, checkpoint, tmp_path / "c", other).evaluations_before == 0
 
 
 def test_more_frames_and_inputs_reach_the_heads(corpus, checkpoint, tmp_path):
@@ -170,24 +178,31 @@ def test_more_frames_and_inputs_reach_the_heads(corpus, checkpoint, tmp_path):
     shutil.copytree(corpus.corpus, workspace.corpus)
     run_shard(workspace, PairOptions(frames_between=3))
     config = EvalConfig(frames=3, inputs=("distance", "map"), baselines=("majority",))
-    run_eval(workspace.pairs, checkpoint, tmp_path / "out", config)
+    run_eval(workspace.expressions, workspace.labels, checkpoint, tmp_path / "out", config)
     kept = [np.load(file) for file in (tmp_path / "out" / "features").iterdir()]
     assert [features.shape for features in kept] == [(18, 2 * 14**2)] * 3
     assert not np.array_equal(kept[0], kept[1])
     with pytest.raises(ConfigError, match=r"5 frames .* the shards hold 4: .*--frames-between 4 --overwrite"):
-        run_eval(workspace.pairs, checkpoint, tmp_path / "out", EvalConfig(frames=5))
+        run_eval(workspace.expressions, workspace.labels, checkpoint, tmp_path / "out", EvalConfig(frames=5))
 
 
 @pytest.mark.parametrize("select", ["fixed", "inner", "oracle"])
 def test_folds_are_finetuned_and_an_oracle_is_named(corpus, checkpoint, tmp_path, select):
     config = EvalConfig(mode="finetune", select=select, finetune=QUICK, baselines=("majority",), workers=1)
     out = tmp_path / "runs" / "tuned"
-    result = run_eval(corpus.pairs, checkpoint, out, config)
+    result = run_eval(corpus.expressions, corpus.labels, checkpoint, out, config)
     scores = result.methods["mbert"].scores
     assert scores.num_samples == 18
     assert any("oracle" in text and "no score" in text for text in result.warnings) == (select == "oracle")
     assert not [path for path in out.glob("folds/*/*") if path.is_dir()]  # models of folds that are done are gone
-    again = run_eval(corpus.pairs, checkpoint, out, config, on_progress=lambda *told: pytest.fail(f"{told} done again"))
+    again = run_eval(
+        corpus.expressions,
+        corpus.labels,
+        checkpoint,
+        out,
+        config,
+        on_progress=lambda *told: pytest.fail(f"{told} done again"),
+    )
     assert again.methods["mbert"].scores == scores
 
 
@@ -195,14 +210,14 @@ def test_finetuned_folds_in_two_processes_predict_what_one_does(corpus, checkpoi
     found = []
     for workers in (1, 2):
         config = EvalConfig(mode="finetune", finetune=QUICK, baselines=(), workers=workers)
-        run_eval(corpus.pairs, checkpoint, tmp_path / str(workers) / "out", config)
+        run_eval(corpus.expressions, corpus.labels, checkpoint, tmp_path / str(workers) / "out", config)
         found.append(pq.read_table(tmp_path / str(workers) / "out" / "predictions.parquet")["prediction"].to_pylist())
     assert found[0] == found[1]
 
 
-def test_the_composite_is_scored_per_database_from_the_same_predictions(shards, checkpoint, tmp_path):
-    folder = shards(as_megc)
-    result = run_eval(folder, checkpoint, tmp_path / "out", EvalConfig(protocol="cde", baselines=("majority",)))
+def test_the_composite_is_scored_per_database_from_the_same_predictions(relabelled, checkpoint, tmp_path):
+    shards, labels = relabelled(as_megc)
+    result = run_eval(shards, labels, checkpoint, tmp_path / "out", EvalConfig(protocol="cde", baselines=("majority",)))
     assert result.classes == "megc2019-3"
     assert set(result.methods["mbert"].per_dataset) == {"casme2", "samm", "smic"}
     pooled = np.array(result.methods["mbert"].scores.confusion)
@@ -212,20 +227,20 @@ def test_the_composite_is_scored_per_database_from_the_same_predictions(shards, 
     assert any("casme2 has not the samples of megc2019-3 (measured)" in text for text in result.warnings)
 
 
-def test_leaving_a_dataset_out_has_a_fold_for_each(shards, checkpoint, tmp_path):
-    folder = shards(as_megc)
+def test_leaving_a_dataset_out_has_a_fold_for_each(relabelled, checkpoint, tmp_path):
+    shards, labels = relabelled(as_megc)
     config = EvalConfig(protocol="lodo", classes="megc2019-3", datasets=("casme2", "samm"), baselines=())
-    result = run_eval(folder, checkpoint, tmp_path / "out", config)
+    result = run_eval(shards, labels, checkpoint, tmp_path / "out", config)
     assert (result.num_folds, set(result.samples)) == (2, {"casme2", "samm"})
     assert result.left_out == {"of smic": 6}
 
 
-def test_action_units_are_learned_across_datasets(shards, corpus, checkpoint, tmp_path):
-    folder = shards(as_megc)
+def test_action_units_are_learned_across_datasets(relabelled, corpus, checkpoint, tmp_path):
+    shards, labels = relabelled(as_megc)
     config = EvalConfig(protocol="lodo", classes="action-units", baselines=BASELINES)
-    result = run_eval(folder, checkpoint, tmp_path / "out", config)
+    result = run_eval(shards, labels, checkpoint, tmp_path / "out", config)
     scores = result.methods["frame_difference"].scores
-    units = [clip.action_units.split("+") for clip in read_rows(corpus.clips, ClipRow)]
+    units = [label.action_units.split("+") for label in read_rows(corpus.labels, LabelRow)]
     assert scores.per_unit["AU4"].positives == sum("4" in each for each in units) > 0
     assert "AU15" in scores.absent_units
     assert scores.binary is None
@@ -246,75 +261,71 @@ def test_action_units_are_learned_across_datasets(shards, corpus, checkpoint, tm
         ("prefix", "lacks the prefix of its dataset"),
     ],
 )
-def test_a_planted_leak_stops_the_run(shards, corpus, checkpoint, tmp_path, leak, told):
-    clips = [clip for clip in read_rows(corpus.clips, ClipRow) if clip.subject == "videos/s01"]
-    first = clips[0].clip_id
+def test_a_planted_leak_stops_the_run(relabelled, corpus, checkpoint, tmp_path, leak, told):
+    first = read_rows(corpus.labels, LabelRow)[0]
+    assert first.subject == "videos/s01"
 
-    def plant(row):
-        if leak == "spelling" and row["clip_id"] == first:
-            return {**row, "subject": "videos/s1"}
-        if leak == "twice" and row["subject"] == "videos/s01" and row["sample"]:
-            return {**row, "sample": "one name"}
+    def plant(label):
+        if leak == "frames" and label == first:
+            return [label, dataclasses.replace(label, subject=Subject("videos", "s09"), sample="copy")]
+        if leak == "spelling" and label == first:
+            return [dataclasses.replace(label, subject=Subject("videos", "s1"))]
+        if leak == "twice" and label.subject == "videos/s01":
+            return [dataclasses.replace(label, sample="one name")]
         if leak == "prefix":
-            return {**row, "subject": row["subject"].removeprefix("videos/")}
-        return row
+            return [dataclasses.replace(label, subject=Subject("", label.subject.id))]
+        return [label]
 
-    folder = shards(plant)
-    if leak == "frames":
-        _copy_an_expression(folder, first, "videos/s09")
+    shards, labels = relabelled(plant)
     with pytest.raises((ConfigError, ManifestError), match=told):
-        run_eval(folder, checkpoint, tmp_path / "out", EvalConfig(baselines=()))
+        run_eval(shards, labels, checkpoint, tmp_path / "out", EvalConfig(baselines=()))
     assert not (tmp_path / "out").exists()
 
 
-def _copy_an_expression(folder, clip_id, subject):
-    """The same recording under another person's name."""
-    for name in read_json(folder / "pairs.json")["shards"]:
-        _, twin = twin_paths(folder, name)
-        rows = read_table(twin, PairRow).to_pylist()
-        copies = [
-            {**row, "subject": subject, "clip_id": "videos-copy", "key": f"videos-copy_{row['key']}", "sample": "copy"}
-            for row in rows
-            if row["clip_id"] == clip_id and row["kind"] == "onset_apex"
-        ]
-        write_table(twin, pa.Table.from_pylist(rows + copies), row_type=PairRow)
-
-
-def test_random_labels_score_at_chance(shards, checkpoint, tmp_path):
+def test_random_labels_score_at_chance(corpus, checkpoint, tmp_path):
+    """A class is read from labels.parquet when a model is scored: the shards do not change."""
     rng = np.random.default_rng(0)
-    drawn = {}
-
-    def shuffle(row):
-        if row["emotion"] is None:
-            return row
-        return {**row, "emotion": drawn.setdefault(row["clip_id"], str(rng.choice(["a", "b", "c"])))}
-
-    result = run_eval(shards(shuffle), checkpoint, tmp_path / "out", EvalConfig())
+    labels = [
+        dataclasses.replace(label, emotion=str(rng.choice(["a", "b", "c"])))
+        for label in read_rows(corpus.labels, LabelRow)
+    ]
+    write_rows(tmp_path / "labels.parquet", LabelRow, labels)
+    result = run_eval(corpus.expressions, tmp_path / "labels.parquet", checkpoint, tmp_path / "out", EvalConfig())
     for name in METHODS:
         scores = result.methods[name].scores
         assert scores.uf1 < 0.62, name  # 18 samples: chance is 0.33 with a standard error of 0.11
         assert abs(scores.chance_uar - 1 / 3) < 0.05
 
 
+def test_labels_that_changed_since_the_pairs_were_made_are_refused(corpus, checkpoint, tmp_path):
+    labels = read_rows(corpus.labels, LabelRow)
+    moved = [dataclasses.replace(labels[0], apex=labels[0].apex + 1), *labels[1:]]
+    for changed in (moved, labels[1:], [*labels, dataclasses.replace(labels[0], sample="new")]):
+        write_rows(tmp_path / "labels.parquet", LabelRow, changed)
+        with pytest.raises(ManifestError, match=r"came, went or moved .* `mbert shard --pairs` again"):
+            run_eval(corpus.expressions, tmp_path / "labels.parquet", checkpoint, tmp_path / "out", EvalConfig())
+    pattern = f"{corpus.expressions}/{{000000..000000}}.tar"  # without an index
+    with pytest.raises(ManifestError, match="has no label of the pair"):
+        write_rows(tmp_path / "labels.parquet", LabelRow, labels[1:])
+        run_eval(pattern, tmp_path / "labels.parquet", checkpoint, tmp_path / "out", EvalConfig())
+
+
 def test_without_labels_the_file_to_write_is_named(corpus, checkpoint, tmp_path):
     workspace = Workspace(tmp_path / "workspace")
-    shutil.copytree(corpus.root, workspace.root)
-    write_rows(
-        workspace.clips, ClipRow, [dataclasses.replace(c, sample=None) for c in read_rows(corpus.clips, ClipRow)]
-    )
+    shutil.copytree(corpus.corpus, workspace.corpus)
+    write_rows(workspace.labels, LabelRow, [])
     run_shard(workspace, PairOptions(pairs_per_shard=100), overwrite=True)
-    where = tmp_path / "videos" / "labels.csv"
-    with pytest.raises(ManifestError, match=r"labels.csv is missing.*path, subject, onset, apex, offset, emotion"):
-        run_eval(workspace.pairs, checkpoint, tmp_path / "out", EvalConfig(), labels_path=where)
+    with pytest.raises(ManifestError, match=r"write labels.csv .*path, subject, onset, apex, offset, emotion"):
+        run_eval(workspace.expressions, workspace.labels, checkpoint, tmp_path / "out", EvalConfig())
 
 
 def test_what_cannot_be_evaluated_is_said_at_once(corpus, checkpoint, tmp_path):
     with pytest.raises(ModelError, match="run `mbert train pretrain`"):
-        run_eval(corpus.pairs, tmp_path, tmp_path / "out", EvalConfig())
+        run_eval(corpus.expressions, corpus.labels, tmp_path, tmp_path / "out", EvalConfig())
     with pytest.raises(ManifestError, match=r"no labelled expression is left: 18 of videos"):
-        run_eval(corpus.pairs, checkpoint, tmp_path / "out", EvalConfig(protocol="cde"))
+        run_eval(corpus.expressions, corpus.labels, checkpoint, tmp_path / "out", EvalConfig(protocol="cde"))
     with pytest.raises(ManifestError, match=r"18 without a class in casme2-5"):
-        run_eval(corpus.pairs, checkpoint, tmp_path / "out", EvalConfig(classes="casme2-5"))
+        run_eval(corpus.expressions, corpus.labels, checkpoint, tmp_path / "out", EvalConfig(classes="casme2-5"))
     for settings, told in (
         ({"protocol": "losso"}, "allowed are loso, cde"),
         ({"mode": "tune"}, "allowed are probe, finetune"),

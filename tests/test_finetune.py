@@ -30,6 +30,7 @@ from mbert.model.training.label_loss import balanced_weights, mix, mixing_shares
 from mbert.model.training.optim import adamw
 from mbert.model.training.run_log import read_reports
 from mbert.model.training.settings import read_settings, with_settings
+from mbert.shards.source import open_source
 
 TINY = MicronBertConfig(
     image_size=56, dim=32, depth=2, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, agent="mse_ema"
@@ -71,17 +72,17 @@ def encoder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(corpus, encoder, tmp_path_factory):
     run = tmp_path_factory.mktemp("finetune") / "run"
-    return run, run_finetune(corpus.pairs, encoder, run, QUICK)
+    return run, run_finetune(corpus.expressions, corpus.labels, encoder, run, QUICK)
 
 
 @pytest.fixture(scope="module")
 def labelled(corpus):
-    return read_labelled(corpus.pairs)
+    return read_labelled(open_source(corpus.expressions), corpus.labels)
 
 
 def test_the_labels_of_eighteen_expressions_are_learned(corpus, encoder, labelled, tmp_path):
     config = FinetuneConfig(steps=60, lr=3e-3, augment=AugmentConfig(flip=0.0), picture_every=30)
-    summary = run_finetune(corpus.pairs, encoder, tmp_path, config)
+    summary = run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path, config)
     assert list(summary.classes.values()) == [6, 6, 6]
     assert summary.first.loss == pytest.approx(np.log(3), abs=0.3)
     assert summary.last.loss < 0.05
@@ -97,7 +98,7 @@ def test_the_labels_of_eighteen_expressions_are_learned(corpus, encoder, labelle
 
 def test_a_frozen_encoder_stays_bitwise_as_it_was_and_the_head_learns(corpus, encoder, tmp_path):
     config = dataclasses.replace(QUICK, frozen=True, head="mlp", average_decay=0.9)
-    summary = run_finetune(corpus.pairs, encoder, tmp_path, config)
+    summary = run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path, config)
     assert equal(tensors(tmp_path), safetensors.torch.load_file(encoder / "model.safetensors"))
     assert equal(tensors(tmp_path, "ema/model"), tensors(tmp_path))
     assert not equal(tensors(tmp_path, "ema/head"), tensors(tmp_path, "head"))
@@ -199,12 +200,14 @@ def test_a_stopped_run_continues_to_the_same_bits(corpus, encoder, undisturbed, 
     whole = undisturbed[0]
     if changes:
         whole = tmp_path / "whole"
-        run_finetune(corpus.pairs, encoder, whole, config)
+        run_finetune(corpus.expressions, corpus.labels, encoder, whole, config)
     run = tmp_path / "run"
     for stop in (1, 2):
-        summary = run_finetune(corpus.pairs, encoder, run, dataclasses.replace(config, max_minutes=1e-9))
+        summary = run_finetune(
+            corpus.expressions, corpus.labels, encoder, run, dataclasses.replace(config, max_minutes=1e-9)
+        )
         assert (summary.stopped, summary.steps_done) == ("the time limit", stop)
-    summary = run_finetune(corpus.pairs, encoder, run, config, resume=True)
+    summary = run_finetune(corpus.expressions, corpus.labels, encoder, run, config, resume=True)
     assert (summary.steps_done, summary.steps_done_now) == (12, 10)
     for name in ("model", "head", "optimizer"):
         assert equal(tensors(run, name), tensors(whole, name))
@@ -213,7 +216,7 @@ def test_a_stopped_run_continues_to_the_same_bits(corpus, encoder, undisturbed, 
 
 def test_two_processes_learn_what_one_learns_with_twice_the_batch(corpus, encoder, tmp_path):
     config = dataclasses.replace(QUICK, steps=6, mixup=0.4, label_smoothing=0.1)
-    run_finetune(corpus.pairs, encoder, tmp_path / "one", config)
+    run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path / "one", config)
     (tmp_path / "run.yaml").write_text(json.dumps({**dataclasses.asdict(config), "batch_size": 3}))
     words = ["--shards", str(corpus.pairs), "--checkpoint", str(encoder), "--out", "two", "--config", "run.yaml"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -260,12 +263,14 @@ def test_the_folder_is_that_of_a_micron_bert_and_of_a_classifier(undisturbed, co
 
 def test_held_out_subjects_are_not_learned_from(corpus, encoder, tmp_path):
     config = dataclasses.replace(QUICK, steps=1, exclude_subjects=("videos/s02",))
-    summary = run_finetune(corpus.pairs, encoder, tmp_path, config)
+    summary = run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path, config)
     assert (sum(summary.classes.values()), summary.num_subjects) == (12, 2)
     assert read_state(tmp_path).labelled_subjects == ("videos/s01", "videos/s03")
-    run_finetune(corpus.pairs, encoder, tmp_path, config)  # goes on: it is the same run
+    run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path, config)  # goes on: it is the same run
     with pytest.raises(ConfigError, match=r"exclude_subjects: run \['videos/s02'\], asked \[\]"):
-        run_finetune(corpus.pairs, encoder, tmp_path, dataclasses.replace(config, exclude_subjects=()))
+        run_finetune(
+            corpus.expressions, corpus.labels, encoder, tmp_path, dataclasses.replace(config, exclude_subjects=())
+        )
 
 
 def test_another_encoder_is_another_run(undisturbed, corpus, encoder, tmp_path):
@@ -274,53 +279,66 @@ def test_another_encoder_is_another_run(undisturbed, corpus, encoder, tmp_path):
         model.encoder.norm.bias += 1e-3
     write_model(tmp_path, model.state_dict(), model.config, model.state)
     with pytest.raises(ConfigError, match=r"encoder: run .*'weights': .*--overwrite"):
-        run_finetune(corpus.pairs, tmp_path, undisturbed[0], QUICK)
+        run_finetune(corpus.expressions, corpus.labels, tmp_path, undisturbed[0], QUICK)
     with pytest.raises(ConfigError, match="holds the checkpoint that is to be finetuned"):
-        run_finetune(corpus.pairs, undisturbed[0] / "checkpoints" / "last", undisturbed[0], QUICK, overwrite=True)
+        run_finetune(
+            corpus.expressions,
+            corpus.labels,
+            undisturbed[0] / "checkpoints" / "last",
+            undisturbed[0],
+            QUICK,
+            overwrite=True,
+        )
 
 
 def test_what_the_head_looks_at_is_learned_saved_and_part_of_the_run(corpus, encoder, tmp_path):
     config = with_settings(QUICK, read_settings(None, ["inputs=[dma, map]", "steps=2"]))
-    summary = run_finetune(corpus.pairs, encoder, tmp_path / "run", config)
+    summary = run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path / "run", config)
     assert summary.steps_done == 2
     before, after = safetensors.torch.load_file(encoder / "model.safetensors"), tensors(tmp_path / "run")
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"encoder", "micro_attention"}
     assert Classifier.from_pretrained(tmp_path / "run").config.inputs == ("dma", "map")
-    again = run_finetune(corpus.pairs, encoder, tmp_path / "run", config)
+    again = run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path / "run", config)
     assert again.steps_done_now == 0
     other = dataclasses.replace(config, inputs=("dma",))
     with pytest.raises(ConfigError, match=r"inputs: run \['dma', 'map'\], asked \['dma'\]"):
-        run_finetune(corpus.pairs, encoder, tmp_path / "run", other)
+        run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path / "run", other)
     with pytest.raises(ConfigError, match=r"looks at dma, map, asked is dma: not even --force"):
-        run_finetune(corpus.pairs, encoder, tmp_path / "run", other, force=True)
+        run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path / "run", other, force=True)
     model = MicronBert.from_pretrained(encoder)
     with torch.no_grad():
         model.micro_attention.to_q.weight += 1e-3
     write_model(tmp_path / "moved", model.state_dict(), model.config, model.state)
     with pytest.raises(ConfigError, match=r"encoder: run .*'weights': "):
-        run_finetune(corpus.pairs, tmp_path / "moved", tmp_path / "run", config)
+        run_finetune(corpus.expressions, corpus.labels, tmp_path / "moved", tmp_path / "run", config)
 
 
 def test_what_a_model_cannot_give_is_said_before_a_run_begins(corpus, encoder, tmp_path):
     config = dataclasses.replace(TINY, attention="full", poi=False)
     write_model(tmp_path / "full", MicronBert(config).state_dict(), config, read_state(encoder))
     with pytest.raises(ConfigError, match=r"inputs has dma, which needs attention=.*can give change, map, distance"):
-        run_finetune(corpus.pairs, tmp_path / "full", tmp_path / "run", dataclasses.replace(QUICK, inputs=("dma",)))
+        run_finetune(
+            corpus.expressions,
+            corpus.labels,
+            tmp_path / "full",
+            tmp_path / "run",
+            dataclasses.replace(QUICK, inputs=("dma",)),
+        )
     assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_learned_is_said(corpus, encoder, write_pairs, tmp_path):
     unknown = dataclasses.replace(QUICK, exclude_subjects=("s7",))
     with pytest.raises(ConfigError, match=r"no labelled expression is of s7; the subjects are videos/s01, videos/s02"):
-        run_finetune(corpus.pairs, encoder, tmp_path / "run", unknown)
+        run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path / "run", unknown)
     everybody = dataclasses.replace(QUICK, exclude_subjects=("videos/s01", "videos/s02", "videos/s03"))
     with pytest.raises(ConfigError, match=r"at least 2 classes, the 0 labelled .*have 0: none; label more"):
-        run_finetune(corpus.pairs, encoder, tmp_path / "run", everybody)
+        run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path / "run", everybody)
     with pytest.raises(ManifestError, match=r"labelled expressions are needed, but labels\.csv is missing"):
         run_finetune(write_pairs(tmp_path / "pairs", [4]), encoder, tmp_path / "run", QUICK)
     with pytest.raises(ModelError, match="there is no checkpoint"):
-        run_finetune(corpus.pairs, tmp_path, tmp_path / "run", QUICK)
+        run_finetune(corpus.expressions, corpus.labels, tmp_path, tmp_path / "run", QUICK)
     with pytest.raises(ModelError, match=r"holds no classifier.*mbert train finetune"):
         Classifier.from_pretrained(encoder)
     assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ import pytest
 from mbert import ConfigError, ManifestError
 from mbert.manifests.labels.folds import PROTOCOLS, Fold, check_folds, check_samples, inner_split, make_folds
 from mbert.manifests.labels.people import person
+from mbert.manifests.subject import Subject
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +22,7 @@ class Expression:
 def expressions(dataset, *subjects, each=2):
     """So many samples of each subject, the subjects taking turns."""
     return [
-        Expression(dataset=dataset, subject=f"{dataset}/{subject}", sample=f"{subject}_{number}")
+        Expression(dataset=dataset, subject=Subject(dataset, subject), sample=f"{subject}_{number}")
         for number in range(each)
         for subject in subjects
     ]
@@ -122,7 +123,7 @@ def unequal():
     rng = random.Random(0)
     sizes = [57, 40, *(rng.randint(1, 20) for _ in range(38))]
     return [
-        Expression(dataset="casme3", subject=f"casme3/spNO.{number}", sample=f"{number}_{count}")
+        Expression(dataset="casme3", subject=Subject("casme3", f"spNO.{number}"), sample=f"{number}_{count}")
         for number, size in enumerate(sizes)
         for count in range(size)
     ]
@@ -164,7 +165,7 @@ def test_holdout_tests_a_seeded_share_of_the_subjects():
 
 def test_holdout_tests_the_named_subjects():
     samples = expressions("casme2", "sub01", "sub02", "sub03")
-    (fold,) = make_folds(samples, "holdout", test_subjects=["casme2/sub02", "casme2/sub3"])
+    (fold,) = make_folds(samples, "holdout", test_subjects=[Subject("casme2", "sub02"), Subject("casme2", "sub3")])
     assert {samples[index].subject for index in fold.test} == {"casme2/sub02", "casme2/sub03"}
     assert {samples[index].subject for index in fold.train} == {"casme2/sub01"}
 
@@ -172,11 +173,11 @@ def test_holdout_tests_the_named_subjects():
 def test_named_test_subjects_must_exist_and_leave_some_to_train_on():
     samples = expressions("casme2", "sub01", "sub02")
     with pytest.raises(ConfigError, match="no sample is of casme2/sub09; the subjects are casme2/sub01, casme2/sub02"):
-        make_folds(samples, "holdout", test_subjects=["casme2/sub09"])
+        make_folds(samples, "holdout", test_subjects=[Subject("casme2", "sub09")])
     with pytest.raises(ConfigError, match="all 2 subjects are to be tested"):
-        make_folds(samples, "holdout", test_subjects=["casme2/sub01", "casme2/sub02"])
+        make_folds(samples, "holdout", test_subjects=[Subject("casme2", "sub01"), Subject("casme2", "sub02")])
     with pytest.raises(ConfigError, match="only holdout takes named ones"):
-        make_folds(samples, "loso", test_subjects=["casme2/sub01"])
+        make_folds(samples, "loso", test_subjects=[Subject("casme2", "sub01")])
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
@@ -250,7 +251,11 @@ def test_a_person_on_both_sides_stops():
 
 def test_a_person_under_two_spellings_on_both_sides_stops():
     with pytest.raises(ConfigError, match=r"tests EP02 of smic_e/s01 and trains on EP01 of smic/s1, the same person"):
-        check_folds([Fold("x", train=(0,), test=(1,))], ["smic/s1", "smic_e/s01"], names=["EP01", "EP02"])
+        check_folds(
+            [Fold("x", train=(0,), test=(1,))],
+            [Subject("smic", "s1"), Subject("smic_e", "s01")],
+            names=["EP01", "EP02"],
+        )
 
 
 def test_a_frame_on_both_sides_stops():
@@ -274,21 +279,21 @@ def test_folds_that_cannot_be_pooled_stop():
 
 
 def test_two_releases_of_one_sample_stop():
-    twice = Expression(dataset="casme2", subject="casme2/sub01", sample="EP02_01f")
-    other = dataclasses.replace(twice, subject="casme2/sub02")
+    twice = Expression(dataset="casme2", subject=Subject("casme2", "sub01"), sample="EP02_01f")
+    other = dataclasses.replace(twice, subject=Subject("casme2", "sub02"))
     check_samples([twice, other])
     with pytest.raises(ManifestError, match="sample EP02_01f of casme2/sub01 is there twice"):
         check_samples([twice, other, twice])
 
 
 def test_samples_without_a_name_are_not_taken_for_one():
-    check_samples([Expression(dataset="videos", subject="videos/a", sample=None)] * 2)
+    check_samples([Expression(dataset="videos", subject=Subject("videos", "a"), sample=None)] * 2)
 
 
 @pytest.mark.parametrize("subject", ["sub01", "casme/sub01", "casme2/"])
 def test_a_subject_without_its_datasets_prefix_stops(subject):
     with pytest.raises(ManifestError, match="lacks the prefix of its dataset; it is written casme2/"):
-        check_samples([Expression(dataset="casme2", subject=subject)])
+        check_samples([Expression(dataset="casme2", subject=Subject.parse(subject))])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mbert import ConfigError, ManifestError
 from mbert.manifests.files import read_json, write_json
-from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
+from mbert.manifests.schema import ClipRow, FrameRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows, read_table
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
@@ -78,8 +78,11 @@ def test_labels_are_joined_to_the_clips(corpus):
     clips = read_rows(corpus.clips, ClipRow)
     assert len(clips) == 18
     assert {clip.subject for clip in clips} == {"videos/s01", "videos/s02", "videos/s03"}
-    assert sorted({clip.emotion for clip in clips}) == ["disgust", "happiness", "surprise"]
-    assert all(clip.first_frame <= clip.onset < clip.apex < clip.offset <= clip.last_frame for clip in clips)
+    labels = {label.clip_id: label for label in read_rows(corpus.labels, LabelRow)}
+    assert sorted({label.emotion for label in labels.values()}) == ["disgust", "happiness", "surprise"]
+    for clip in clips:
+        label = labels[clip.clip_id]
+        assert clip.first_frame <= label.onset < label.apex < label.offset <= clip.last_frame
     assert max(clip.jitter_px for clip in clips) < 0.5
 
 
@@ -124,15 +127,77 @@ def test_labels_that_come_later_are_joined_without_decoding_again(few_videos, sy
     shutil.copytree(few_videos, folder)
     workspace = Workspace(tmp_path / "workspace")
     run_ingest(folder, workspace, IngestOptions())
-    assert {clip.emotion for clip in read_rows(workspace.clips, ClipRow)} == {None}
+    assert read_rows(workspace.labels, LabelRow) == []
     lines = (synthetic_videos / "labels.csv").read_text().splitlines()
     kept = [line for line in lines[1:] if (folder / line.split(",")[0]).exists()]
     (folder / "labels.csv").write_text("\n".join([lines[0], *kept, "not/there.mp4,s9,1,2,3,fear,"]) + "\n")
     summary = run_ingest(folder, workspace, IngestOptions())
-    assert (summary.num_new, summary.num_labelled_clips) == (0, 4)
+    assert (summary.num_new, summary.num_labels_in_clips, summary.redone) == (0, 4, ())
     assert summary.failures == {
         "not/there.mp4": "label line 6 names it, but there is no such file or folder",
     }
+
+
+@pytest.fixture
+def cut_corpus(few_videos, tmp_path):
+    """Videos without labels whose clips are cut every half second, and a way to label one of them later."""
+    folder, workspace = tmp_path / "videos", Workspace(tmp_path / "workspace")
+    shutil.copytree(few_videos, folder)
+    options = IngestOptions(max_clip_seconds=0.5)
+    run_ingest(folder, workspace, options)
+    first, second = read_rows(workspace.clips, ClipRow)[:2]
+    assert (first.track, first.last_frame + 1) == (second.track, second.first_frame)
+    path = next(row.path for row in videos_of(workspace).values() if row.video_id == first.video_id)
+
+    def label(*spans, redo=True):
+        lines = [f"{path},s1,{start},{start + 3},{stop},fear" for start, stop in spans]
+        (folder / "labels.csv").write_text("\n".join(["path,subject,onset,apex,offset,emotion", *lines]) + "\n")
+        notes = []
+        summary = run_ingest(folder, workspace, options, redo=redo, on_plan=notes.append)
+        assert notes[0].redone == summary.redone
+        return summary, read_rows(workspace.labels, LabelRow)
+
+    return workspace, first, path, label
+
+
+def test_a_label_that_the_clips_cut_through_makes_its_input_be_ingested_again(cut_corpus):
+    workspace, first, path, label = cut_corpus
+    others = {clip.clip_id for clip in read_rows(workspace.clips, ClipRow) if clip.video_id != first.video_id}
+    start, stop = first.last_frame - 4, first.last_frame + 5
+    summary, rows = label((start, stop))
+    assert (summary.redone, summary.num_new, summary.statuses) == ((path,), 1, {"ok": 4})
+    (row,) = rows
+    assert (row.onset, row.apex, row.offset, row.remark) == (start, start + 3, stop, None)
+    clips = {clip.clip_id: clip for clip in read_rows(workspace.clips, ClipRow)}
+    assert clips[row.clip_id].first_frame <= start
+    assert stop <= clips[row.clip_id].last_frame
+    assert others <= clips.keys()
+    video = videos_of(workspace)[path]
+    assert (video.kept_whole, video.shard) == (f"{start}-{stop}", "000004")
+    assert {file.stem for file in workspace.frames.iterdir()} == {"000001", "000002", "000003", "000004"}
+    assert sum(verify_frames(workspace.frames, name) for name in sorted(c.shard for c in clips.values())) > 0
+    again, _ = label((start, stop))
+    assert (again.redone, again.num_new) == ((), 0)
+
+
+def test_with_no_redo_such_a_label_stands_as_a_row_with_a_reason(cut_corpus):
+    workspace, first, _, label = cut_corpus
+    before = digests(workspace.frames)
+    start, stop = first.last_frame - 4, first.last_frame + 5
+    summary, (row,) = label((start, stop), redo=False)
+    assert (summary.redone, summary.num_new, summary.num_labels_in_clips) == ((), 0, 0)
+    assert (row.clip_id, row.onset, row.offset) == (None, start, stop)
+    assert f"the clips are cut inside of frames {start}-{stop}" in row.remark
+    assert digests(workspace.frames) == before
+
+
+def test_several_labels_in_one_clip_decode_nothing_again(cut_corpus):
+    _, first, _, label = cut_corpus
+    summary, rows = label((0, 4), (5, 9), (first.last_frame + 1, first.last_frame + 6))
+    assert (summary.redone, summary.num_new, summary.num_labels_in_clips) == ((), 0, 3)
+    assert [row.clip_id == first.clip_id for row in rows] == [True, True, False]
+    _, rows = label((5, 9))  # the others were removed from the file
+    assert [(row.onset, row.offset) for row in rows] == [(5, 9)]
 
 
 def test_what_cannot_be_used_is_a_row_with_a_reason_and_the_rest_goes_on(few_videos, tmp_path, write_video):

@@ -12,6 +12,7 @@ from mbert.manifests.files import write_json
 from mbert.manifests.labels.report import Counts, report_labels
 from mbert.manifests.schema import LabelRow, VideoRow, video_key
 from mbert.manifests.store import write_rows
+from mbert.manifests.subject import Subject
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
@@ -43,7 +44,7 @@ class Corpus:
         row = LabelRow(
             **{
                 "dataset": dataset,
-                "subject": subject and f"{dataset}/{subject}",
+                "subject": subject and Subject(dataset, subject),
                 "sample": sample,
                 "path": path,
                 "video_id": key,

@@ -6,6 +6,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mbert.manifests.labels.folds import leave_one_subject_out
 from mbert.manifests.schema import PairRow
+from mbert.manifests.subject import Subject
 from mbert.model.scoring.metrics import score
 from mbert.model.scoring.probe import predict_folds, predict_units
 
@@ -22,7 +23,7 @@ def samples_of(subjects):
 
 def drawn(num=60, num_features=5, num_subjects=4, signal=1.0, classes="abc", seed=0):
     rng = np.random.default_rng(seed)
-    subjects = [f"videos/s{index % num_subjects}" for index in range(num)]
+    subjects = [Subject("videos", f"s{index % num_subjects}") for index in range(num)]
     truth = [str(name) for name in rng.choice(list(classes), num)]
     features = rng.normal(size=(num, num_features)) + signal * np.array([[ord(name)] for name in truth])
     return features.astype(np.float32), truth, subjects

@@ -8,7 +8,7 @@ from mbert.manifests.query import FrameCondition
 from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
 from mbert.manifests.store import read_rows, read_table, to_table
 from mbert.manifests.workspace import twin_paths
-from mbert.pipeline.pairs.plan import RECORD, PairOptions, pair_condition, plan_pairs, shuffled
+from mbert.pipeline.pairs.plan import RECORD, PairOptions, pair_condition, plan_sampled, shuffled
 
 
 def frame(clip, video, index, **more):
@@ -108,9 +108,9 @@ def test_the_shuffled_order_is_random_and_the_seeds():
 
 def test_a_condition_only_takes_pairs_away_and_only_those(corpus, tmp_path):
     clips = read_rows(corpus.clips, ClipRow)
-    everything = plan_pairs(corpus, clips, PairOptions(), None, tmp_path / "all")
+    everything = plan_sampled(corpus, clips, PairOptions(), None, tmp_path / "all")
     options = PairOptions(where="brightness > 100 and frame_index % 3 > 0")
-    some = plan_pairs(corpus, clips, options, pair_condition(corpus, options), tmp_path / "some")
+    some = plan_sampled(corpus, clips, options, pair_condition(corpus, options), tmp_path / "some")
     assert some.num_pairs + some.pairs_left_out == everything.num_pairs
     assert 0 < some.num_pairs < everything.num_pairs
     good = set()

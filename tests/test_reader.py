@@ -12,7 +12,7 @@ from mbert.shards.image import decode_jpeg
 from mbert.shards.lane import Lane
 from mbert.shards.order import Dealing, Layout, Segment
 from mbert.shards.pair import FramePair
-from mbert.shards.reader import BadPair, PairReader, list_shards, read_expressions
+from mbert.shards.reader import BadPair, PairReader, list_shards, read_all
 from mbert.shards.source import open_source
 
 
@@ -165,14 +165,22 @@ def test_a_block_without_a_good_pair_is_filled_from_the_range_before(copy):
     assert lane_of(copy).take(0, images).key.endswith("c00060_0000000_0000006")  # nothing before: from behind
 
 
-def test_expressions_are_the_onset_apex_pairs_with_their_bytes(corpus):
-    found = read_expressions(corpus.pairs, list_shards(corpus.pairs))
-    expected = sorted(row["key"] for row in rows_of(corpus.pairs).to_pylist() if row["kind"] == "onset_apex")
-    assert [row.key for row, _ in found] == expected
-    row, pair = found[0]
-    with tarfile.open(twin_paths(corpus.pairs, row.shard)[0]) as archive:
-        assert archive.extractfile(f"{row.key}.t0.jpg").read() == pair.t0_jpeg
-        assert archive.extractfile(f"{row.key}.t1.jpg").read() == pair.t1_jpeg
+def test_all_pairs_of_a_set_come_with_their_rows_and_bytes(corpus):
+    found = read_all(open_source(corpus.expressions))
+    assert [row.key for row, _ in found] == sorted(rows_of(corpus.expressions)["key"].to_pylist())
+    assert len(found) == 18
+    for row, pair in found[:3]:
+        with tarfile.open(twin_paths(corpus.expressions, row.shard)[0]) as archive:
+            assert archive.extractfile(f"{row.key}.t0.jpg").read() == pair.t0_jpeg
+            assert archive.extractfile(f"{row.key}.t1.jpg").read() == pair.t1_jpeg
+        assert (pair.key, pair.info["sample"], pair.info["t0"]) == (row.key, row.sample, row.t0)
+
+
+def test_damaged_pairs_of_a_set_that_is_read_whole_are_named(copy):
+    tar, _ = twin_paths(copy, "000001")
+    tar.write_bytes(tar.read_bytes()[:3000])
+    with pytest.raises(ShardError, match=r"of \d+ pairs in .* cannot be used: .*c00.* in shard 000001.*shard --pairs"):
+        read_all(open_source(copy))
 
 
 def test_missing_shards_are_named(tmp_path):
@@ -184,8 +192,8 @@ def test_damaged_pairs_are_named():
     with pytest.raises(ShardError, match=r"lacks t1\.jpg, json"):
         FramePair.from_sample({"__key__": "a", "__url__": "x.tar", "t0.jpg": b""})
     with pytest.raises(ShardError, match="pair a-b: not a JPEG"):
-        FramePair("a-b", b"no", b"no", {}).images()
+        FramePair("a-b", b"no", b"no").images()
     with pytest.raises(ShardError, match=r"key 'a\.b' has characters outside"):
-        FramePair("a.b", b"", b"", {})
+        FramePair("a.b", b"", b"")
     with pytest.raises(ShardError, match="not a JPEG"):
         decode_jpeg(b"")

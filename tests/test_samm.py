@@ -167,10 +167,10 @@ def test_gray_images_become_clips_and_every_row_tells_what_became_of_it(samm, tm
     assert status["SAMM/013/013_6_1"] == "missing"
     assert status["SAMM/032/032_3_9"] == "empty"
     assert status["SAMM/006/006_7_7"] == "too_short"
-    assert sorted(status.values()).count("ok") == summary.num_labelled_clips == 4
+    assert sorted(status.values()).count("ok") == summary.num_labels_in_clips == 4
     labels = {row.sample: row for row in read_rows(workspace.labels, LabelRow)}
     assert labels.keys() == {row[1] for row in ROWS}
     assert {sample for sample, row in labels.items() if row.clip_id} == {row[1] for row in ROWS[:4]}
-    clips = {row.sample: row for row in read_rows(workspace.clips, ClipRow)}
-    assert (clips["013_1_9"].subject, clips["013_1_9"].offset) == ("samm/013", 5739)
-    assert (clips["006_1_2"].onset, clips["006_1_2"].num_frames) == (5560, 15)  # an image is missing
+    assert (labels["013_1_9"].subject, labels["013_1_9"].offset) == ("samm/013", 5739)
+    clips = {row.clip_id: row for row in read_rows(workspace.clips, ClipRow)}
+    assert (labels["006_1_2"].onset, clips[labels["006_1_2"].clip_id].num_frames) == (5560, 15)  # an image is missing

@@ -2,7 +2,7 @@ import pytest
 from lookalike import expression_frames, write_book, write_images
 
 from mbert import ManifestError
-from mbert.manifests.schema import ClipRow, LabelRow, VideoRow
+from mbert.manifests.schema import LabelRow, VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.registry import CORPORA, list_corpus
@@ -154,8 +154,8 @@ def test_each_micro_expression_has_its_clip(samm_lv, tmp_path):
         "SAMM_longvideos/010_2": "ok",
         "SAMM_longvideos/011_5": "missing",
     }
-    clips = {row.sample: row for row in read_rows(workspace.clips, ClipRow) if row.sample}
-    assert {sample: (row.subject, row.onset, row.apex, row.offset) for sample, row in clips.items()} == {
+    labels = {row.sample: row for row in read_rows(workspace.labels, LabelRow) if row.expression == "micro"}
+    assert {name: (row.subject, row.onset, row.apex, row.offset) for name, row in labels.items() if row.clip_id} == {
         "006_1_1": ("samm/006", 3, 8, 14),
         "006_1_2_22": ("samm/006", 22, 28, 34),
         "009_3_1": ("samm/009", 9995, None, 10005),

@@ -9,6 +9,7 @@ from mbert.manifests.schema import (
     STATUSES,
     ClipRow,
     FrameRow,
+    LabelRow,
     PairRow,
     VideoRow,
     arrow_schema,
@@ -23,12 +24,16 @@ def test_columns_of_the_data_contract_are_in_the_schemas():
     frame = {"clip_id", "video_id", "frame_index", "pts_seconds", "shard", "offset", "size", "transform", "landmarks"}
     frame |= {"landmarks_measured", "face_px", "yaw", "pitch", "roll", "sharpness", "brightness", "score"}
     clip = {"clip_id", "video_id", "dataset", "subject", "first_frame", "last_frame", "num_frames", "fps", "align"}
-    clip |= {"jitter_px", "onset", "apex", "offset", "emotion", "action_units"}
-    pair = {"key", "shard", "clip_id", "subject", "t0", "t1", "delta_seconds", "kind", "emotion"}
+    clip |= {"jitter_px"}
+    label = {"dataset", "subject", "sample", "clip_id", "onset", "apex", "offset", "emotion", "action_units"}
+    pair = {"key", "shard", "clip_id", "subject", "sample", "t0", "t1", "delta_seconds", "kind"}
     video = {"status", "reason", "codec", "fps", "num_frames", "rotation", "sha256", "seconds"}
     assert set(arrow_schema(FrameRow).names) >= frame
     assert set(arrow_schema(ClipRow).names) >= clip
+    assert set(arrow_schema(LabelRow).names) >= label
     assert set(arrow_schema(PairRow).names) >= pair
+    annotated = label - {"dataset", "subject", "sample", "clip_id"}
+    assert not annotated & {*arrow_schema(ClipRow).names, *arrow_schema(PairRow).names}
     assert set(arrow_schema(VideoRow).names) >= video
     assert arrow_schema(FrameRow).field("transform").type == pa.list_(pa.float64(), 6)
 
@@ -83,7 +88,7 @@ def test_status_values_are_the_documented_ones():
 
 def test_another_schema_is_refused_with_a_way_out(tmp_path):
     write_rows(tmp_path / "x.parquet", VideoRow, [])
-    with pytest.raises(ManifestError, match=r"schema 'VideoRow/3'.*reads 'ClipRow/3'.*--overwrite"):
+    with pytest.raises(ManifestError, match=r"schema 'VideoRow/4'.*reads 'ClipRow/4'.*--overwrite"):
         read_table(tmp_path / "x.parquet", ClipRow)
 
 

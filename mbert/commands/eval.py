@@ -9,11 +9,13 @@ from mbert import ConfigError
 from mbert.commands.console import Progress, told_time
 from mbert.commands.options import (
     DEFAULT_WORKSPACE,
+    AnnotationsOption,
+    CacheOption,
     CheckpointOption,
+    ExpressionsOption,
     JsonOption,
     WorkspaceOption,
     given,
-    labels_path_of,
     listed,
     print_json,
     workspace_of,
@@ -38,13 +40,16 @@ _NAMES = {
 def evaluate(
     protocol: Annotated[
         Literal["loso", "cde", "hde", "lodo", "kfold", "holdout", "cd6me"] | None,
-        typer.Option(help="Who is tested by what whom taught (docs/evaluation.md).", show_default="loso"),
+        typer.Option(help="Cross-validation protocol (docs/evaluation.md).", show_default="loso"),
     ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    shards: ExpressionsOption = None,
+    labels: AnnotationsOption = None,
+    cache: CacheOption = None,
     checkpoint: CheckpointOption = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Score this file of anybody's predictions instead of a model."),
+        typer.Option(exists=True, dir_okay=False, help="Score this file of predictions instead of a model."),
     ] = None,
     classes: Annotated[
         str | None,
@@ -84,8 +89,8 @@ def evaluate(
             help="By commas: majority, frame_difference, optical_flow, flow_cnn, random_weights.", show_default="all"
         ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Repeat what is random so often.", show_default="1")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The first of them.", show_default="0")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of random seeds.", show_default="1")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="First random seed.", show_default="0")] = None,
     k: Annotated[int | None, typer.Option("--k", min=2, help="Folds of kfold.", show_default="5")] = None,
     test_share: Annotated[
         float | None, typer.Option(help="Share of the subjects that holdout tests.", show_default="0.2")
@@ -108,7 +113,7 @@ def evaluate(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a model on labelled expressions, each person by what others taught; or anybody's predictions."""
+    """Evaluate on held-out subjects, or score a predictions file."""
     options = {
         "protocol": protocol,
         "classes": classes,
@@ -126,7 +131,8 @@ def evaluate(
         "workers": workers,
     }
     if predictions is not None:
-        return _score_file(predictions, options, classes, as_json)
+        places = {"shards": shards, "labels": labels, "cache": cache}
+        return _score_file(predictions, {**options, **places}, classes, as_json)
     from mbert.model.scoring.config import EvalConfig
     from mbert.model.scoring.evaluate import run_eval
     from mbert.model.training.settings import read_settings, with_settings
@@ -145,11 +151,12 @@ def evaluate(
             at["done"] = done
 
         result = run_eval(
-            space.pairs,
+            shards or space.expressions,
+            labels or space.labels,
             checkpoint or space.runs / "pretrain",
             out or space.runs / config.protocol,
             config,
-            labels_path=labels_path_of(space),
+            cache=cache,
             on_progress=tell,
         )
     return print_json(result) if as_json else _print_result(result)

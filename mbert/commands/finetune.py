@@ -1,19 +1,21 @@
 """`mbert train finetune`: learn the labels of onset-apex pairs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from mbert.commands.console import Progress, counted
 from mbert.commands.options import (
     DEFAULT_WORKSPACE,
+    AnnotationsOption,
+    CacheOption,
     CheckpointOption,
+    ExpressionsOption,
     JsonOption,
     WorkspaceOption,
     given,
     is_first_process,
-    labels_path_of,
     listed,
     print_json,
     workspace_of,
@@ -34,15 +36,12 @@ from mbert.commands.train import (
     told_step,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 def finetune(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    shards: Annotated[
-        Path | None, typer.Option(help="Folder of the pair shards.", show_default="WORKSPACE/shards/pairs")
-    ] = None,
+    shards: ExpressionsOption = None,
+    labels: AnnotationsOption = None,
+    cache: CacheOption = None,
     checkpoint: CheckpointOption = None,
     classes: Annotated[
         str | None, typer.Option(help="Class map (docs/evaluation.md).", show_default="annotated")
@@ -123,11 +122,12 @@ def finetune(
             begin_training(progress, plan, f"{part} and {config.head} head for {len(plan.classes)} classes")
 
         summary = run_finetune(
-            shards or space.pairs,
+            shards or space.expressions,
+            labels or space.labels,
             checkpoint or space.runs / "pretrain",
             out or space.runs / "finetune",
             config,
-            labels_path=labels_path_of(space),
+            cache=cache,
             overwrite=overwrite,
             force=force,
             resume=resume,

@@ -1,5 +1,6 @@
 """`mbert ingest`: raw video to aligned face frames."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,8 @@ from mbert.commands.options import (
     print_next,
     workspace_of,
 )
+
+_LISTED = 5
 
 
 def ingest(
@@ -77,10 +80,16 @@ def ingest(
     workers: WorkersOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which one input is given up.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Per-input timeout, in seconds.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ingest at most so many new inputs this time.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Try the inputs that failed again, and no others.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Delete the corpus of this workspace and make it anew.")] = False,
+    redo: Annotated[
+        bool,
+        typer.Option(
+            "--redo/--no-redo", help="Ingest an input again whose clips were cut through a label that came later."
+        ),
+    ] = True,
+    overwrite: Annotated[bool, typer.Option(help="Delete the corpus of this workspace and make it again.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done and how long it may take, then stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -112,6 +121,7 @@ def ingest(
             limit=limit,
             overwrite=overwrite,
             retry_failed=retry_failed,
+            redo=redo,
             choice=choice,
         )
         if as_json:
@@ -119,6 +129,8 @@ def ingest(
         typer.echo(
             f"{estimate.num_to_do} of {counted(estimate.num_inputs, 'input')} to do, {estimate.num_bytes / 1e6:.0f} MB"
         )
+        for line in _told_redone(estimate.redone, "would be ingested again"):
+            typer.echo(line)
         if estimate.tried:
             typer.echo("tried on the first frames of:")
             print_some([f"{path}: {result}" for path, result in estimate.tried.items()])
@@ -132,7 +144,7 @@ def ingest(
 
         def begin(plan: IngestPlan) -> None:
             counts["total"] = plan.num_to_do
-            for note in plan.notes:
+            for note in (*plan.notes, *_told_redone(plan.redone, "are ingested again")):
                 progress.say(note)
             progress.begin(plan.num_bytes + plan.num_to_do)
 
@@ -161,6 +173,7 @@ def ingest(
             limit=limit,
             overwrite=overwrite,
             retry_failed=retry_failed,
+            redo=redo,
             choice=choice,
             on_plan=begin,
             on_outcome=note_outcome,
@@ -185,20 +198,32 @@ def ingest(
         typer.echo(f"without crops ({by_status}):")
         print_some([f"{path}: {reason}" for path, reason in summary.failures.items()])
         retried = " with --retry-failed" if set(summary.statuses) - {"ok", "pending", "missing"} else ""
-        typer.echo(f"when they are mended: the same command{retried}")
+        typer.echo(f"when they are fixed: the same command{retried}")
+    for line in _told_redone(summary.redone, "were ingested again"):
+        typer.echo(line)
     if summary.labels_path:
-        typer.echo(f"labels: {counted(summary.num_labelled_clips, 'clip')} labelled by {summary.labels_path}")
+        typer.echo(
+            f"labels: {summary.num_labels_in_clips} of {counted(summary.num_labels, 'label')} lie in a clip, from "
+            f"{summary.labels_path}"
+        )
     if summary.label_remarks:
-        typer.echo(f"{counted(summary.label_remarks, 'label')} cannot be used as annotated: mbert labels tells why")
+        typer.echo(f"{counted(summary.label_remarks, 'label')} cannot be used as annotated: see mbert labels")
     if summary.vanished:
         typer.echo("no longer there, their crops are kept:")
         print_some(list(summary.vanished))
     if summary.changed:
-        typer.echo("changed since they were ingested (--overwrite makes the corpus anew):")
+        typer.echo("changed since they were ingested (--overwrite makes the corpus again):")
         print_some(list(summary.changed))
     if summary.ignored:
         typer.echo(f"{len(summary.ignored)} files are neither video nor image, the first is {summary.ignored[0]}")
     print_next(summary.corpus, "mbert shard --pairs")
+
+
+def _told_redone(paths: Sequence[str], what: str) -> list[str]:
+    if not paths:
+        return []
+    listed = ", ".join(paths[:_LISTED]) + (", ..." if len(paths) > _LISTED else "")
+    return [f"{counted(len(paths), 'input')} {what}, as labels lie across the cuts of their clips: {listed}"]
 
 
 def _max_faces(text: str) -> int | None:

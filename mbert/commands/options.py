@@ -27,6 +27,23 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Random seed.")]
 CheckpointOption = Annotated[
     Path | None, typer.Option(exists=True, help="Checkpoint or run.", show_default="WORKSPACE/runs/pretrain")
 ]
+ExpressionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shards",
+        help="Shards of the onset-apex pairs: a folder, a URL or a brace pattern.",
+        show_default="WORKSPACE/shards/expressions",
+    ),
+]
+AnnotationsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels", help="Annotations: a labels.parquet, or its URL.", show_default="WORKSPACE/corpus/labels.parquet"
+    ),
+]
+CacheOption = Annotated[
+    Path | None, typer.Option(help="Folder for copies of remote shards.", show_default="none: read ranges")
+]
 DEFAULT_WORKSPACE = Path("workspace")
 
 
@@ -44,14 +61,6 @@ def engine_of(
     from mbert.shards.engine import Engine, default_workers
 
     return Engine(kind=kind, workers=workers or default_workers(), address=address, timeout_seconds=timeout)
-
-
-def labels_path_of(space: "Workspace") -> Path | None:
-    """The corpus' file of labels, to name it in errors."""
-    from mbert.manifests.files import read_json
-    from mbert.manifests.labels.table import LABELS_NAME
-
-    return Path(read_json(space.corpus_config)["root"]) / LABELS_NAME if space.corpus_config.exists() else None
 
 
 def is_first_process() -> bool:

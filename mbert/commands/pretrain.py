@@ -8,6 +8,7 @@ import typer
 from mbert.commands.console import Progress, counted
 from mbert.commands.options import (
     DEFAULT_WORKSPACE,
+    CacheOption,
     JsonOption,
     WorkspaceOption,
     given,
@@ -17,7 +18,6 @@ from mbert.commands.options import (
 )
 from mbert.commands.train import (
     BatchOption,
-    CacheOption,
     ConfigOption,
     EpochsOption,
     ForceOption,

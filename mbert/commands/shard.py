@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from mbert import ConfigError
 from mbert.commands.console import Progress, counted
 from mbert.commands.options import (
     DEFAULT_WORKSPACE,
@@ -22,7 +21,9 @@ from mbert.commands.options import (
 
 
 def shard(
-    pairs: Annotated[bool, typer.Option("--pairs", help="Make frame-pair shards, the one kind there is.")] = False,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Make frame-pair shards. The default: they are the only kind.")
+    ] = True,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     min_delta_ms: Annotated[float, typer.Option(help="Smallest distance of a pair's frames, in ms.")] = 167.0,
     max_delta_ms: Annotated[float, typer.Option(help="Largest distance, in ms.")] = 367.0,
@@ -49,15 +50,13 @@ def shard(
     workers: WorkersOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
-    overwrite: Annotated[bool, typer.Option(help="Make the shards anew with other options.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Make the shards again with other options.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Pair the crops by time and deal the pairs to WebDataset shards."""
     from mbert.pipeline.pairs.plan import PairOptions
     from mbert.pipeline.shard import run_shard
 
-    if not pairs:
-        raise ConfigError("say what to make: `mbert shard --pairs`")
     options = PairOptions(
         min_delta_ms=min_delta_ms,
         max_delta_ms=max_delta_ms,
@@ -98,8 +97,9 @@ def shard(
         typer.echo(f"{summary.clips_without_pairs} clips give no pair")
     if summary.apexes_filled:
         typer.echo(f"{summary.apexes_filled} onset-apex pairs without an annotated apex: {apex} (column apex_source)")
-    if summary.labels_without_apex:
+    if summary.labels_without_pair:
         typer.echo(
-            f"{summary.labels_without_apex} labelled clips give no onset-apex pair: they lack frames, see mbert labels"
+            f"{counted(summary.labels_without_pair, 'label')} in a clip give no onset-apex pair: they lack frames, "
+            "see mbert labels"
         )
     print_next(summary.folder, "mbert train pretrain")

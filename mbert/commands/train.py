@@ -26,7 +26,6 @@ ShardsOption = Annotated[
     ),
 ]
 
-CacheOption = Annotated[Path | None, typer.Option(help="Folder for copies of shards that are behind URLs.")]
 
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="by the hardware")]
 

@@ -14,7 +14,10 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+from mbert.manifests.subject import Subject
+
+SCHEMA_VERSION = 4
+
 
 Status = Literal[
     "pending",  # planned, not done yet
@@ -61,6 +64,9 @@ class VideoRow:
     num_frames_from_header: int | None = None  # what the file claims
     rotation: int | None = None  # degrees, as the file asks a player to turn it
     seconds: float | None = None  # presentation time from first to last frame
+    first_frame: int | None = None  # frame indices of what was decoded; a folder's numbers may begin anywhere
+    last_frame: int | None = None
+    kept_whole: str | None = None  # labelled frame ranges that no cut went through when it was ingested: `7-20 45-60`
     num_clips: int = 0
     num_crops: int = 0  # aligned frames written
     num_bytes: int = 0
@@ -70,7 +76,7 @@ class VideoRow:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ClipRow:
-    """One face track under one alignment; at most one labelled expression lies in it."""
+    """One face track under one alignment. What is annotated in it: `LabelRow`."""
 
     clip_id: str
     video_id: str
@@ -84,29 +90,25 @@ class ClipRow:
     align: AlignMode  # what was done: "clip", "smooth" or "frame"
     face_px: Float32  # median over the clip, in source pixels
     jitter_px: Float32 | None  # RMS motion of rigid regions between consecutive crops, in crop pixels
-    subject: str | None = None  # prefixed by the dataset it was recorded for, so that ids of two never meet
-    sample: str | None = None  # the labelled expression: its name in its dataset; the rest describes it
-    onset: int | None = None
-    apex: int | None = None
-    offset: int | None = None
-    emotion: str | None = None  # as annotated
-    action_units: str | None = None  # as annotated
-    objective_class: str | None = None  # as annotated
+    subject: Subject | None = None  # who is seen; from labels and folders as they are now
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LabelRow:
-    """One annotated expression and what became of it."""
+    """One annotated expression, in the frames that were annotated, and what became of it.
+
+    The one place of annotations. (dataset, subject, sample) names an expression everywhere.
+    """
 
     dataset: str
-    subject: str | None
+    subject: Subject | None
     sample: str
     path: str  # of the input, relative to the ingested folder
     video_id: str
     clip_id: str | None  # that holds it; None: it cannot be used, see `remark`
     line: int  # of the annotation
     expression: Expression
-    onset: int | None  # frame indices, after errata and checks
+    onset: int | None  # frame indices, after errata and checks; never moved to where crops are
     apex: int | None
     offset: int | None
     emotion: str | None
@@ -144,23 +146,23 @@ class FrameRow:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PairRow:
-    """One frame pair: t0 is the earlier frame (the paper's I_t), t1 the later one (I_{t+δ})."""
+    """One frame pair: t0 is the earlier frame (the paper's I_t), t1 the later one (I_{t+δ}).
+
+    Whose face it shows says the manifest of clips beside the shards; how an expression is annotated, `LabelRow`.
+    """
 
     key: str
     shard: str
     clip_id: str
-    subject: str | None
+    dataset: str
     t0: int  # frame_index
     t1: int
     delta_seconds: float
     kind: PairKind
-    dataset: str
     # Only on pairs of a labelled expression, that is of another kind than `sampled`:
+    subject: Subject | None = None  # with dataset and sample the name of the label
     sample: str | None = None
     apex_source: ApexSource | None = None
-    emotion: str | None = None
-    action_units: str | None = None
-    objective_class: str | None = None
     t0_offset: int  # byte range of each JPEG in the tar: any frame is one ranged read
     t0_size: int
     t1_offset: int
@@ -221,7 +223,7 @@ def _arrow_type(hint: Any) -> tuple[pa.DataType, bool]:
         return hint.__metadata__[0], nullable
     if typing.get_origin(hint) is Literal:
         hint = str
-    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    plain = {str: pa.string(), Subject: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
     return plain[hint], nullable
 
 
@@ -246,6 +248,6 @@ def clip_key(video_id: str, track: int, clip_index: int) -> str:
     return f"{video_id}_f{track:02d}_c{clip_index:05d}"
 
 
-def pair_key(clip_id: str, t0: int, t1: int) -> str:
-    """The id of a pair; sorts by time within a clip."""
-    return f"{clip_id}_{t0:07d}_{t1:07d}"
+def pair_key(clip_id: str, t0: int, t1: int, copy: int = 0) -> str:
+    """The id of a pair; sorts by time within a clip. `copy` counts further labels that give the same two frames."""
+    return f"{clip_id}_{t0:07d}_{t1:07d}" + (f"_{copy}" if copy else "")

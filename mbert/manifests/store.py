@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import typing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from mbert import ManifestError
 from mbert.manifests.files import replacing
 from mbert.manifests.schema import arrow_schema
+from mbert.manifests.subject import Subject
 
 Row = TypeVar("Row")
 
@@ -88,14 +90,22 @@ def read_table(
     return pq.read_table(path, columns=None if columns is None else list(columns), filters=where)
 
 
-def read_rows(path: Path, row_type: type[Row], *, where: pc.Expression | None = None) -> list[Row]:
+def read_rows(path: Path | BinaryIO, row_type: type[Row], *, where: pc.Expression | None = None) -> list[Row]:
     """Read a whole manifest as rows of its class. For manifests of videos and clips; frames and pairs stay tables."""
-    table = read_table(path, row_type, where=where)
+    return to_rows(row_type, read_table(path, row_type, where=where))
+
+
+def to_rows(row_type: type[Row], table: pa.Table) -> list[Row]:
+    """The rows of a table that has the columns of their class. Inverse of `to_table`."""
+    hints = typing.get_type_hints(row_type)
+    subjects = {name for name, hint in hints.items() if Subject in (hint, *typing.get_args(hint))}
     names = [field.name for field in dataclasses.fields(row_type)]  # type: ignore[arg-type]
-    return [row_type(**{name: _plain(value[name]) for name in names}) for value in table.to_pylist()]
+    return [row_type(**{name: _typed(value[name], name in subjects) for name in names}) for value in table.to_pylist()]
 
 
-def _plain(value: Any) -> Any:
+def _typed(value: Any, is_subject: bool) -> Any:
+    if is_subject and value is not None:
+        return Subject.parse(value)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -122,6 +132,6 @@ def _checked_metadata(path: Path | BinaryIO, row_type: type) -> dict[bytes, byte
     if have != want or not found.equals(expected):
         raise ManifestError(
             f"{path} has schema {have!r}, this version of mbert reads {want!r}: "
-            "make it anew with --overwrite, or use the version of mbert that wrote it"
+            "run `mbert ingest` and `mbert shard --pairs` again with --overwrite, or use the mbert that wrote it"
         )
     return dict(metadata)

@@ -42,13 +42,22 @@ class Workspace:
 
     @property
     def pairs(self) -> Path:
-        """Pair shards, their twins and `pairs.json`; written by `mbert shard --pairs`."""
+        """Shards of pairs sampled by time, which no label changes; written by `mbert shard --pairs`."""
         return self.root / "shards" / "pairs"
+
+    @property
+    def expressions(self) -> Path:
+        """Shards of the onset-apex pairs of labels; written by `mbert shard --pairs`."""
+        return self.root / "shards" / "expressions"
 
     @property
     def runs(self) -> Path:
         """One folder per training or evaluation run."""
         return self.root / "runs"
+
+
+PAIRS_INDEX = "pairs.json"  # totals, options and fingerprint of a folder of pair shards; written last
+PAIRS_CLIPS = "clips.parquet"  # beside the shards: whose faces they show
 
 
 def twin_paths(folder: Path, shard: str) -> tuple[Path, Path]:

@@ -2,7 +2,8 @@
 
 The plan (which input gets which tar) is in `videos.parquet` before the first task starts, so a killed run goes on with
 the same plan and ends with the same bytes. `videos.parquet` and `clips.parquet` are gathered from the twins of the
-tars; labels are joined then, so they may change without decoding again.
+tars; labels are joined then, so they may change without decoding again. Only a label that the clips cut through makes
+its input be ingested again.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ import numpy as np
 from mbert import ConfigError, __version__
 from mbert.manifests.files import exclusive, read_json, tell_differences, write_json
 from mbert.manifests.labels.errata import ERRATA_VERSION, Errata, apply_errata
-from mbert.manifests.labels.table import LABEL_FIELDS, checked, join_labels, label_row, labels_by_input
+from mbert.manifests.labels.table import checked, is_cut, join_labels, label_row, labels_by_input
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows, write_rows
 from mbert.manifests.workspace import Workspace
@@ -74,6 +75,7 @@ class IngestPlan:
     num_inputs: int  # in the folder at hand
     num_to_do: int
     num_bytes: int  # of the inputs that are still to do
+    redone: tuple[str, ...]  # inputs that are ingested again, as labels lie across the cuts of their clips
     notes: tuple[str, ...]  # how the folder was understood
 
 
@@ -84,6 +86,7 @@ class IngestEstimate:
     num_inputs: int
     num_to_do: int
     num_bytes: int
+    redone: tuple[str, ...]  # as in `IngestPlan`
     seconds: float | None  # None: nothing to do, or none of the inputs that were tried can be used
     tried: dict[str, str]  # path -> what became of the first frames
     corpus: str
@@ -99,8 +102,10 @@ class IngestSummary:
     num_crops: int
     num_frames_decoded: int  # by this run
     seconds: float  # wall time of this run
-    num_labelled_clips: int
+    num_labels: int
+    num_labels_in_clips: int  # of them, those that a clip holds
     label_remarks: int  # labels that cannot be used, or not as annotated
+    redone: tuple[str, ...]  # inputs that this run ingested again, as labels lie across the cuts of their clips
     changed: tuple[str, ...]  # inputs whose content is not what was ingested
     vanished: tuple[str, ...]  # ingested inputs that are no longer there; their crops are kept
     ignored: tuple[str, ...]  # files that are no inputs
@@ -119,6 +124,7 @@ def run_ingest(
     limit: int | None = None,
     overwrite: bool = False,
     retry_failed: bool = False,
+    redo: bool = True,
     choice: CorpusChoice = CorpusChoice(),
     on_plan: Callable[[IngestPlan], None] = lambda plan: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
@@ -126,6 +132,7 @@ def run_ingest(
 ) -> IngestSummary:
     """Ingest every input under `path` that the corpus does not have yet, or (`retry_failed`) only those that failed.
 
+    With `redo`, an input whose clips were cut through a label that is younger than they are is ingested again.
     Raises ConfigError, before any work, for a path without inputs or options that differ from those of the corpus, and
     ManifestError for a label file that cannot be read or a corpus that another process works on.
     """
@@ -139,10 +146,10 @@ def run_ingest(
         same_root = config.get("root", str(listing.root)) == str(listing.root)
         _write_config(workspace, listing, options, choice, config)
         corpus = _Corpus(workspace, listing)
-        corpus.plan(limit, retry_failed=retry_failed)
+        redone = corpus.plan(limit, retry_failed=retry_failed, redo=redo)
         corpus.write()
         tasks = corpus.tasks(options, engine)
-        on_plan(_plan(listing, tasks))
+        on_plan(_plan(listing, tasks, redone))
         num_frames = 0
         try:
             for outcome in run_tasks(ingest_input, tasks, engine, on_lost=lost_outcome, on_note=on_going):
@@ -151,6 +158,7 @@ def run_ingest(
                 on_outcome(outcome)
         finally:  # also on Ctrl-C: what is done is in the manifests
             corpus.write()
+        corpus.remove_replaced()
     return IngestSummary(
         statuses=dict(Counter(row.status for row in corpus.videos.values())),
         num_new=len(tasks),
@@ -158,8 +166,10 @@ def run_ingest(
         num_crops=sum(row.num_crops for row in corpus.videos.values()),
         num_frames_decoded=num_frames,
         seconds=time.monotonic() - began,
-        num_labelled_clips=sum(clip.sample is not None for group in corpus.clips.values() for clip in group),
+        num_labels=len(corpus.labels),
+        num_labels_in_clips=sum(label.clip_id is not None for label in corpus.labels),
         label_remarks=sum(label.remark is not None for label in corpus.labels),
+        redone=redone,
         changed=corpus.changed(),
         vanished=corpus.vanished() if same_root else (),
         ignored=listing.ignored,
@@ -179,6 +189,7 @@ def estimate_ingest(
     limit: int | None = None,
     overwrite: bool = False,
     retry_failed: bool = False,
+    redo: bool = True,
     choice: CorpusChoice = CorpusChoice(),
 ) -> IngestEstimate:
     """What `run_ingest` would do with the same arguments; writes nothing in the workspace. Raises what it raises."""
@@ -187,9 +198,9 @@ def estimate_ingest(
     if not overwrite:
         _checked_config(workspace, options)
     corpus = _Corpus(Workspace(workspace.root / "nowhere") if overwrite else workspace, listing)
-    corpus.plan(limit, retry_failed=retry_failed)
+    redone = corpus.plan(limit, retry_failed=retry_failed, redo=redo)
     tasks = corpus.tasks(options, engine)
-    plan = _plan(listing, tasks)
+    plan = _plan(listing, tasks, redone)
     seconds = num_bytes = 0.0
     tried: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -211,15 +222,21 @@ def estimate_ingest(
         num_inputs=plan.num_inputs,
         num_to_do=plan.num_to_do,
         num_bytes=plan.num_bytes,
+        redone=redone,
         seconds=in_all and in_all / min(max(engine.workers, 1), len(tasks)),
         tried=tried,
         corpus=str(workspace.corpus),
     )
 
 
-def _plan(listing: Listing, tasks: list[IngestTask]) -> IngestPlan:
-    num_bytes = sum(task.source.num_bytes for task in tasks)
-    return IngestPlan(num_inputs=len(listing.sources), num_to_do=len(tasks), num_bytes=num_bytes, notes=listing.notes)
+def _plan(listing: Listing, tasks: list[IngestTask], redone: tuple[str, ...]) -> IngestPlan:
+    return IngestPlan(
+        num_inputs=len(listing.sources),
+        num_to_do=len(tasks),
+        num_bytes=sum(task.source.num_bytes for task in tasks),
+        redone=redone,
+        notes=listing.notes,
+    )
 
 
 def _checked_config(workspace: Workspace, options: IngestOptions) -> dict[str, Any]:
@@ -290,17 +307,20 @@ class _Corpus:
         for label in _read_if_there(workspace.labels, LabelRow):
             self._label_rows.setdefault(label.video_id, []).append(label)
 
-    def plan(self, limit: int | None, *, retry_failed: bool = False) -> None:
+    def plan(self, limit: int | None, *, retry_failed: bool = False, redo: bool = True) -> tuple[str, ...]:
         """Add a pending row with its own tar for each new input, and a row for each label without an input.
 
-        With `retry_failed`, for each input that failed, and for no other.
+        With `retry_failed`, for each input that failed, and for no other. With `redo`, also for each whose clips were
+        cut through a label; gives back their paths.
         """
         taken = [int(row.shard) for row in self.videos.values() if row.shard is not None]
         number = max(taken, default=-1) + 1
         known = {key for key, row in self.videos.items() if row.status != "missing"}
         failed = {key for key in known if self.videos[key].status not in ("ok", "pending")}
-        new = [source for key, source in self._sources.items() if (key in failed if retry_failed else key not in known)]
-        for source in new[:limit]:
+        cut = {key for key in known if redo and not retry_failed and self._is_cut(key)}
+        wanted = failed if retry_failed else (self._sources.keys() - known) | cut
+        new = [source for key, source in self._sources.items() if key in wanted][:limit]
+        for source in new:
             self.videos[source.video_id] = VideoRow(
                 video_id=source.video_id,
                 dataset=source.dataset,
@@ -320,6 +340,19 @@ class _Corpus:
                 self.videos[key] = VideoRow(
                     video_id=key, dataset=dataset, path=path, kind="video", status="missing", reason=reason
                 )
+        return tuple(source.path for source in new if source.video_id in cut)
+
+    def _is_cut(self, key: str) -> bool:
+        video, clips = self.videos[key], self.clips.get(key, ())
+        return video.status == "ok" and any(is_cut(video, clips, label) for label in self._labels.get(key, ()))
+
+    def remove_replaced(self) -> None:
+        """Delete the tars of inputs that were ingested again."""
+        kept = {row.shard for row in self.videos.values()}
+        kept |= {clip.shard for group in self.clips.values() for clip in group}
+        for file in [*self._workspace.frames.glob("*.parquet"), *self._workspace.frames.glob("*.tar")]:
+            if file.stem not in kept:
+                file.unlink()
 
     def tasks(self, options: IngestOptions, engine: Engine) -> list[IngestTask]:
         """The planned inputs that no earlier run has finished, in a fixed random order."""
@@ -369,9 +402,9 @@ class _Corpus:
         for key in (self._sources.keys() | self._labels.keys()) & self.videos.keys():
             row, labels = self.videos[key], self._labels.get(key, ())
             if row.status == "ok":
-                bare = [_without_labels(clip) for clip in self.clips.get(key, ())]
                 subject = self._sources[key].subject if key in self._sources else None
-                self.clips[key], self._label_rows[key] = join_labels(bare, labels, subject=subject)
+                clips = self.clips.get(key, ())
+                self.clips[key], self._label_rows[key] = join_labels(row, clips, labels, subject=subject)
             else:
                 why = row.reason or row.status
                 self._label_rows[key] = [label_row(label, clip_id=None, problem=label.fault or why) for label in labels]
@@ -400,8 +433,3 @@ class _Corpus:
 
 def _read_if_there(path: Path, row_type: type[Any]) -> list[Any]:
     return read_rows(path, row_type) if path.exists() else []
-
-
-def _without_labels(clip: ClipRow) -> ClipRow:
-    nothing: dict[str, Any] = dict.fromkeys(LABEL_FIELDS)
-    return dataclasses.replace(clip, **nothing)

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from mbert import ConfigError, InputError, MbertError
-from mbert.manifests.labels.table import Label
+from mbert.manifests.labels.table import Label, told_spans
 from mbert.manifests.schema import AlignMode, ClipRow, FrameRow, VideoRow, clip_key
 from mbert.manifests.store import read_extra, writing_rows
 from mbert.manifests.workspace import twin_paths
@@ -328,6 +328,9 @@ def _video_row(task: IngestTask, info: StreamInfo, *, status: str, remarks: Iter
         num_frames_from_header=info.num_frames_from_header,
         rotation=info.rotation if info.codec else None,
         seconds=info.seconds if info.num_frames else None,
+        first_frame=info.first_frame,
+        last_frame=info.last_frame,
+        kept_whole=told_spans(task.labels),
         num_bytes=source.num_bytes,
         mtime_ns=source.mtime_ns,
         **more,

@@ -1,17 +1,20 @@
 """`mbert shard --pairs`: aligned frames -> frame-pair shards, by copying bytes.
 
-All pairs are planned from the manifests first. A seeded shuffle then deals them to shards, because pairs of one video
+There are two sets: pairs sampled by time, from which a model learns without labels, and onset-apex pairs of labelled
+expressions. What is annotated decides the second set alone, so labels may change while a pretraining goes on. All pairs
+of a set are planned from the manifests first. A seeded shuffle then deals them to shards, because pairs of one video
 look alike and must not stand together in a training batch.
 """
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,22 @@ import pyarrow as pa
 
 from mbert import ConfigError, ManifestError, ShardError, __version__
 from mbert.manifests.files import exclusive, read_json, tell_differences, write_json
-from mbert.manifests.labels.table import LABEL_FIELDS
-from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, PairRow, VideoRow, arrow_schema, pair_key
-from mbert.manifests.store import read_extra, read_rows, write_table
-from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.pipeline.pairs.plan import APEX_SOURCES, KINDS, PairOptions, Records, dealt_pairs, pair_condition, plan_pairs
+from mbert.manifests.labels.table import digest_of_frames
+from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, PairRow, VideoRow, arrow_schema, pair_key
+from mbert.manifests.store import read_extra, read_rows, write_rows, write_table
+from mbert.manifests.workspace import PAIRS_CLIPS, PAIRS_INDEX, Workspace, twin_paths
+from mbert.pipeline.pairs.plan import (
+    APEX_SOURCES,
+    KINDS,
+    PairOptions,
+    PairPlan,
+    PairSet,
+    Records,
+    dealt_pairs,
+    pair_condition,
+    plan_expressions,
+    plan_sampled,
+)
 from mbert.shards.engine import IN_PROCESS, Engine, run_tasks
 from mbert.shards.pair import FramePair
 from mbert.shards.writer import TAR_HASH_ENTRY, writing_tar
@@ -33,15 +47,15 @@ _PLAN_ENTRY = "mbert_plan"
 _OPEN_TARS = 128  # well below the usual limit of open files
 _PAIRS_IN_MEMORY = 256  # about 8 MB at 224 px, which stay in the cache of a core
 _SCHEMA = arrow_schema(PairRow)
-_PLANNED = ["clip", "t0", "t1", "delta_seconds", "kind", "apex_source"]
-_OF_EXPRESSION = ("sample", "emotion", "action_units", "objective_class")  # columns of clip and pair
-_INFO = ("key", "clip_id", "dataset", "subject", "t0", "t1", "delta_seconds", "kind", "apex_source", *_OF_EXPRESSION)
+_PLANNED = ["clip", "label", "t0", "t1", "delta_seconds", "kind", "apex_source", "copy"]
+_INFO = ("key", "clip_id", "dataset", "t0", "t1", "delta_seconds", "kind")
+_INFO_OF_EXPRESSION = (*_INFO, "subject", "sample", "apex_source")
 _RANGES = ("t0_offset", "t0_size", "t1_offset", "t1_size")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ShardSummary:
-    """What lies in the shards after a run."""
+    """What lies in the shards of both sets after a run."""
 
     num_pairs: int
     num_shards: int
@@ -50,10 +64,11 @@ class ShardSummary:
     num_new_shards: int  # written by this run
     pairs_left_out: int  # by `where`
     clips_without_pairs: int
-    labels_without_apex: int  # labelled clips that give no onset-apex pair
+    labels_without_pair: int  # labels in a clip that give no onset-apex pair
     apexes_filled: int  # onset-apex pairs whose apex is not annotated
     seconds: float
-    folder: str
+    folder: str  # of the sampled pairs
+    expressions: str  # of the onset-apex pairs
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,57 +96,137 @@ def run_shard(
 ) -> ShardSummary:
     """Make the pair shards of a corpus, or what is missing of them.
 
-    Raises ManifestError when there is no corpus, ConfigError when shards of other options exist or no pair is possible.
+    Shards whose pairs are what they were stay as they are. Raises ManifestError when there is no corpus, ConfigError
+    when shards of other options exist or no pair is possible.
     """
     began = time.monotonic()
-    videos, clips = _read_corpus(workspace)
+    videos, clips, labels = _read_corpus(workspace)
+    folders: dict[PairSet, Path] = {"pairs": workspace.pairs, "expressions": workspace.expressions}
     if not overwrite:
-        _check_options(workspace, options)
+        for name, folder in folders.items():
+            _check_options(folder, options.of(name))
     condition = pair_condition(workspace, options)
     fingerprint = _fingerprint(workspace, videos, clips)
+    plan_folders = {name: folder / ".plan" for name, folder in folders.items()}
     with exclusive(workspace.pairs.parent):
-        plan_folder = workspace.pairs / ".plan"
         try:
-            plan = plan_pairs(workspace, clips, options, condition, plan_folder)
-            if not plan.num_pairs:
-                raise _without_pairs(clips, options, plan.pairs_left_out)
-            names, tasks = _tasks(workspace, plan.num_pairs, options, fingerprint)
+            sampled = plan_sampled(workspace, clips, options, condition, plan_folders["pairs"])
+            of_labels = plan_expressions(workspace, clips, labels, options, condition, plan_folders["expressions"])
+            if not sampled.num_pairs and not of_labels.num_pairs:
+                raise _without_pairs(clips, options, sampled.pairs_left_out)
+            sets: list[_Set] = [
+                _Set(workspace, folders["pairs"], options, options.of("pairs"), fingerprint, sampled),
+                _Set(workspace, folders["expressions"], options, options.of("expressions"), fingerprint, of_labels),
+            ]
+            tasks = [task for each in sets for task in each.tasks()]
             on_plan(sum(task.stop - task.start for task in tasks), len(tasks))
             for num_pairs in run_tasks(write_shard, tasks, engine):
                 on_shard(num_pairs)
         finally:
-            shutil.rmtree(plan_folder, ignore_errors=True)
-        labelled = {"onset_apex": plan.num_onset_apex, "onset_between": plan.num_onset_between}
-        kinds = {"sampled": plan.num_pairs - sum(labelled.values()), **labelled}
-        totals: dict[str, Any] = {
-            "num_pairs": plan.num_pairs,
-            "num_shards": len(names),
-            "kinds": {kind: count for kind, count in kinds.items() if count},
-            "num_bytes": sum(twin_paths(workspace.pairs, name)[0].stat().st_size for name in names),
+            for folder in plan_folders.values():
+                shutil.rmtree(folder, ignore_errors=True)
+        kinds = {
+            "sampled": sampled.num_pairs,
+            "onset_apex": of_labels.num_onset_apex,
+            "onset_between": of_labels.num_onset_between,
         }
-        write_json(
-            workspace.pairs / "pairs.json",
-            {
-                **totals,
-                "schema": SCHEMA_VERSION,
-                "mbert": __version__,
-                "options": dataclasses.asdict(options),
-                "seed": options.seed,
-                "corpus": fingerprint,
-                "subjects": sorted({clip.subject for clip in clips if clip.subject}),
-                "shards": names,
-            },
-        )
+        sets[0].finish(clips, {"kinds": {"sampled": sampled.num_pairs}})
+        of_kinds = {kind: count for kind, count in kinds.items() if count and kind != "sampled"}
+        sets[1].finish(clips, {"kinds": of_kinds, "labels": digest_of_frames(labels)})
     return ShardSummary(
-        **totals,
+        num_pairs=sampled.num_pairs + of_labels.num_pairs,
+        num_shards=sum(len(each.names) for each in sets),
+        kinds={kind: count for kind, count in kinds.items() if count},
+        num_bytes=sum(each.num_bytes for each in sets),
         num_new_shards=len(tasks),
-        pairs_left_out=plan.pairs_left_out,
-        clips_without_pairs=plan.clips_without_pairs,
-        labels_without_apex=plan.labels_without_apex,
-        apexes_filled=plan.num_apexes_filled,
+        pairs_left_out=sampled.pairs_left_out + of_labels.pairs_left_out,
+        clips_without_pairs=sampled.clips_without_pairs,
+        labels_without_pair=of_labels.labels_without_pair,
+        apexes_filled=of_labels.num_apexes_filled,
         seconds=time.monotonic() - began,
         folder=str(workspace.pairs),
+        expressions=str(workspace.expressions),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Set:
+    """One of the two sets of pairs while it is made."""
+
+    workspace: Workspace
+    folder: Path
+    options: PairOptions
+    deciding: dict[str, object]  # the options that decide it
+    corpus: str  # fingerprint
+    plan: PairPlan
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of all that decides its bytes."""
+        about = f"{self.corpus} {json.dumps(self.deciding, sort_keys=True)} {self.plan.digest}"
+        return hashlib.sha256(about.encode()).hexdigest()
+
+    @functools.cached_property
+    def deals(self) -> dict[str, tuple[int, int]]:
+        """The names of its shards, and which places of the shuffled order each has."""
+        size, total = self.options.pairs_per_shard, self.plan.num_pairs
+        return {f"{number:06d}": (at, min(at + size, total)) for number, at in enumerate(range(0, total, size))}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.deals)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(twin_paths(self.folder, name)[0].stat().st_size for name in self.deals)
+
+    def tasks(self) -> list[ShardTask]:
+        """Its shards that are not there yet. Takes away the mark of an earlier run, unless nothing is to do."""
+        folder = self.folder.absolute()
+        tasks = [
+            ShardTask(
+                name,
+                start,
+                stop,
+                self.options.seed,
+                folder / ".plan",
+                self.workspace.frames.absolute(),
+                folder,
+                self.digest,
+            )
+            for name, (start, stop) in self.deals.items()
+            if not _is_committed(folder, name, self.digest)
+        ]
+        leftovers = [
+            file for file in [*folder.glob("*.parquet"), *folder.glob("*.tar")]
+            if file.stem not in self.deals and file.name != PAIRS_CLIPS
+        ]  # fmt: skip
+        if tasks or leftovers:
+            (folder / PAIRS_INDEX).unlink(missing_ok=True)
+        for file in leftovers:
+            file.unlink()
+        return tasks
+
+    def finish(self, clips: list[ClipRow], more: dict[str, Any]) -> None:
+        """Say whose faces are seen, then write the index: the set is complete."""
+        write_rows(self.folder / PAIRS_CLIPS, ClipRow, clips)
+        write_json(
+            self.folder / PAIRS_INDEX,
+            {
+                "num_pairs": self.plan.num_pairs,
+                "num_shards": len(self.deals),
+                **more,
+                "num_bytes": self.num_bytes,
+                "schema": SCHEMA_VERSION,
+                "mbert": __version__,
+                "options": self.deciding,
+                "seed": self.options.seed,
+                "corpus": self.corpus,
+                "plan": self.digest,
+                "subjects": sorted({clip.subject for clip in clips if clip.subject}),
+                "shards": self.names,
+            },
+        )
 
 
 def _without_pairs(clips: list[ClipRow], options: PairOptions, num_left_out: int) -> ConfigError:
@@ -143,26 +238,7 @@ def _without_pairs(clips: list[ClipRow], options: PairOptions, num_left_out: int
     )
 
 
-def _tasks(
-    workspace: Workspace, num_pairs: int, options: PairOptions, fingerprint: str
-) -> tuple[list[str], list[ShardTask]]:
-    """Deal the shuffled pairs to shards: the names of all shards, and tasks for those that are not there yet."""
-    plan = hashlib.sha256(f"{fingerprint} {json.dumps(dataclasses.asdict(options))}".encode()).hexdigest()
-    folder = workspace.pairs.absolute()
-    deals = {
-        f"{number:06d}": (start, min(start + options.pairs_per_shard, num_pairs))
-        for number, start in enumerate(range(0, num_pairs, options.pairs_per_shard))
-    }
-    _remove_leftovers(folder, set(deals))
-    tasks = [
-        ShardTask(name, start, stop, options.seed, folder / ".plan", workspace.frames.absolute(), folder, plan)
-        for name, (start, stop) in deals.items()
-        if not _is_committed(folder, name, plan)
-    ]
-    return list(deals), tasks
-
-
-def _read_corpus(workspace: Workspace) -> tuple[list[VideoRow], list[ClipRow]]:
+def _read_corpus(workspace: Workspace) -> tuple[list[VideoRow], list[ClipRow], list[LabelRow]]:
     if not workspace.videos.exists():
         raise ManifestError(f"there is no corpus in {workspace.corpus}: run `mbert ingest FOLDER` first")
     videos = read_rows(workspace.videos, VideoRow)
@@ -172,36 +248,29 @@ def _read_corpus(workspace: Workspace) -> tuple[list[VideoRow], list[ClipRow]]:
     clips = read_rows(workspace.clips, ClipRow)
     if not clips:
         raise ManifestError(f"the corpus in {workspace.corpus} has no clip; videos.parquet says why for each input")
-    return videos, clips
+    return videos, clips, read_rows(workspace.labels, LabelRow)
 
 
 def _fingerprint(workspace: Workspace, videos: list[VideoRow], clips: list[ClipRow]) -> str:
-    """A hash of what the corpus was made from and how; labels count, because pairs depend on them."""
+    """A hash of what the crops were made from and how they were cut into clips; labels do not count."""
     digest = hashlib.sha256(json.dumps(read_json(workspace.corpus_config)["options"], sort_keys=True).encode())
     for row in videos:
-        digest.update(f"{row.video_id} {row.sha256} {row.num_crops}\n".encode())
+        if row.status == "ok":
+            digest.update(f"{row.video_id} {row.sha256} {row.num_crops}\n".encode())
     for clip in clips:
-        digest.update(" ".join([clip.clip_id, *(str(getattr(clip, name)) for name in LABEL_FIELDS)]).encode() + b"\n")
+        digest.update(f"{clip.clip_id} {clip.first_frame} {clip.last_frame} {clip.num_frames}\n".encode())
     return digest.hexdigest()
 
 
-def _check_options(workspace: Workspace, options: PairOptions) -> None:
-    path = workspace.pairs / "pairs.json"
+def _check_options(folder: Path, options: dict[str, object]) -> None:
+    path = folder / PAIRS_INDEX
     if path.exists():
-        differences = tell_differences(read_json(path)["options"], dataclasses.asdict(options), "shards")
+        differences = tell_differences(read_json(path)["options"], options, "shards")
         if differences:
             raise ConfigError(
-                f"the shards in {workspace.pairs} were made otherwise ({differences}): "
+                f"the shards in {folder} were made with other options ({differences}): "
                 "use the same options or --overwrite"
             )
-
-
-def _remove_leftovers(folder: Path, names: set[str]) -> None:
-    """Take away the mark of an earlier finished run, and shards beyond those of this one."""
-    (folder / "pairs.json").unlink(missing_ok=True)
-    for file in [*folder.glob("*.parquet"), *folder.glob("*.tar")]:
-        if file.stem not in names:
-            file.unlink()
 
 
 def _is_committed(folder: Path, shard: str, plan: str) -> bool:
@@ -222,16 +291,17 @@ def write_shard(task: ShardTask) -> int:
     with _SourceTars(task.frames_folder) as sources, writing_tar(tar) as writer:
         for start in range(task.start, task.stop, _PAIRS_IN_MEMORY):
             places = range(start, min(start + _PAIRS_IN_MEMORY, task.stop))
-            records, clips = dealt_pairs(task.plan_folder, places, seed=task.seed)
-            rows = _pair_rows(records, clips, task.shard)
+            records, clips, labels = dealt_pairs(task.plan_folder, places, seed=task.seed)
+            rows = _pair_rows(records, clips, labels, task.shard)
             num_bytes = int(records["t0_size"].sum(dtype=np.int64) + records["t1_size"].sum(dtype=np.int64))
             if len(memory) < num_bytes:  # used again and again: fresh memory costs more than reading into it
                 memory = bytearray(num_bytes)
             jpegs = _read_jpegs(records, clips, sources, memoryview(memory))
             ranges: list[int] = []
             for row, (t0, t1) in zip(rows, jpegs, strict=True):
-                info = {name: row[name] for name in _INFO}
-                t0_range, t1_range, _ = writer.add_all(FramePair(row["key"], t0, t1, info).members())
+                names = _INFO if row["kind"] == "sampled" else _INFO_OF_EXPRESSION
+                info = {name: row[name] for name in names}
+                t0_range, t1_range, _ = writer.add_all(FramePair.of(row["key"], t0, t1, info).members())
                 ranges += (*t0_range, *t1_range)
             for name, values in zip(_RANGES, np.reshape(ranges, (-1, 4)).T, strict=True):
                 for row, value in zip(rows, values.tolist(), strict=True):
@@ -242,32 +312,34 @@ def write_shard(task: ShardTask) -> int:
     return len(table)
 
 
-def _pair_rows(records: Records, clips: list[ClipRow], shard: str) -> list[dict[str, Any]]:
+def _pair_rows(
+    records: Records, clips: Sequence[ClipRow], labels: Sequence[LabelRow], shard: str
+) -> list[dict[str, Any]]:
     """The columns of the pair manifest, except where the frames will lie."""
     rows = []
-    for clip_number, t0, t1, delta_seconds, kind, apex_source in records[_PLANNED].tolist():
+    for clip_number, label_number, t0, t1, delta_seconds, kind, apex_source, copy in records[_PLANNED].tolist():
         clip = clips[clip_number]
-        is_sampled = KINDS[kind] == "sampled"
+        label = None if KINDS[kind] == "sampled" else labels[label_number]
         rows.append(
             {
-                "key": pair_key(clip.clip_id, t0, t1),
+                "key": pair_key(clip.clip_id, t0, t1, copy),
                 "shard": shard,
                 "clip_id": clip.clip_id,
-                "subject": clip.subject,
+                "dataset": clip.dataset,
                 "t0": t0,
                 "t1": t1,
                 "delta_seconds": delta_seconds,
                 "kind": KINDS[kind],
-                "dataset": clip.dataset,
-                "apex_source": None if is_sampled else APEX_SOURCES[apex_source],
-                **{name: None if is_sampled else getattr(clip, name) for name in _OF_EXPRESSION},
+                "subject": label and label.subject,
+                "sample": label and label.sample,
+                "apex_source": label and APEX_SOURCES[apex_source],
             }
         )
     return rows
 
 
 def _read_jpegs(
-    records: Records, clips: list[ClipRow], sources: "_SourceTars", memory: memoryview
+    records: Records, clips: Sequence[ClipRow], sources: "_SourceTars", memory: memoryview
 ) -> list[tuple[memoryview, memoryview]]:
     """Both frames of each pair, read tar by tar and front to back: that is kinder to disks than the shuffled order."""
     shards = [clips[number].shard for number in records["clip"].tolist()]
@@ -306,11 +378,11 @@ class _SourceTars:
         size = len(memory)
         if os.preadv(self._open[shard], [memory], offset) != size:
             tar, _ = twin_paths(self._folder, shard)
-            raise ShardError(f"{tar} ends before byte {offset + size}; ingest it anew with --overwrite")
+            raise ShardError(f"{tar} ends before byte {offset + size}; ingest again with --overwrite")
 
     def _open_tar(self, shard: str) -> int:
         tar, _ = twin_paths(self._folder, shard)
         try:
             return os.open(tar, os.O_RDONLY)
         except OSError as exc:
-            raise ShardError(f"{tar} cannot be opened: {exc.strerror}; ingest it anew with --overwrite") from exc
+            raise ShardError(f"{tar} cannot be opened: {exc.strerror}; ingest again with --overwrite") from exc

@@ -9,7 +9,7 @@ from mbert import ManifestError
 from mbert.manifests.files import read_json
 from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
-from mbert.manifests.workspace import Workspace
+from mbert.manifests.workspace import PAIRS_INDEX, Workspace
 from mbert.shards.engine import IN_PROCESS, Engine, run_tasks
 from mbert.shards.integrity import verify_frames, verify_pairs
 
@@ -41,10 +41,13 @@ def run_verify(
     if not workspace.videos.exists():
         raise ManifestError(f"there is no corpus in {workspace.corpus}: run `mbert ingest FOLDER` first")
     frames = [row.shard for row in read_rows(workspace.videos, VideoRow) if row.status == "ok" and row.shard]
-    index = workspace.pairs / "pairs.json"
-    pairs = list(read_json(index)["shards"]) if index.exists() else []
-    tars = [_Tar("frames", workspace.frames, shard) for shard in frames]
-    tars += [_Tar("pairs", workspace.pairs, shard) for shard in pairs]
+    pairs = [
+        _Tar("pairs", folder, shard)
+        for folder in (workspace.pairs, workspace.expressions)
+        if (folder / PAIRS_INDEX).exists()
+        for shard in read_json(folder / PAIRS_INDEX)["shards"]
+    ]
+    tars = [_Tar("frames", workspace.frames, shard) for shard in frames] + pairs
     on_plan(len(tars))
     num_members = 0
     for count in run_tasks(_verify, tars, engine):

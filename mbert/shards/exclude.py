@@ -1,7 +1,7 @@
 """Leave people out of a source, so that a model can be judged on faces that it has never seen."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 
 from mbert import ConfigError, ShardError
 from mbert.manifests.labels.people import people_of
+from mbert.manifests.subject import Subject
+from mbert.manifests.workspace import PAIRS_CLIPS
 from mbert.shards.source import Exclusion, ShardSource
 
 _TWINS_AT_ONCE = 16
@@ -24,16 +26,19 @@ def without_subjects(source: ShardSource, patterns: Sequence[str]) -> ShardSourc
     its people in other releases. So a pair without a subject is left out with its whole dataset only; when single
     people of that dataset are left out it may show one of them, and `Exclusion` counts such pairs.
 
-    Reads two columns of every twin, some at once. Raises ConfigError for a pattern that nobody in the shards answers
-    to, and where no pair is left, ShardError when a twin is missing or damaged: nobody knows then whose pairs it had.
+    Reads two columns of every twin, some at once, and whose faces the clips show. Raises ConfigError for a pattern that
+    nobody in the shards answers to, and where no pair is left, ShardError when a twin or the manifest of clips is
+    missing or damaged: nobody knows then whose pairs they are.
     """
     if not patterns:
         return source
     patterns = sorted(set(patterns))
+    people = {clip.clip_id: clip.subject for clip in source.read_clips()}
     with ThreadPoolExecutor(_TWINS_AT_ONCE) as threads:
-        found = list(threads.map(lambda shard: _scan(source, shard, patterns), range(len(source.tars))))
-    subjects = {subject for scan in found for subject in scan.subjects} | set(source.subjects or ())
-    datasets = {subject.partition("/")[0] for subject in subjects} | {name for scan in found for name in scan.datasets}
+        found = list(threads.map(lambda shard: _scan(source, shard, patterns, people), range(len(source.tars))))
+    subjects = {Subject.parse(name) for scan in found for name in scan.subjects}
+    subjects |= {Subject.parse(name) for name in source.subjects or ()}
+    datasets = {subject.dataset for subject in subjects} | {name for scan in found for name in scan.datasets}
     if unknown := [pattern for pattern in patterns if pattern not in subjects | datasets]:
         raise ConfigError(
             f"exclude_subjects names {', '.join(map(repr, unknown))}, of whom there is no pair in {source.where}; "
@@ -70,22 +75,28 @@ class _Scan:
     datasets: set[str]
 
 
-def _scan(source: ShardSource, shard: int, patterns: Sequence[str]) -> _Scan:
-    table = source.read_twin(shard, ["subject", "dataset"])
+def _scan(source: ShardSource, shard: int, patterns: Sequence[str], people: Mapping[str, str | None]) -> _Scan:
+    table = source.read_twin(shard, ["clip_id", "dataset"])
     if len(table) != source.counts[shard]:
         raise ShardError(
             f"the twin of shard {source.name(shard)} has {len(table)} rows instead of {source.counts[shard]}: "
-            "nobody knows whose pairs the others are; make it anew with `mbert shard --pairs`"
+            "nobody knows whose pairs the others are; run `mbert shard --pairs` again"
         )
-    subjects, datasets = table["subject"].combine_chunks(), table["dataset"].combine_chunks()
+    clips, datasets = table["clip_id"].to_pylist(), table["dataset"].combine_chunks()
+    if strangers := [clip for clip in clips if clip not in people]:
+        raise ShardError(
+            f"shard {source.name(shard)} has a pair of clip {strangers[0]}, of which {PAIRS_CLIPS} beside it says "
+            "nothing; run `mbert shard --pairs` again"
+        )
+    subjects = pa.array([people[clip] for clip in clips], pa.string())
     is_excluded = pc.is_in(subjects, value_set=pa.array(patterns, pa.string()))
     for dataset in (pattern for pattern in patterns if "/" not in pattern):
         is_its_person = pc.fill_null(pc.starts_with(subjects, f"{people_of(dataset)}/"), False)
         is_excluded = pc.or_(is_excluded, pc.or_(is_its_person, pc.equal(datasets, dataset)))
     is_kept = pc.invert(is_excluded)
     of_nobody = datasets.filter(pc.and_(is_kept, pc.is_null(subjects)))
-    people = {pattern.partition("/")[0] for pattern in patterns if "/" in pattern}
-    doubtful = [dataset for dataset in of_nobody.to_pylist() if people_of(dataset) in people]
+    named = {Subject.parse(pattern).dataset for pattern in patterns} - {""}
+    doubtful = [dataset for dataset in of_nobody.to_pylist() if people_of(dataset) in named]
     return _Scan(
         kept=np.packbits(is_kept.to_numpy(zero_copy_only=False)).tobytes(),
         num_kept=is_kept.true_count,

@@ -14,24 +14,38 @@ _TO_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",",
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FramePair:
-    """A pair with undecoded frames; `info` is the JSON member."""
+    """A pair with undecoded frames and its JSON member as it lies in the tar."""
 
     key: str
     t0_jpeg: bytes | memoryview
     t1_jpeg: bytes | memoryview
-    info: dict[str, Any]
+    info_json: bytes | memoryview = b"{}"
 
     def __post_init__(self) -> None:
         if not _KEY.fullmatch(self.key):
             raise ShardError(f"pair key {self.key!r} has characters outside a-z 0-9 _ -")
 
+    @classmethod
+    def of(
+        cls, key: str, t0_jpeg: bytes | memoryview, t1_jpeg: bytes | memoryview, info: dict[str, Any]
+    ) -> "FramePair":
+        """A pair with something to say of it."""
+        return cls(key, t0_jpeg, t1_jpeg, _TO_JSON.encode(info).encode())
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the JSON member says; parsed each time it is asked for. Raises ShardError where it is damaged."""
+        try:
+            return dict(json.loads(bytes(self.info_json)))
+        except ValueError as exc:
+            raise ShardError(f"pair {self.key}: its JSON cannot be read: {exc}") from exc
+
     def members(self) -> list[tuple[str, bytes | memoryview]]:
         """Names and bytes of the members, in the order in which they stand in the tar."""
-        info = _TO_JSON.encode(self.info)
         return [
             (f"{self.key}.t0.jpg", self.t0_jpeg),
             (f"{self.key}.t1.jpg", self.t1_jpeg),
-            (f"{self.key}.json", info.encode()),
+            (f"{self.key}.json", self.info_json),
         ]
 
     @classmethod
@@ -41,7 +55,7 @@ class FramePair:
         missing = [name for name in ("t0.jpg", "t1.jpg", "json") if name not in sample]
         if missing:
             raise ShardError(f"pair {key} in {sample.get('__url__')} lacks {', '.join(missing)}")
-        return cls(key=key, t0_jpeg=sample["t0.jpg"], t1_jpeg=sample["t1.jpg"], info=json.loads(bytes(sample["json"])))
+        return cls(key=key, t0_jpeg=sample["t0.jpg"], t1_jpeg=sample["t1.jpg"], info_json=sample["json"])
 
     def images(self, *, into: tuple[Image, Image] | tuple[None, None] = (None, None)) -> tuple[Image, Image]:
         """Decode both frames: two (H, W, 3) uint8 RGB arrays; raises ShardError naming the pair.

@@ -6,20 +6,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 from webdataset.tariterators import group_by_keys
 
 from mbert import ShardError
 from mbert.manifests.files import read_json
-from mbert.manifests.schema import PairKind, PairRow
-from mbert.manifests.store import read_table
-from mbert.manifests.workspace import twin_paths
+from mbert.manifests.schema import PairRow, arrow_schema
+from mbert.manifests.store import to_rows
+from mbert.manifests.workspace import PAIRS_INDEX
 from mbert.shards.order import Segment
 from mbert.shards.pair import FramePair
 from mbert.shards.source import ShardSource
 
 _HEADER = 512  # bytes before each member of a tar, and what members are padded to
 _NAME, _SIZE = slice(0, 100), slice(124, 135)
+_COLUMNS = arrow_schema(PairRow).names
+_LISTED = 10  # bad pairs told in an error
 _TWINS_KEPT = 2  # a block lies in one shard or in two neighbours
 
 
@@ -144,27 +145,31 @@ def _members(data: memoryview, shard: str) -> Iterator[dict[str, Any]]:
 
 def list_shards(folder: Path) -> list[str]:
     """Names of the finished shards; raises ShardError when `mbert shard --pairs` has not finished here."""
-    index = folder / "pairs.json"
+    index = folder / PAIRS_INDEX
     if not index.exists():
         raise ShardError(f"there are no finished pair shards in {folder}: run `mbert shard --pairs` first")
     return list(read_json(index)["shards"])
 
 
-def read_expressions(
-    folder: Path, shards: Sequence[str], kinds: Sequence[PairKind] = ("onset_apex",)
-) -> list[tuple[PairRow, FramePair]]:
-    """The pairs of labelled expressions in all shards in key order, each by ranged reads of its two frames."""
-    found = []
-    for shard in shards:
-        tar, twin = twin_paths(folder, shard)
-        table = read_table(twin, PairRow, where=pc.field("kind").isin(list(kinds)))
-        if not len(table):
-            continue
-        with tar.open("rb") as file:
-            for row in (PairRow(**values) for values in table.to_pylist()):
-                frames = []
-                for offset, size in ((row.t0_offset, row.t0_size), (row.t1_offset, row.t1_size)):
-                    file.seek(offset)
-                    frames.append(file.read(size))
-                found.append((row, FramePair(row.key, frames[0], frames[1], {})))
+def read_all(source: ShardSource) -> list[tuple[PairRow, FramePair]]:
+    """Every pair of a source with its row, in key order: for the pairs of expressions, which are few.
+
+    Raises ShardError naming the pairs that are damaged: none is left out of a score in silence.
+    """
+    reader = PairReader(source)
+    found: list[tuple[PairRow, FramePair]] = []
+    bad: list[BadPair] = []
+    for shard, count in enumerate(source.counts):
+        rows = to_rows(PairRow, source.read_twin(shard, _COLUMNS))
+        for place, pair in enumerate(reader.read([Segment(shard, 0, count)])):
+            if isinstance(pair, BadPair):
+                bad.append(pair)
+            else:
+                found.append((rows[place], pair))
+    if bad:
+        listed = "; ".join(map(str, bad[:_LISTED]))
+        raise ShardError(
+            f"{len(bad)} of {source.num_pairs} pairs in {source.where} cannot be used: {listed}; "
+            "delete that folder and run `mbert shard --pairs` again"
+        )
     return sorted(found, key=lambda item: item[0].key)

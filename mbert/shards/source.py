@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 
 from mbert import ConfigError, ManifestError, ShardError
 from mbert.manifests.files import read_json
-from mbert.manifests.schema import SCHEMA_VERSION, PairRow
-from mbert.manifests.store import read_table
+from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, PairRow
+from mbert.manifests.store import read_rows, read_table
+from mbert.manifests.workspace import PAIRS_CLIPS, PAIRS_INDEX
 from mbert.shards.remote import Retry, fetch_file, is_url, read_range
 from mbert.shards.writer import TAR_HASH_ENTRY
 
-_INDEX = "pairs.json"
 _FOOTERS_AT_ONCE = 16
 _EXAMPLE = "write it like pairs/{000000..000099}.tar"
 
@@ -50,7 +50,9 @@ class ShardSource:
     where: str  # as the user gave it
     tars: tuple[str, ...]  # paths or URLs
     counts: tuple[int, ...]  # pairs of each, without excluded ones
-    corpus: str = ""  # fingerprint: that of pairs.json, for a pattern that of its tars
+    corpus: str = ""  # fingerprint of the crops: that of pairs.json, for a pattern that of its tars
+    pairs: str = ""  # fingerprint of the pairs: which crops, and in which order
+    labels: str | None = None  # which labels its expressions are of, see `digest_of_frames`
     subjects: tuple[str, ...] | None = None  # None: not known, there is no pairs.json
     cache: Path | None = None
     retry: Retry = dataclasses.field(default_factory=Retry)
@@ -97,6 +99,16 @@ class ShardSource:
         except ManifestError as exc:
             raise ShardError(str(exc)) from exc
 
+    def read_clips(self) -> list[ClipRow]:
+        """The clips that the pairs are of: whose faces they show. Raises ShardError where their manifest is missing."""
+        folders = dict.fromkeys(tar.rpartition("/")[0] or "." for tar in self.tars)
+        try:
+            # Never from the cache: who is seen may be corrected while the pairs stay what they are.
+            files = [open_manifest(f"{folder}/{PAIRS_CLIPS}", self.retry) for folder in folders]
+            return [row for file in files for row in read_rows(file, ClipRow)]
+        except ManifestError as exc:
+            raise ShardError(f"nobody knows whose faces the pairs in {self.where} show: {exc}") from exc
+
     def _local(self, file: str) -> Path:
         if not is_url(file):
             return _as_path(file)
@@ -107,6 +119,11 @@ class ShardSource:
         if is_url(file) and self.cache is None:
             return _Fetched(file, self.retry)
         return self._local(file)
+
+
+def open_manifest(where: str | Path, retry: Retry | None = None) -> "Path | _Fetched":
+    """A manifest for `read_rows`: a path as it is, what lies behind a URL fetched. Raises ShardError naming the URL."""
+    return _Fetched(str(where), retry or Retry()) if is_url(str(where)) else _as_path(str(where))
 
 
 class _Fetched(io.BytesIO):
@@ -129,7 +146,7 @@ def open_source(where: str | Path, *, cache: Path | None = None, retry: Retry | 
     where, retry = str(where), retry or Retry()
     if "{" in where or where.endswith(".tar"):
         return _from_pattern(where, cache, retry)
-    index = where if where.endswith(".json") else f"{where.rstrip('/')}/{_INDEX}"
+    index = where if where.endswith(".json") else f"{where.rstrip('/')}/{PAIRS_INDEX}"
     return _from_index(where, index, cache, retry)
 
 
@@ -144,13 +161,15 @@ def _from_index(where: str, index: str, cache: Path | None, retry: Retry) -> Sha
             tars=tuple(f"{folder}/{name}.tar" for name in names),
             counts=tuple(counts),
             corpus=str(options["corpus"]),
+            pairs=str(options["plan"]),
+            labels=options.get("labels"),
             subjects=tuple(options["subjects"]),
-            cache=_cache_of(cache, str(options["corpus"])),
+            cache=_cache_of(cache, str(options["plan"])),
             retry=retry,
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise ManifestError(f"{index} is not an index of pair shards of this version ({exc!r})") from exc
-    if not names or len(counts) != len(names):
+    if len(counts) != len(names):
         raise ManifestError(f"{index} names {len(names)} shards, its {num_pairs} pairs fill {len(counts)}")
     return source
 
@@ -201,15 +220,15 @@ def _from_pattern(where: str, cache: Path | None, retry: Retry) -> ShardSource:
         footers = list(threads.map(read_footer, tars))
     corpus = hashlib.sha256("".join(digest for _, digest in footers).encode()).hexdigest()
     counts = tuple(count for count, _ in footers)
-    return dataclasses.replace(source, counts=counts, corpus=corpus, cache=_cache_of(cache, corpus))
+    return dataclasses.replace(source, counts=counts, corpus=corpus, pairs=corpus, cache=_cache_of(cache, corpus))
 
 
-def _cache_of(cache: Path | None, corpus: str) -> Path | None:
-    """A folder of its own for each corpus: the same URL may hold another one tomorrow.
+def _cache_of(cache: Path | None, pairs: str) -> Path | None:
+    """A folder of its own for each set of pairs: the same URL may hold another one tomorrow.
 
-    What a server calls its corpus is a name only where it is a hash.
+    What a server calls its pairs is a name only where it is a hash.
     """
-    name = corpus if re.fullmatch("[0-9a-f]{64}", corpus) else hashlib.sha256(corpus.encode()).hexdigest()
+    name = pairs if re.fullmatch("[0-9a-f]{64}", pairs) else hashlib.sha256(pairs.encode()).hexdigest()
     return None if cache is None else cache / name[:16]
 
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 from mbert import ConfigError
-from mbert.manifests.labels.people import plain_id, subject_number
+from mbert.manifests.labels.people import number_of, plain_id
+from mbert.manifests.subject import Subject
 
 
 class Labelled(typing.Protocol):
@@ -24,7 +25,7 @@ class Labelled(typing.Protocol):
         """Name of the dataset in small letters: `casme2`; a user's own may have any."""
 
     @property
-    def subject(self) -> str | None:
+    def subject(self) -> Subject | None:
         """Prefixed by the dataset: `casme2/sub01`."""
 
     @property
@@ -77,7 +78,7 @@ class ClassMap:
         # Subjects by number, names without padding: a copy that writes 4 for sub04 must not let a sample in again.
         return any(
             sample.dataset == dataset
-            and subject_number(sample.subject) == subject_number(subject)
+            and number_of(sample.subject.id) == number_of(subject)
             and plain_id(sample.sample) == plain_id(name)
             for dataset, subject, name in self.excluded
         )

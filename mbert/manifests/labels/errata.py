@@ -111,8 +111,9 @@ def apply_errata(labels: Iterable[Label], choice: Errata) -> list[Label]:
 
 
 def _field(label: Label, name: str) -> object:
-    value = getattr(label, name)
-    return value.partition("/")[2] if name == "subject" and value else value
+    if name == "subject":
+        return label.subject and label.subject.id
+    return getattr(label, name)
 
 
 def _same(found: object, wanted: object) -> bool:

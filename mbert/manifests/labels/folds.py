@@ -8,12 +8,15 @@ import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from mbert import ConfigError, ManifestError
 from mbert.manifests.labels.action_units import CD6ME_UNITS
 from mbert.manifests.labels.classes import Labelled
-from mbert.manifests.labels.people import bare_subject, people_of, person, subject_number
+from mbert.manifests.labels.people import number_of, people_of, person
+from mbert.manifests.subject import Subject
+
+_Name = TypeVar("_Name", bound=str)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ def make_folds(
     seed: int = 0,
     k: int = 5,
     test_share: float = 0.2,
-    test_subjects: Sequence[str] = (),
+    test_subjects: Sequence[Subject] = (),
 ) -> list[Fold]:
     """The folds of a protocol, checked: no person is on both sides of one.
 
@@ -135,7 +138,7 @@ def make_folds(
     return folds
 
 
-def leave_one_subject_out(subjects: Sequence[str]) -> list[Fold]:
+def leave_one_subject_out(subjects: Sequence[Subject]) -> list[Fold]:
     """One fold per person, in sorted order. Raises ConfigError when there are fewer than two."""
     names = _names(subjects)
     if len(names) < 2:
@@ -166,15 +169,14 @@ def check_samples(samples: Sequence[Labelled]) -> None:
     Those are: a subject without its dataset's prefix, one expression twice (a raw and a cropped release in one corpus),
     and ids of one dataset that may be two spellings of one person.
     """
-    spellings: dict[tuple[str, str], str] = {}
-    seen: set[tuple[str, str, str]] = set()
+    spellings: dict[tuple[str, Subject], Subject] = {}
+    seen: set[tuple[str, Subject, str]] = set()
     for sample in samples:
         subject = _subject(sample)
-        prefix = subject.partition("/")[0]
-        if prefix not in (sample.dataset, people_of(sample.dataset)) or not bare_subject(subject):
+        if subject.dataset not in (sample.dataset, people_of(sample.dataset)) or not subject.id:
             raise ManifestError(
                 f"subject {subject!r} of sample {sample.sample} lacks the prefix of its dataset; it is written "
-                f"{sample.dataset}/{bare_subject(subject)}, so that equal ids of two datasets stay two people"
+                f"{Subject(sample.dataset, subject.id)}, so that equal ids of two datasets stay two people"
             )
         known = spellings.setdefault((sample.dataset, person(subject)), subject)
         if known != subject:
@@ -192,7 +194,7 @@ def check_samples(samples: Sequence[Labelled]) -> None:
 
 def check_folds(
     folds: Sequence[Fold],
-    subjects: Sequence[str],
+    subjects: Sequence[Subject],
     digests: Sequence[Iterable[Hashable]] = (),
     *,
     names: Sequence[str] = (),
@@ -240,23 +242,23 @@ def _shared_digests(digests: Sequence[Iterable[Hashable]]) -> dict[int, list[Has
     return {index: found for index, found in shared.items() if found}
 
 
-def _check_bare_numbers(subjects: Iterable[str]) -> None:
+def _check_bare_numbers(subjects: Iterable[Subject]) -> None:
     """`01` beside `sub01`: an annotation file's id and a folder's."""
     people = {person(subject): subject for subject in subjects}
-    bare = {name: subject for name, subject in people.items() if bare_subject(name).isdecimal()}
+    bare = {name: subject for name, subject in people.items() if name.id.isdecimal()}
     for name, subject in people.items():
-        number = f"{name.partition('/')[0]}/{subject_number(subject)}"
+        number = Subject(name.dataset, number_of(subject.id))
         if name not in bare and number in bare:
             raise _two_spellings(subject, bare[number])
 
 
-def _two_spellings(one: str, other: str) -> ManifestError:
+def _two_spellings(one: Subject, other: Subject) -> ManifestError:
     return ManifestError(
         f"subjects {one} and {other} may be one person under two spellings; write one of them in all labels"
     )
 
 
-def _subject(sample: Labelled) -> str:
+def _subject(sample: Labelled) -> Subject:
     if not sample.subject:
         raise ManifestError(
             f"sample {sample.sample} of {sample.dataset} has no subject; folds are made of subjects: fill the column "
@@ -284,15 +286,15 @@ def _check_datasets(rules: EvalProtocol, datasets: Sequence[str]) -> None:
         )
 
 
-def _names(subjects: Iterable[str]) -> dict[str, str]:
+def _names(subjects: Iterable[Subject]) -> dict[Subject, Subject]:
     """What each person is called: the first spelling of its subject."""
-    names: dict[str, str] = {}
+    names: dict[Subject, Subject] = {}
     for subject in sorted(subjects):
         names.setdefault(person(subject), subject)
     return names
 
 
-def _leave_out(groups: Sequence[str], names: Mapping[str, str]) -> list[Fold]:
+def _leave_out(groups: Sequence[str], names: Mapping[Any, str]) -> list[Fold]:
     """One fold for each group, called by `names` and in their order."""
     return [_one_fold(name, groups, {group}) for group, name in names.items()]
 
@@ -305,7 +307,7 @@ def _one_fold(name: str, groups: Sequence[str], tested: Collection[str]) -> Fold
     )
 
 
-def _k_folds(subjects: Sequence[str], k: int, seed: int) -> list[Fold]:
+def _k_folds(subjects: Sequence[Subject], k: int, seed: int) -> list[Fold]:
     people = [person(subject) for subject in subjects]
     num_samples = Counter(people)
     if not 2 <= k <= len(num_samples):
@@ -322,7 +324,7 @@ def _k_folds(subjects: Sequence[str], k: int, seed: int) -> list[Fold]:
     ]
 
 
-def _named_people(subjects: Sequence[str], named: Sequence[str]) -> set[str]:
+def _named_people(subjects: Sequence[Subject], named: Sequence[Subject]) -> set[Subject]:
     names = _names(subjects)
     if unknown := sorted(name for name in named if person(name) not in names):
         raise ConfigError(f"no sample is of {', '.join(unknown)}; the subjects are {', '.join(names.values())}")
@@ -332,7 +334,7 @@ def _named_people(subjects: Sequence[str], named: Sequence[str]) -> set[str]:
     return people
 
 
-def _share(people: Iterable[str], share: float, seed: int) -> set[str]:
+def _share(people: Iterable[_Name], share: float, seed: int) -> set[_Name]:
     """A share of the people, at least one and never all."""
     if not 0 < share < 1:
         raise ConfigError(f"the share of subjects is {share}; allowed is more than 0 and less than 1")
@@ -344,6 +346,6 @@ def _share(people: Iterable[str], share: float, seed: int) -> set[str]:
     return set(shuffled[: min(max(round(share * len(shuffled)), 1), len(shuffled) - 1)])
 
 
-def _shuffled(people: Iterable[str], seed: int) -> list[str]:
+def _shuffled(people: Iterable[_Name], seed: int) -> list[_Name]:
     """Each person once, in an order that depends on the seed and the names alone, on any machine."""
     return sorted(set(people), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())

@@ -10,6 +10,7 @@ from typing import Any
 
 from mbert import ManifestError
 from mbert.manifests.labels.people import people_of
+from mbert.manifests.subject import Subject
 
 # Names of each column, ours first. Spaces, hyphens and capitals in a header do not matter.
 _NAMES = {
@@ -74,9 +75,10 @@ def _prediction(path: Path, where: str, cells: dict[str, str]) -> Prediction:
     dataset = cells["dataset"].casefold() if "dataset" in cells else None
     subject = cells["subject"]
     if dataset is not None:
-        prefix, _, bare = subject.rpartition("/")
-        # Releases of the same people share their prefix, so that an interval counts each person once.
-        subject = f"{people_of(dataset)}/{bare if prefix.casefold() in (dataset, people_of(dataset)) else subject}"
+        given = Subject.parse(subject)
+        is_prefixed = given.dataset.casefold() in (dataset, people_of(dataset))
+        # Releases of the same people share their dataset, so that an interval counts each person once.
+        subject = Subject(people_of(dataset), given.id if is_prefixed else subject)
     return Prediction(
         dataset=dataset,
         subject=subject,

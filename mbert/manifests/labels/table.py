@@ -1,21 +1,20 @@
-"""Labels: which expression lies where, as annotated; their checks, and joining them to the clips."""
+"""Labels: which expression lies where, as annotated; their checks, and which clip holds each one."""
 
 import csv
 import dataclasses
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from mbert import ManifestError
-from mbert.manifests.schema import ClipRow, Expression, LabelRow, video_key
+from mbert.manifests.schema import ClipRow, Expression, LabelRow, VideoRow, video_key
+from mbert.manifests.subject import Subject
 
 LABELS_NAME = "labels.csv"  # looked for in the ingested folder
 LABEL_COLUMNS = ("path", "subject", "onset", "apex", "offset", "emotion")
 OPTIONAL_COLUMNS = ("action_units", "sample", "objective_class")
 _FRAMES = ("onset", "apex", "offset")
-_DESCRIPTION = ("sample", *_FRAMES, "emotion", "action_units", "objective_class")
-LABEL_FIELDS = ("subject", *_DESCRIPTION)  # of a clip, given by its label
 _SMALLEST_SHARE = 0.5  # of an expression that its clip must hold
 
 
@@ -26,7 +25,7 @@ class Label:
     line: int  # in the label file or sheet, for messages
     path: str  # relative to the ingested folder, with forward slashes
     dataset: str
-    subject: str | None  # prefixed by the dataset that the people were recorded for
+    subject: Subject | None
     sample: str  # the expression's name in its dataset; unique within the dataset's subject
     onset: int | None
     apex: int | None
@@ -121,7 +120,7 @@ def _parse(path: Path, dataset: str, line: int, row: dict[str, str | None]) -> L
         line=line,
         path=name,
         dataset=dataset,
-        subject=f"{dataset}/{subject}" if subject else None,
+        subject=Subject(dataset, subject) if subject else None,
         sample=text("sample") or name,
         onset=frame("onset"),
         apex=frame("apex"),
@@ -154,51 +153,66 @@ def labels_by_input(labels: Iterable[Label]) -> dict[str, list[Label]]:
 
 
 def join_labels(
-    clips: Sequence[ClipRow], labels: Sequence[Label], *, subject: str | None = None
+    video: VideoRow, clips: Sequence[ClipRow], labels: Sequence[Label], *, subject: Subject | None = None
 ) -> tuple[list[ClipRow], list[LabelRow]]:
-    """Join the labels of one input to its clips; also tell what became of each label.
+    """Find the clip that holds each label of one input, and say whose faces the clips show.
 
-    A micro-expression belongs to the clip that holds most of it, at least half; of several faces to the largest. Where
-    the clip lacks its first or last frame (missing images, a lost face), the clip's nearest frame is taken; an apex
-    outside of the clip becomes missing; both are remarked. A label
-    without frames describes the whole input, and joins its longest clip. Macro-expressions are told, not joined.
-    `subject` is whose input it is, where that is known without a label.
+    No annotated frame is moved. A micro-expression belongs to the clip that holds most of it, at least half; of several
+    faces to the largest. Its onset and apex (its offset, where no apex is annotated) must lie in that clip, or not
+    exist in the input, as where images are missing. What cannot be used says why. A label without frames describes the
+    whole input, and belongs to its longest clip. `subject` is whose input it is, where that is known without a label.
     """
-    joined = {clip.clip_id: clip for clip in clips}
-    taken: dict[str, Label] = {}
-    rows = []
     subjects = {label.subject for label in labels if label.subject}
     if len(subjects) == 1:  # frames outside the expression show the same person
         subject = subjects.pop()
-    joined = {key: dataclasses.replace(clip, subject=subject) for key, clip in joined.items()}
+    people: dict[int, Subject] = {}  # of the tracks, where the labels name several people
+    lines: dict[tuple[Subject | None, str], int] = {}
+    rows = []
     for label in labels:
-        clip, fitted = None, label
-        problem = label.fault
-        if problem is None:
-            clip = _clip_of(label, list(joined.values()))
-            if clip is None:
-                problem = (
-                    f"{_where(label)}: no clip holds frames {label.span[0]}-{label.span[1]}"
-                    if label.span
-                    else f"{_where(label)}: there is no clip to join"
-                )
-            elif label.expression == "micro" and clip.clip_id in taken:
-                problem = (
-                    f"{_where(label)}: its clip already holds the expression of line {taken[clip.clip_id].line}; "
-                    "ingest with --overwrite to cut the clips between the expressions"
-                )
-                clip = None
-        if clip is not None:
-            fitted = _fitted(label, clip)
-            if label.expression == "micro":
-                taken[clip.clip_id] = label
-                joined[clip.clip_id] = dataclasses.replace(
-                    clip,
-                    subject=label.subject or clip.subject,
-                    **{name: getattr(fitted, name) for name in _DESCRIPTION},
-                )
-        rows.append(label_row(fitted, clip_id=clip.clip_id if clip else None, problem=problem))
-    return list(joined.values()), rows
+        line = lines.setdefault((label.subject, label.sample), label.line)
+        if line != label.line and label.fault is None:
+            label = dataclasses.replace(label, fault=f"{_where(label)}: line {line} has the same subject and sample")
+        possible = [clip for clip in clips if people.get(clip.track, label.subject) == label.subject]
+        clip = None if label.fault else _clip_of(label, possible)
+        problem = label.fault or _why_unusable(label, clip, video, clips)
+        if clip is None or problem:
+            rows.append(label_row(label, clip_id=None, problem=problem))
+            continue
+        if label.subject and subjects:
+            people[clip.track] = label.subject
+        rows.append(label_row(_remarked(label, clip, video), clip_id=clip.clip_id, problem=None))
+    return [dataclasses.replace(clip, subject=people.get(clip.track, subject)) for clip in clips], rows
+
+
+def is_cut(video: VideoRow, clips: Sequence[ClipRow], label: Label) -> bool:
+    """Whether the clips of an input cut a label through, and ingesting the input again would keep it whole.
+
+    It would not where the face was lost, and where the label was known when the input was ingested.
+    """
+    if label.fault or label.span is None or _told_span(label.span) in (video.kept_whole or "").split():
+        return False
+    first, last = label.span
+    if any(clip.first_frame <= first and last <= clip.last_frame for clip in clips):
+        return False
+    cut = Counter(clip.track for clip in clips if clip.first_frame <= last and first <= clip.last_frame)
+    return any(count > 1 for count in cut.values())
+
+
+def told_spans(labels: Iterable[Label]) -> str | None:
+    """The frame ranges of labels, for `VideoRow.kept_whole`."""
+    spans = {label.span for label in labels if label.span and not label.fault}
+    return " ".join(_told_span(span) for span in sorted(spans)) or None
+
+
+def digest_of_frames(labels: Iterable[LabelRow]) -> str:
+    """A hash of which expressions the clips hold, and where: all that onset-apex pairs depend on, and no class."""
+    digest = hashlib.sha256()
+    for row in sorted(labels, key=lambda row: (row.dataset, row.subject or "", row.sample, row.line)):
+        if row.expression == "micro" and row.clip_id is not None:
+            digest.update(
+                f"{row.dataset} {row.subject} {row.sample} {row.clip_id} {row.onset} {row.apex} {row.offset}\n".encode()
+            )
+    return digest.hexdigest()
 
 
 def label_row(label: Label, *, clip_id: str | None, problem: str | None) -> LabelRow:
@@ -227,6 +241,10 @@ def _where(label: Label) -> str:
     return f"label line {label.line}"
 
 
+def _told_span(span: tuple[int, int]) -> str:
+    return f"{span[0]}-{span[1]}"
+
+
 def _clip_of(label: Label, clips: Sequence[ClipRow]) -> ClipRow | None:
     if label.span is None:
         return max(clips, key=lambda clip: (clip.num_frames, clip.face_px), default=None)
@@ -239,18 +257,51 @@ def _clip_of(label: Label, clips: Sequence[ClipRow]) -> ClipRow | None:
     return max(holding, key=lambda clip: (held(clip), clip.face_px), default=None)
 
 
-def _fitted(label: Label, clip: ClipRow) -> Label:
-    """The label with its frames inside of the clip."""
-    outside = [
-        name
-        for name in _FRAMES
-        if (frame := getattr(label, name)) is not None and not clip.first_frame <= frame <= clip.last_frame
-    ]
+def _why_unusable(label: Label, clip: ClipRow | None, video: VideoRow, clips: Sequence[ClipRow]) -> str | None:
+    """Why no clip can take a label, or None."""
+    if is_cut(video, clips, label):
+        assert label.span is not None
+        return (
+            f"{_where(label)}: the clips are cut inside of frames {_told_span(label.span)}, as they were made before "
+            "it: run `mbert ingest` without --no-redo to ingest this input again"
+        )
+    if clip is None:
+        if label.span is None or not clips:
+            return f"{_where(label)}: there is no clip to join"
+        return f"{_where(label)}: no clip holds frames {_told_span(label.span)}"
+    needed = ("onset", "offset") if label.apex is None else ("onset", "apex")
+    lost = [name for name in needed if label.expression == "micro" and _is_lost(getattr(label, name), clip, video)]
+    if lost:
+        told = ", ".join(f"{name} {getattr(label, name)}" for name in lost)
+        return f"{_where(label)}: {told} shows no face that is followed; the clip has frames {_told_frames(clip)}"
+    return None
+
+
+def _is_outside(frame: int | None, clip: ClipRow) -> bool:
+    return frame is not None and not clip.first_frame <= frame <= clip.last_frame
+
+
+def _is_lost(frame: int | None, clip: ClipRow, video: VideoRow) -> bool:
+    """Whether a frame exists in the input, but not in the clip."""
+    if frame is None or not _is_outside(frame, clip) or video.first_frame is None or video.last_frame is None:
+        return False
+    return video.first_frame <= frame <= video.last_frame
+
+
+def _told_frames(clip: ClipRow) -> str:
+    return f"{clip.first_frame}-{clip.last_frame}"
+
+
+def _remarked(label: Label, clip: ClipRow, video: VideoRow) -> Label:
+    """The label with a remark on the frames of it that have no crop."""
+    outside = [name for name in _FRAMES if _is_outside(getattr(label, name), clip)]
     if not outside:
         return label
-    moved: dict[str, Any] = {"onset": clip.first_frame, "apex": None, "offset": clip.last_frame}
-    told = ", ".join(f"{name} {getattr(label, name)}" for name in outside)
-    taken = ", ".join(f"{name} {'missing' if moved[name] is None else moved[name]}" for name in outside)
-    remark = f"{told} is outside of the clip ({clip.first_frame}-{clip.last_frame}): taken as {taken}"
+    told = ", ".join(
+        f"{name} {frame} {'has no crop' if _is_lost(frame, clip, video) else 'does not exist'}"
+        for name in outside
+        if (frame := getattr(label, name)) is not None
+    )
+    remark = f"{told}: the nearest crop stands in, of frames {_told_frames(clip)}"
     remark = f"{label.remark}; {remark}" if label.remark else f"{_where(label)}: {remark}"
-    return dataclasses.replace(label, remark=remark, **{name: moved[name] for name in outside})
+    return dataclasses.replace(label, remark=remark)

@@ -1,7 +1,14 @@
-"""Labelled expressions for finetuning: few pairs, kept compressed in memory, decoded in the process that trains."""
+"""Labelled expressions for finetuning and evaluation: few pairs, kept compressed in memory.
+
+The shards say which frames an expression has, `labels.parquet` how it is annotated; both are joined here by (dataset,
+subject, sample).
+"""
 
 import dataclasses
+import functools
+import hashlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,33 +19,59 @@ from torch import Tensor
 
 from mbert import ConfigError, ManifestError
 from mbert.manifests.labels.classes import CLASS_MAPS, ClassMap
-from mbert.manifests.labels.table import LABEL_COLUMNS
-from mbert.manifests.schema import PairRow
+from mbert.manifests.labels.table import LABEL_COLUMNS, LABELS_NAME, digest_of_frames
+from mbert.manifests.schema import LabelRow, PairRow
+from mbert.manifests.store import read_rows
+from mbert.manifests.subject import Subject
 from mbert.model.data.augment import draw
 from mbert.model.data.pixels import resize, stack_images
 from mbert.shards.pair import FramePair
-from mbert.shards.reader import list_shards, read_expressions
+from mbert.shards.reader import read_all
+from mbert.shards.source import ShardSource, open_manifest
 
 _OF_PARTNERS = 2**32  # added to the epoch in seeds: partners are drawn apart from the pairs they are mixed into
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Expression:
-    """A labelled expression, its frames still compressed."""
+    """A labelled expression: how it is annotated, and the keys of its pairs."""
 
-    row: PairRow  # of onset and apex
-    steps: tuple[FramePair, ...]  # the onset with later frames in time order; the last one is the apex
+    annotation: LabelRow
     label: str  # its class
+    row: PairRow  # of onset and apex
+    steps: tuple[str, ...]  # the onset with later frames in time order; the last one is the apex
 
     @property
-    def pair(self) -> FramePair:
-        """Onset and apex."""
-        return self.steps[-1]
+    def subject(self) -> Subject:
+        """Who shows it; nobody without a subject takes part."""
+        assert self.annotation.subject is not None
+        return self.annotation.subject
 
-    @property
-    def subject(self) -> str:
-        """Prefixed by the dataset."""
-        return self.row.subject or ""
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Expressions:
+    """Those that take part, in key order, and how many were left out, and why. It holds no frames."""
+
+    source: ShardSource
+    found: tuple[Expression, ...]
+    left_out: Mapping[str, int]
+
+    def pairs(self, step: int = -1) -> list[FramePair]:
+        """One pair of each expression, that of onset and apex by default, still compressed."""
+        frames = frames_of(self.source)
+        return [frames[expression.steps[step]] for expression in self.found]
+
+
+@functools.lru_cache(maxsize=1)
+def _read_once(source: ShardSource) -> tuple[tuple[PairRow, ...], dict[str, FramePair]]:
+    """Rows and frames of a set of expressions: read once by each process, so no task has to carry them."""
+    rows, pairs = zip(*found, strict=True) if (found := read_all(source)) else ((), ())
+    return rows, {pair.key: pair for pair in pairs}
+
+
+def frames_of(source: ShardSource) -> Mapping[str, FramePair]:
+    """The pairs of a set of expressions by their keys, still compressed."""
+    return _read_once(source)[1]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +87,12 @@ class LabelledPairs:
     def counts(self) -> dict[str, int]:
         """Pairs of each class."""
         return {name: self.labels.count(place) for place, name in enumerate(self.classes)}
+
+    @property
+    def digest(self) -> str:
+        """A hash of which pairs there are and of their classes."""
+        told = [[pair.key, self.classes[place]] for pair, place in zip(self.pairs, self.labels, strict=True)]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,10 +172,10 @@ class LabelledLoader:
 
 
 def read_labelled(
-    folder: Path,
+    source: ShardSource,
+    labels: Path | str,
     *,
     classes: ClassMap = CLASS_MAPS["annotated"],
-    labels_path: Path | None = None,
     exclude_subjects: Sequence[str] = (),
 ) -> LabelledPairs:
     """The labelled expressions of all subjects but the excluded ones, under a class map.
@@ -144,7 +183,7 @@ def read_labelled(
     Raises ManifestError without labelled pairs, ConfigError for an excluded subject that does not occur and where
     fewer than two classes are left.
     """
-    expressions, _ = labelled_expressions(folder, labels_path, classes=classes)
+    expressions = labelled_expressions(source, labels, classes=classes).found
     everybody = sorted({expression.subject for expression in expressions})
     if unknown := sorted(set(exclude_subjects) - set(everybody)):
         raise ConfigError(f"no labelled expression is of {', '.join(unknown)}; the subjects are {', '.join(everybody)}")
@@ -153,16 +192,17 @@ def read_labelled(
     if len(found) < 2:
         without = f" without {', '.join(exclude_subjects)}" if exclude_subjects else ""
         raise ConfigError(
-            f"finetuning needs at least 2 classes, the {len(kept)} labelled expressions in {folder}{without} have "
-            f"{len(found)}: {', '.join(sorted(found)) or 'none'}; label more, or exclude fewer subjects"
+            f"finetuning needs at least 2 classes, the {len(kept)} labelled expressions in {source.where}{without} "
+            f"have {len(found)}: {', '.join(sorted(found)) or 'none'}; label more, or exclude fewer subjects"
         )
-    return labelled_pairs(kept, [name for name in classes.classes if name in found] or sorted(found))
+    return labelled_pairs(source, kept, [name for name in classes.classes if name in found] or sorted(found))
 
 
-def labelled_pairs(expressions: Sequence[Expression], classes: Sequence[str]) -> LabelledPairs:
+def labelled_pairs(source: ShardSource, expressions: Sequence[Expression], classes: Sequence[str]) -> LabelledPairs:
     """Expressions as finetuning takes them; each one's label is among the classes."""
+    frames = frames_of(source)
     return LabelledPairs(
-        pairs=tuple(expression.pair for expression in expressions),
+        pairs=tuple(frames[expression.steps[-1]] for expression in expressions),
         labels=tuple(classes.index(expression.label) for expression in expressions),
         classes=tuple(classes),
         subjects=tuple(sorted({expression.subject for expression in expressions})),
@@ -170,67 +210,93 @@ def labelled_pairs(expressions: Sequence[Expression], classes: Sequence[str]) ->
 
 
 def labelled_expressions(
-    folder: Path,
-    labels_path: Path | None,
+    source: ShardSource,
+    labels: Path | str,
     *,
     classes: ClassMap | None = CLASS_MAPS["annotated"],
     datasets: Sequence[str] = (),
     frames: int = 1,
-) -> tuple[list[Expression], dict[str, int]]:
-    """The expressions of the shards that have a subject and a class, in key order; and how many were left out, and why.
+) -> Expressions:
+    """The expressions of the shards that have a subject and a class, and how many were left out, and why.
 
-    Without a class map, those whose action units are annotated, and their label is "". `datasets` (empty: all) may take
-    part. `frames` pairs of each, from the onset to frames evenly spread up to the apex.
+    `labels` is the `labels.parquet` of the corpus, or its URL. Without a class map, those whose action units are
+    annotated, and their label is "". `datasets` (empty: all) may take part. `frames` pairs of each, from the onset to
+    frames evenly spread up to the apex.
 
-    Raises ManifestError where there are none; it names `labels_path`, the corpus' file of labels. ConfigError when the
-    shards do not hold so many frames.
+    Raises ManifestError where there are none, and where labels have come, gone or moved since the pairs were made.
+    ConfigError when the shards do not hold so many frames.
     """
-    steps: dict[str, list[FramePair]] = {}
-    apexes = []
-    pairs = read_expressions(folder, list_shards(folder), ("onset_between", "onset_apex"))
-    for row, pair in sorted(pairs, key=lambda item: (item[0].clip_id, item[0].t1)):
-        steps.setdefault(row.clip_id, []).append(pair)  # in time order: the apex last
+    annotations = _read_annotations(source, labels)
+    rows = sorted(_read_once(source)[0], key=lambda row: row.t1)
+    steps: dict[_Name, list[str]] = {}
+    apexes: list[PairRow] = []
+    for row in rows:  # in time order: the apex last
+        steps.setdefault(_name(row), []).append(row.key)
         if row.kind == "onset_apex":
             apexes.append(row)
     left_out: Counter[str] = Counter()
     found = []
-    for row in apexes:
-        label = "" if classes is None else classes.class_of(row)
+    for row in sorted(apexes, key=lambda row: row.key):
+        annotation = annotations[_name(row)]
+        label = "" if classes is None else classes.class_of(annotation)
         if datasets and row.dataset not in datasets:
             left_out[f"of {row.dataset}"] += 1
-        elif not row.subject:
+        elif not annotation.subject:
             left_out["without a subject"] += 1
         elif label is None:
             left_out[f"without a class in {classes.name}" if classes else ""] += 1
-        elif classes is None and row.action_units is None:
+        elif classes is None and annotation.action_units is None:
             left_out["without action units"] += 1
         else:
-            found.append(Expression(row, tuple(_spread(steps[row.clip_id], frames)), label))
+            found.append(Expression(annotation, label, row, tuple(_spread(steps[_name(row)], frames))))
     if not found:
-        raise _without_expressions(labels_path, left_out)
+        raise _without_expressions(labels, left_out)
     if frames > 1 and frames > (most := max(len(group) for group in steps.values())):
         raise ConfigError(
-            f"{frames} frames of an expression are asked for, the shards hold {most}: make them anew with "
+            f"{frames} frames of an expression are asked for, the shards hold {most}: make them again with "
             f"`mbert shard --pairs --frames-between {frames - 1} --overwrite`"
         )
-    return found, dict(left_out)
+    return Expressions(source, tuple(found), dict(left_out))
 
 
-def _spread(steps: list[FramePair], frames: int) -> list[FramePair]:
+_Name = tuple[str, str | None, str | None]
+
+
+def _name(row: PairRow | LabelRow) -> _Name:
+    """What an expression is called everywhere."""
+    return row.dataset, row.subject, row.sample
+
+
+def _read_annotations(source: ShardSource, labels: Path | str) -> dict[_Name, LabelRow]:
+    """The label of each expression in the shards."""
+    rows = read_rows(open_manifest(labels, source.retry), LabelRow)
+    if source.labels is not None and source.labels != digest_of_frames(rows):
+        raise ManifestError(
+            f"labels came, went or moved in {labels} since the pairs in {source.where} were made: run "
+            "`mbert shard --pairs` again; it makes the pairs of labels alone, a pretraining is not touched"
+        )
+    found = {_name(row): row for row in rows if row.expression == "micro"}
+    if unknown := [row.key for row in _read_once(source)[0] if _name(row) not in found]:
+        raise ManifestError(
+            f"{labels} has no label of the pair {unknown[0]} in {source.where}: they do not belong together"
+        )
+    return found
+
+
+def _spread(steps: list[str], frames: int) -> list[str]:
     """So many of the steps, evenly spread, the last one among them; a quick expression gives some twice."""
     places = np.linspace(len(steps) / frames, len(steps), frames).round().astype(int) - 1
     return [steps[max(place, 0)] for place in places.tolist()]
 
 
-def _without_expressions(labels_path: Path | None, left_out: Mapping[str, int]) -> ManifestError:
+def _without_expressions(labels: Path | str, left_out: Mapping[str, int]) -> ManifestError:
     if left_out:
         told = ", ".join(f"{count} {why}" for why, count in left_out.items())
         return ManifestError(f"no labelled expression is left: {told}; see `mbert labels` for what there is")
-    where = labels_path or Path("labels.csv")
-    state = "has no row with subject, onset, apex and emotion that fits a clip" if where.exists() else "is missing"
     return ManifestError(
-        f"labelled expressions are needed, but {where} {state}: write one line per expression with the "
-        f"columns {', '.join(LABEL_COLUMNS)}, then run `mbert ingest` and `mbert shard --pairs` again"
+        f"labelled expressions are needed, but {labels} has none with an onset and an apex or offset that fits a clip: "
+        f"write {LABELS_NAME} into the ingested folder, one line per expression with the columns "
+        f"{', '.join(LABEL_COLUMNS)}, then run `mbert ingest` and `mbert shard --pairs` again"
     )
 
 

@@ -23,6 +23,7 @@ from mbert.manifests.labels.action_units import CD6ME_UNITS, unit_targets
 from mbert.manifests.labels.folds import Fold, check_folds, check_samples, make_folds
 from mbert.manifests.labels.people import person
 from mbert.manifests.labels.published import expected
+from mbert.manifests.subject import Subject
 from mbert.model.data.labelled import Expression, labelled_expressions
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.network.weights import hash_weights
@@ -30,6 +31,8 @@ from mbert.model.scoring.config import ACTION_UNITS, BASELINES, OURS, EvalConfig
 from mbert.model.scoring.methods import Methods, OnProgress, Predictions, hash_of
 from mbert.model.scoring.metrics import Scores, SeedScores, over_seeds, score, score_by_dataset
 from mbert.model.scoring.unit_metrics import ActionUnitScores, score_action_units
+from mbert.shards.pair import FramePair
+from mbert.shards.source import open_source
 
 _RESULTS = "results.json"
 
@@ -73,26 +76,29 @@ class EvalResult:
 
 
 def run_eval(
-    shards_folder: Path,
+    shards: Path | str,
+    labels: Path | str,
     checkpoint: Path | str,
     out: Path,
     config: EvalConfig,
     *,
-    labels_path: Path | None = None,
+    cache: Path | None = None,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> EvalResult:
     """Evaluate a checkpoint; writes results.json and predictions.parquet.
 
-    Raises ManifestError without labelled expressions (`labels_path` is named in the message) and for samples that no
-    split can keep apart, ConfigError for a leak and where the samples do not allow the protocol, ModelError without a
-    checkpoint.
+    `shards` has the pairs of expressions: a folder, a URL or a brace pattern (`open_source`). `labels` is the
+    `labels.parquet` of their corpus, or its URL. Raises ManifestError without labelled expressions, where labels have
+    changed since the shards were made, and for samples that no split can keep apart, ConfigError for a leak and where
+    the samples do not allow the protocol, ModelError without a checkpoint, ShardError for damaged pairs.
     """
     began = time.monotonic()
     classes, rules = config.class_map, config.rules
-    expressions, left_out = labelled_expressions(
-        shards_folder, labels_path, classes=classes, datasets=config.datasets or rules.datasets, frames=config.frames
+    source = open_source(shards, cache=cache)
+    expressions = labelled_expressions(
+        source, labels, classes=classes, datasets=config.datasets or rules.datasets, frames=config.frames
     )
-    rows = [expression.row for expression in expressions]
+    rows = [expression.annotation for expression in expressions.found]
     check_samples(rows)
     folds = make_folds(
         rows,
@@ -100,25 +106,24 @@ def run_eval(
         seed=config.seed,
         k=config.k,
         test_share=config.test_share,
-        test_subjects=config.test_subjects,
+        test_subjects=[Subject.parse(name) for name in config.test_subjects],
     )
-    digests = [_digests(expression) for expression in expressions]
-    subjects = [expression.subject for expression in expressions]
-    check_folds(folds, subjects, digests, names=[row.sample or row.key for row in rows])
+    digests = [_digests(pair) for pair in expressions.pairs()]
+    subjects = [expression.subject for expression in expressions.found]
+    check_folds(folds, subjects, digests, names=[row.sample for row in rows])
     model = MicronBert.from_pretrained(checkpoint)
     identity = [
-        [row.key, subject, expression.label, row.action_units, digest]
-        for row, subject, expression, digest in zip(rows, subjects, expressions, digests, strict=True)
+        [expression.row.key, expression.subject, expression.label, expression.annotation.action_units, digest]
+        for expression, digest in zip(expressions.found, digests, strict=True)
     ]
     methods = Methods(
         config=config,
         expressions=expressions,
-        classes=_class_names(config, expressions),
+        classes=_class_names(config, expressions.found),
         units=unit_targets(rows) if classes is None else None,
         folds=folds,
         model=model,
         checkpoint=checkpoint,
-        corpus=str(read_json(shards_folder / "pairs.json")["corpus"]),
         samples=hash_of(identity),
         out=out,
         on_progress=on_progress,
@@ -147,8 +152,8 @@ def run_eval(
         num_subjects=len({person(subjects[index]) for index in tested}),
         num_folds=len(folds),
         samples=_counts(methods),
-        left_out=left_out,
-        apex_sources=dict(Counter(str(row.apex_source) for row in rows)),
+        left_out=dict(expressions.left_out),
+        apex_sources=dict(Counter(str(expression.row.apex_source) for expression in expressions.found)),
         methods=results,
         warnings=[],
         encoder_saw_test_subjects=_known([subjects[index] for index in tested], seen),
@@ -158,7 +163,7 @@ def run_eval(
         seconds=time.monotonic() - began,
         folder=str(out),
     )
-    result = dataclasses.replace(result, warnings=_warnings(result, expressions, knows_people=bool(seen)))
+    result = dataclasses.replace(result, warnings=_warnings(result, expressions.found, knows_people=bool(seen)))
     _write_predictions(methods, predicted)
     write_json(
         out / _RESULTS,
@@ -166,7 +171,7 @@ def run_eval(
             **dataclasses.asdict(result),
             "mbert_version": __version__,
             "settings": dataclasses.asdict(config),
-            "corpus": methods.corpus,
+            "corpus": source.corpus,
             "pretrained_on_corpus": model.state.corpus if model.state else None,
             "pretraining_steps": model.state.step if model.state else None,
             "about": about,
@@ -189,9 +194,8 @@ def _class_names(config: EvalConfig, expressions: Sequence[Expression]) -> list[
     return list(classes.classes) or found
 
 
-def _digests(expression: Expression) -> tuple[str, ...]:
-    frames = (expression.pair.t0_jpeg, expression.pair.t1_jpeg)
-    return tuple(hashlib.sha256(frame).hexdigest() for frame in frames)
+def _digests(pair: FramePair) -> tuple[str, ...]:
+    return tuple(hashlib.sha256(frame).hexdigest() for frame in (pair.t0_jpeg, pair.t1_jpeg))
 
 
 def _tested(folds: Iterable[Fold]) -> list[int]:
@@ -200,13 +204,13 @@ def _tested(folds: Iterable[Fold]) -> list[int]:
 
 def _result(methods: Methods, predicted: Sequence[Predictions], seconds: float) -> MethodResult:
     tested = _tested(methods.folds)
-    subjects = [methods.expressions[index].subject for index in tested]
-    datasets = [methods.expressions[index].row.dataset for index in tested]
+    subjects = [methods.expressions.found[index].subject for index in tested]
+    datasets = [methods.expressions.found[index].row.dataset for index in tested]
     if methods.units is not None:
         flags = np.asarray(predicted[0])[tested]
         found = score_action_units(methods.units[tested], flags, CD6ME_UNITS, subjects, datasets)
         return MethodResult(scores=found.pooled, per_dataset=found.per_dataset, over_seeds=None, seconds=seconds)
-    truth = [methods.expressions[index].label for index in tested]
+    truth = [methods.expressions.found[index].label for index in tested]
     guesses = [[str(each[index]) for index in tested] for each in predicted]
     scores = [score(truth, each, subjects, classes=methods.classes) for each in guesses]
     per_dataset = score_by_dataset(truth, guesses[0], subjects, datasets, classes=methods.classes)
@@ -220,7 +224,7 @@ def _result(methods: Methods, predicted: Sequence[Predictions], seconds: float) 
 
 def _counts(methods: Methods) -> dict[str, dict[str, int]]:
     found: dict[str, Counter[str]] = defaultdict(Counter)
-    for index, expression in enumerate(methods.expressions):
+    for index, expression in enumerate(methods.expressions.found):
         names = [expression.label] if methods.units is None else _unit_names(methods.units[index])
         found[expression.row.dataset].update(names)
     return {dataset: dict(sorted(counts.items())) for dataset, counts in sorted(found.items())}
@@ -230,9 +234,9 @@ def _unit_names(flags: npt.NDArray[np.bool_]) -> list[str]:
     return [f"AU{unit}" for unit, flag in zip(CD6ME_UNITS, flags, strict=True) if flag]
 
 
-def _known(tested: Iterable[str], seen: Iterable[str]) -> list[str]:
+def _known(tested: Iterable[Subject], seen: Iterable[str]) -> list[str]:
     """Tested subjects who are, as people, among others."""
-    people = {person(subject) for subject in seen}
+    people = {person(Subject.parse(name)) for name in seen}
     return sorted({subject for subject in tested if person(subject) in people})
 
 
@@ -318,7 +322,7 @@ def _write_predictions(methods: Methods, predicted: dict[str, list[Predictions]]
     """One row per tested sample; `prediction` is the model's, other columns are those of the methods."""
     fold_of = {index: fold.name for fold in methods.folds for index in fold.test}
     tested = sorted(fold_of)
-    rows = [methods.expressions[index].row for index in tested]
+    rows = [methods.expressions.found[index].row for index in tested]
     names = ("key", "clip_id", "dataset", "subject", "sample", "apex_source")
     columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
     columns["fold"] = [fold_of[index] for index in tested]

@@ -14,7 +14,7 @@ import torch
 from mbert.manifests.files import read_json, write_json
 from mbert.manifests.labels.classes import Labelled
 from mbert.manifests.labels.folds import Fold, inner_split
-from mbert.model.data.labelled import Expression, LabelledPairs, decode_pairs, labelled_pairs
+from mbert.model.data.labelled import Expressions, LabelledPairs, decode_pairs, labelled_pairs
 from mbert.model.data.pixels import normalize
 from mbert.model.device import pick_compute
 from mbert.model.network.classifier import Classifier
@@ -92,10 +92,9 @@ class FinetuneTask:
 
     number: int
     fold: Fold
-    expressions: Sequence[Expression]  # of the whole protocol
+    expressions: Expressions  # of the whole protocol; their frames are read in the process that does the fold
     classes: Sequence[str]
     checkpoint: Path | str
-    corpus: str
     config: FinetuneConfig
     select: Select
     folder: Path
@@ -115,7 +114,7 @@ def finetune_fold(task: FinetuneTask) -> list[int]:
     if task.select == "oracle":
         watched = _train(task, task.fold.train, config, "run", test)
         return watched[_best(watched, test.labels, by_accuracy=True)]
-    samples: Sequence[Labelled] = [expression.row for expression in task.expressions]
+    samples: Sequence[Labelled] = [expression.annotation for expression in task.expressions.found]
     train, validation = inner_split(samples, task.fold.train, seed=config.seed)
     held = _side(task, validation)
     watched = _train(task, train, config, "inner", held)
@@ -131,14 +130,15 @@ def _train(
     watch = None if watched is None else Watch(lambda classifier: _predict(classifier, watched))
     run = task.folder / name
     learned = _side(task, indices)
-    summary = finetune_pairs(learned, task.checkpoint, run, config, corpus=task.corpus, watch=watch)
+    summary = finetune_pairs(learned, task.checkpoint, run, config, corpus=task.expressions.source.corpus, watch=watch)
     if watch is None:
         return []
     return watch.read(run, math.floor(summary.last.epoch + 1e-9))
 
 
 def _side(task: FinetuneTask, indices: Iterable[int]) -> LabelledPairs:
-    return labelled_pairs([task.expressions[index] for index in indices], task.classes)
+    of_side = [task.expressions.found[index] for index in indices]
+    return labelled_pairs(task.expressions.source, of_side, task.classes)
 
 
 def _best(watched: Sequence[Sequence[int]], labels: Sequence[int], *, by_accuracy: bool = False) -> int:

@@ -13,7 +13,7 @@ import torch
 
 from mbert.manifests.files import replacing
 from mbert.manifests.labels.folds import Fold
-from mbert.model.data.labelled import Expression, decode_pairs
+from mbert.model.data.labelled import Expressions, decode_pairs
 from mbert.model.data.pixels import normalize
 from mbert.model.device import pick_compute
 from mbert.model.network.features import DEFINITION, in_own_units, join_steps, pair_inputs
@@ -68,13 +68,12 @@ class Methods:
     """
 
     config: EvalConfig
-    expressions: Sequence[Expression]
+    expressions: Expressions
     classes: Sequence[str]  # empty: action units
     units: npt.NDArray[np.bool_] | None  # (n, U): the truth where it is action units
     folds: Sequence[Fold]
     model: MicronBert
     checkpoint: Path | str
-    corpus: str  # fingerprint
     samples: str  # a hash of the expressions' frames and labels
     out: Path
     on_progress: OnProgress
@@ -82,7 +81,7 @@ class Methods:
     @property
     def truth(self) -> list[str]:
         """Classes of the samples."""
-        return [expression.label for expression in self.expressions]
+        return [expression.label for expression in self.expressions.found]
 
     def seeds_of(self, method: str) -> list[int]:
         """Those of the evaluation, or one where another could not give another prediction."""
@@ -123,7 +122,7 @@ class Methods:
     ) -> Features:
         """Features of one step of every expression; computed once, then read."""
         path = self.out / "features" / f"{hash_of([what, about, self.samples])[:24]}.npy"
-        pairs = [expression.steps[step] for expression in self.expressions]
+        pairs = self.expressions.pairs(step)
         if path.exists():
             found: Features = np.load(path, allow_pickle=False)
             return found
@@ -150,7 +149,7 @@ class Methods:
             own_units = np.tile(own_units, self.config.frames)
         if self.units is not None:
             return predict_units(features, self.units, self.folds, own_units=own_units, on_fold=tell)
-        rows = [expression.row for expression in self.expressions]
+        rows = [expression.annotation for expression in self.expressions.found]
         return predict_folds(
             features,
             self.truth,
@@ -203,7 +202,6 @@ class Methods:
                 expressions=self.expressions,
                 classes=self.classes,
                 checkpoint=self.checkpoint,
-                corpus=self.corpus,
                 config=config,
                 select=self.config.select,
                 folder=Path(),
@@ -238,7 +236,7 @@ class Methods:
         return [found[number] or [] for number in range(len(tasks))]
 
     def _named(self, found: Sequence[Sequence[int]]) -> list[str]:
-        predicted = [""] * len(self.expressions)
+        predicted = [""] * len(self.expressions.found)
         for fold, places in zip(self.folds, found, strict=True):
             for index, place in zip(fold.test, places, strict=True):
                 predicted[index] = self.classes[place]

@@ -30,6 +30,7 @@ from mbert.model.training.objective import ObjectiveConfig
 from mbert.model.training.pictures import picture_pairs
 from mbert.model.training.run_log import StepReport
 from mbert.model.training.runs import Ended, holding, settle_run, train_and_tell
+from mbert.shards.source import open_source
 
 ClassWeights = Literal["balanced", "none"]
 _EPOCHS = 30
@@ -79,6 +80,7 @@ class FinetunePlan(LoopPlan):
     encoder: dict[str, object]  # which one is finetuned: its step, its corpus, a hash of its weights
     classes: dict[str, int]  # pairs of each
     subjects: tuple[str, ...]  # learned from
+    pairs: str  # fingerprint of the pairs and their labels
 
     def identity(self) -> dict[str, object]:
         """What must be equal for a run to be continued."""
@@ -89,6 +91,7 @@ class FinetunePlan(LoopPlan):
             "encoder": self.encoder,
             "classes": list(self.classes),
             "subjects": list(self.subjects),
+            "pairs": self.pairs,
         }
 
 
@@ -112,37 +115,37 @@ class FinetuneSummary:
 
 
 def run_finetune(
-    shards_folder: Path,
+    shards: Path | str,
+    labels: Path | str,
     checkpoint: Path | str,
     out: Path,
     config: FinetuneConfig,
     *,
-    labels_path: Path | None = None,
+    cache: Path | None = None,
     overwrite: bool = False,
     force: bool = False,
     resume: bool = False,
     on_plan: Callable[[FinetunePlan], None] = lambda plan: None,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> FinetuneSummary:
-    """Finetune, or go on with a run that was interrupted. Under torchrun, all processes call this.
+    """Finetune, or resume a run that was interrupted. Under torchrun, all processes call this.
 
-    `checkpoint` is whatever `MicronBert.from_pretrained` takes. Raises ManifestError without labelled pairs
-    (`labels_path` is named in the message), ConfigError with fewer than two classes, for an unknown excluded subject,
-    for inputs that the model cannot give, and when `out` holds a run of another configuration, ModelError without a
-    checkpoint or when the loss is not finite.
+    `shards` has the pairs of expressions: a folder, a URL or a brace pattern (`open_source`). `labels` is the
+    `labels.parquet` of their corpus, or its URL. `checkpoint` is whatever `MicronBert.from_pretrained` takes. Raises
+    ManifestError without labelled pairs and where the labels have changed since, ConfigError with fewer than two
+    classes, for an unknown excluded subject, for inputs that the model cannot give, and when `out` holds a run of
+    another configuration, ModelError without a checkpoint or when the loss is not finite.
     """
+    source = open_source(shards, cache=cache)
     labelled = read_labelled(
-        shards_folder,
-        classes=class_map(config.classes),
-        labels_path=labels_path,
-        exclude_subjects=config.exclude_subjects,
+        source, labels, classes=class_map(config.classes), exclude_subjects=config.exclude_subjects
     )
     return finetune_pairs(
         labelled,
         checkpoint,
         out,
         config,
-        corpus=str(read_json(shards_folder / "pairs.json")["corpus"]),
+        corpus=source.corpus,
         overwrite=overwrite,
         force=force,
         resume=resume,
@@ -251,6 +254,7 @@ def decide(
         },
         classes=labelled.counts,
         subjects=labelled.subjects,
+        pairs=labelled.digest,
     )
 
 

@@ -76,6 +76,7 @@ class PretrainPlan(LoopPlan):
     num_shards: int
     steps_per_epoch: int
     num_dropped: int  # pairs of an epoch that fill no whole batch
+    pairs: str  # fingerprint of the pairs that are learned from
 
     @property
     def model_config(self) -> MicronBertConfig:
@@ -85,8 +86,8 @@ class PretrainPlan(LoopPlan):
     def identity(self) -> dict[str, object]:
         """What must be equal for a run to be continued."""
         kept = {name: value for name, value in LoopPlan.identity(self).items() if name != "grad_checkpointing"}
-        # None, as in runs that were begun when nobody could be excluded.
-        return {**kept, "preset": self.preset, "exclude_subjects": sorted(set(self.config.exclude_subjects)) or None}
+        excluded = sorted(set(self.config.exclude_subjects)) or None
+        return {**kept, "preset": self.preset, "pairs": self.pairs, "exclude_subjects": excluded}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -304,6 +305,7 @@ def decide(config: PretrainConfig, compute: Compute, processes: Processes, sourc
         num_dropped=source.num_pairs - steps_per_epoch * global_batch,
         world=processes.world,
         corpus=source.corpus,
+        pairs=source.pairs,
         notes=notes,
     )
 

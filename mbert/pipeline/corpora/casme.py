@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import choose_tree, find_annotation
 from mbert.pipeline.corpora.people import PeopleLayout, sub_number
 from mbert.pipeline.corpora.sheet import read_sheet
@@ -44,7 +45,7 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
                 line=row.line,
                 path=relative_path(root, people.folder(subject, name)),
                 dataset="casme",
-                subject=f"casme/{subject}",
+                subject=Subject("casme", subject),
                 sample=name,
                 onset=row.number("OnsetF"),
                 apex=row.number("ApexF2") if apex is None else apex,

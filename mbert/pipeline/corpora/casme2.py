@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import choose_tree, find_annotation
 from mbert.pipeline.corpora.people import PeopleLayout, sub_number
 from mbert.pipeline.corpora.sheet import read_sheet
@@ -43,7 +44,7 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
                 line=row.line,
                 path=relative_path(root, people.folder(subject, name)),
                 dataset="casme2",
-                subject=f"casme2/{subject}",
+                subject=Subject("casme2", subject),
                 sample=name,
                 onset=row.number("OnsetFrame"),
                 apex=row.number("ApexFrame"),

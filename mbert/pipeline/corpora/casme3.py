@@ -17,6 +17,7 @@ from typing import Literal
 from mbert import ConfigError, ManifestError
 from mbert.manifests.labels.table import Label
 from mbert.manifests.schema import Expression
+from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import (
     by_name,
     find_annotation,
@@ -132,7 +133,7 @@ def _labels_of_a(
                 line=row.line,
                 path=relative_path(root, folder),
                 dataset="casme3",
-                subject=f"casme3/{subject}",
+                subject=Subject("casme3", subject),
                 sample=sample if expression == "micro" else f"{sample}_macro",
                 onset=onset,
                 apex=row.number("Apex"),
@@ -163,7 +164,7 @@ def _read_c(root: Path, trees: Mapping[Path, _Kind], annotation: Path | None) ->
                 line=row.line,
                 path=relative_path(root, folder),
                 dataset="casme3c",
-                subject=f"casme3c/{subject}",
+                subject=Subject("casme3c", subject),
                 sample=f"a_{f'line{row.line}' if onset is None else onset}",
                 onset=onset,
                 apex=None,
@@ -232,7 +233,8 @@ def _folders(trees: Mapping[Path, _Kind], kind: _Kind) -> dict[_Key, Path]:
 
 def _sources(root: Path, folders: Mapping[_Key, Path], dataset: str, people: str) -> tuple[Source, ...]:
     return tuple(
-        frames_source(root, folder, dataset, subject=f"{people}/{key[0]}", fps=_FPS) for key, folder in folders.items()
+        frames_source(root, folder, dataset, subject=Subject(people, key[0]), fps=_FPS)
+        for key, folder in folders.items()
     )
 
 

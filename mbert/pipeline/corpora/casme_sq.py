@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import Tree, choose_tree, find_annotation, find_trees, first_image, subfolders
 from mbert.pipeline.corpora.sheet import columns_by_place
 from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source, relative_path
@@ -35,7 +36,9 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
     people = {name: folder for folder in subfolders(tree.folder) if (name := _subject(folder.name))}
     videos = [(name, video) for name, folder in people.items() for video in subfolders(folder)]
     folders = {(name, found[1]): video for name, video in videos if (found := _VIDEO.fullmatch(video.name))}
-    sources = [frames_source(root, video, "casme_sq", subject=f"casme_sq/{name}", fps=_FPS) for name, video in videos]
+    sources = [
+        frames_source(root, video, "casme_sq", subject=Subject("casme_sq", name), fps=_FPS) for name, video in videos
+    ]
     subjects = {
         row.text("number"): _subject(row.text("folder") or "")
         for row in columns_by_place(annotation, 1, ("person", "folder", "number"))
@@ -62,7 +65,7 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
                 line=row.line,
                 path=relative_path(root, folder),
                 dataset="casme_sq",
-                subject=f"casme_sq/{subject}" if subject else None,
+                subject=Subject("casme_sq", subject) if subject else None,
                 sample=f"{sample}_{onset}",
                 onset=onset,
                 apex=apex,

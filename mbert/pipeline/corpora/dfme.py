@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import (
     Tree,
     choose_tree,
@@ -103,10 +104,10 @@ def _is_tree(folder: Path) -> bool:
     return re.fullmatch(r"\d+\.png", image, re.IGNORECASE) is not None
 
 
-def _subject(text: str) -> str | None:
+def _subject(text: str) -> Subject | None:
     """`dfme/sub0003` of `sub0003`, `0003` or `3`."""
     found = re.fullmatch(r"(?:sub)?\s*0*(\d+)", text.strip(), re.IGNORECASE)
-    return f"dfme/sub{int(found[1]):04d}" if found else None
+    return Subject("dfme", f"sub{int(found[1]):04d}") if found else None
 
 
 CORPUS = Corpus(name="dfme", title=_TITLE, recognise=_recognise, read=_read)

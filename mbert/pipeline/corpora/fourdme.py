@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import (
     Tree,
     choose_tree,
@@ -75,10 +76,10 @@ def _trees(root: Path) -> list[Tree]:
     )
 
 
-def _subject(text: str) -> str:
+def _subject(text: str) -> Subject:
     """`4dme/01` of `sub01`, `01` or `1`; another form of name stays as it is, in small letters."""
     found = re.fullmatch(r"(?:sub|s)?[-_ ]*0*(\d+)", text.strip(), re.IGNORECASE)
-    return f"4dme/{int(found[1]):02d}" if found else f"4dme/{matched(text)}"
+    return Subject("4dme", f"{int(found[1]):02d}" if found else matched(text))
 
 
 CORPUS = Corpus(name="4dme", title=_TITLE, recognise=_recognise, read=_read)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import (
     Tree,
     choose_tree,
@@ -129,10 +130,10 @@ def _emotion_folders(folder: Path) -> Iterator[Path]:
                 yield emotion
 
 
-def _subject(text: str) -> str | None:
+def _subject(text: str) -> Subject | None:
     """`mmew/s03` of `S03`, `03` or `3`."""
     found = re.fullmatch(r"(?:S|sub)?\s*0*(\d+)", text.strip(), re.IGNORECASE)
-    return f"mmew/s{int(found[1]):02d}" if found else None
+    return Subject("mmew", f"s{int(found[1]):02d}") if found else None
 
 
 CORPUS = Corpus(name="mmew", title=_TITLE, recognise=_recognise, read=_read)

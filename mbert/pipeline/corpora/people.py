@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import Tree, by_name, find_trees, first_image, matched, subfolders
 from mbert.pipeline.video.source import Source, frames_source
 
@@ -25,7 +26,7 @@ class People:
     def sources(self, root: Path, dataset: str, fps: float) -> tuple[Source, ...]:
         """Every clip as an input."""
         return tuple(
-            frames_source(root, folder, dataset, subject=f"{dataset}/{subject}", fps=fps)
+            frames_source(root, folder, dataset, subject=Subject(dataset, subject), fps=fps)
             for subject, folders in self.clips.items()
             for folder in folders.values()
         )

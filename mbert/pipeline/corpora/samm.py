@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import choose_tree, find_annotation
 from mbert.pipeline.corpora.people import PeopleLayout
 from mbert.pipeline.corpora.sheet import SheetRow, read_sheet
@@ -51,7 +52,7 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
                 line=row.line,
                 path=relative_path(root, people.folder(subject, name)),
                 dataset="samm",
-                subject=f"samm/{subject}",
+                subject=Subject("samm", subject),
                 sample=name,
                 onset=row.number("Onset Frame"),
                 apex=row.number("Apex Frame"),

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora import samm
 from mbert.pipeline.corpora.layout import (
     Tree,
@@ -115,8 +116,8 @@ def _video(name: str) -> str | None:
     return f"{samm.subject_of(found[1])}_{int(found[2])}" if found else None
 
 
-def _subject(video: str) -> str:
-    return f"samm/{video.partition('_')[0]}"
+def _subject(video: str) -> Subject:
+    return Subject("samm", video.partition("_")[0])
 
 
 CORPUS = Corpus(name="samm_lv", title=_TITLE, recognise=_recognise, read=_read)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mbert import ConfigError
 from mbert.manifests.labels.table import Label
+from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import (
     Tree,
     by_name,
@@ -46,10 +47,10 @@ def sample_of(clip: str) -> str | None:
     return f"s{found[1]}_{found[2]}".casefold() if found else None
 
 
-def subject_of(folder: str) -> str | None:
+def subject_of(folder: str) -> Subject | None:
     """`smic/s01` of `s1` or `s01`; None of what is no name of a person."""
     found = _SUBJECT.fullmatch(folder.strip())
-    return f"smic/s{int(found[1]):02d}" if found else None
+    return Subject("smic", f"s{int(found[1]):02d}") if found else None
 
 
 def choose_by_camera(
@@ -121,7 +122,7 @@ def _is_cropped(folder: Path) -> bool:
     return image.casefold().startswith("reg_")
 
 
-def _clips(folder: Path) -> Iterator[tuple[str, str, Path]]:
+def _clips(folder: Path) -> Iterator[tuple[Subject, str, Path]]:
     """Subject, `micro` or `non_micro`, and folder of every clip; empty ones too where the name tells a clip."""
     for person in subfolders(folder):
         subject, groups = subject_of(person.name), by_name(subfolders(person))

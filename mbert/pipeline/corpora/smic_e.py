@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mbert import ConfigError
 from mbert.manifests.labels.table import Label
+from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import Tree, find_annotation, find_trees, first_image, subfolders
 from mbert.pipeline.corpora.sheet import SheetRow, read_sheet
 from mbert.pipeline.corpora.smic import CAMERA_FPS, choose_by_camera, sample_of, subject_of
@@ -35,7 +36,7 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
     labels: list[Label] = []
     for camera, tree in trees.items():
         dataset = _DATASETS[camera]
-        clips: dict[tuple[str, str], Path] = {}
+        clips: dict[tuple[Subject, str], Path] = {}
         for person in subfolders(tree.folder):
             if subject := subject_of(person.name):
                 for clip in subfolders(person):
@@ -46,7 +47,7 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
             sample = sample_of(row.text("Filename") or "")
             if subject is None or sample is None:
                 continue  # text below the table
-            expected = tree.folder / subject.removeprefix("smic/") / sample
+            expected = tree.folder / subject.id / sample
             folder = clips.get((subject, sample), expected)
             found = _expressions(row, relative_path(root, folder), dataset, subject, sample)
             labels += [_in_file_numbers(label, folder, row.text("FirstF") or "") for label in found]
@@ -80,7 +81,7 @@ def _sheets(root: Path, given: Path | None, cameras: list[str]) -> dict[str, Pat
     }
 
 
-def _expressions(row: SheetRow, path: str, dataset: str, subject: str, sample: str) -> list[Label]:
+def _expressions(row: SheetRow, path: str, dataset: str, subject: Subject, sample: str) -> list[Label]:
     labels = []
     for which in _EXPRESSIONS:
         # 0 is an empty cell here: frame numbers are those of a camera that ran before.

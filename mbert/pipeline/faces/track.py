@@ -4,7 +4,6 @@ Everything streams: at any moment there are at most the frames between two measu
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -121,20 +120,16 @@ class CutRules:
     max_seconds: float  # bounds the memory of an open clip in time ...
     max_bytes: int  # ... and in space
     whole: tuple[tuple[int, int], ...] = ()  # labelled frame ranges that stay in one clip
-    after: frozenset[int] = frozenset()  # frames after which a clip ends: between two labelled expressions
 
     @classmethod
     def for_labels(cls, labels: Sequence[Label], *, max_seconds: float, max_bytes: int) -> "CutRules":
-        """Keep every labelled expression whole, and end a clip half-way between two of them."""
+        """Keep every labelled expression whole."""
         ranges = sorted(label.span for label in labels if label.span and not label.fault)
-        between = [(stop + start) // 2 for (_, stop), (start, _) in itertools.pairwise(ranges) if stop < start]
-        return cls(max_seconds=max_seconds, max_bytes=max_bytes, whole=tuple(ranges), after=frozenset(between))
+        return cls(max_seconds=max_seconds, max_bytes=max_bytes, whole=tuple(ranges))
 
     def ends(self, clip: Clip) -> bool:
         """Whether the clip ends after its last frame."""
         index = clip.frames[-1].frame.index
-        if index in self.after:
-            return True
         if any(start <= index < stop for start, stop in self.whole):
             return False
         return clip.seconds >= self.max_seconds - 1e-6 or clip.num_bytes >= self.max_bytes

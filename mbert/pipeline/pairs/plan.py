@@ -1,16 +1,21 @@
 """All pairs of a corpus as small records in a file, in reading order, and the shuffle that deals them to shards.
 
-The plan is a folder with a snapshot of the clips (`clips.parquet`) and a file of fixed-size records (`pairs.bin`), so
-that a task needs nothing but two numbers: memory does not grow with the number of pairs, here or in a worker.
+There are two sets of pairs, each with a plan of its own: pairs sampled by time, which no label changes, and the pairs
+of labelled expressions. A plan is a folder with a snapshot of the clips (`clips.parquet`) and of the labels
+(`labels.parquet`) and a file of fixed-size records (`pairs.bin`), so that a task needs nothing but two numbers: memory
+does not grow with the number of pairs, here or in a worker.
 """
 
+import contextlib
 import dataclasses
 import functools
+import hashlib
 import shutil
 import typing
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +23,7 @@ import numpy.typing as npt
 from mbert import ConfigError
 from mbert.manifests.files import naming_write_faults
 from mbert.manifests.query import FrameCondition
-from mbert.manifests.schema import ApexSource, ClipRow, FrameRow, PairKind, VideoRow
+from mbert.manifests.schema import ApexSource, ClipRow, FrameRow, LabelRow, PairKind, VideoRow
 from mbert.manifests.store import read_rows, read_table, write_rows
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.pairs.sample import clip_rng, nearest_frame, sample_pairs
@@ -30,11 +35,13 @@ Records = npt.NDArray[np.void]
 RECORD = np.dtype(
     [
         ("clip", "<u4"),  # row of the clip in the plan's clips.parquet
+        ("label", "<u4"),  # row of the label in the plan's labels.parquet; of a sampled pair, nothing
         ("t0", "<i8"),  # frame_index
         ("t1", "<i8"),
         ("delta_seconds", "<f8"),
         ("kind", "u1"),  # place in KINDS
         ("apex_source", "u1"),  # place in APEX_SOURCES, of the pairs of an expression
+        ("copy", "u1"),  # 1, 2, ... where several labels of a clip give the same two frames
         ("t0_offset", "<u8"),  # byte range of each JPEG in the tar of its video
         ("t0_size", "<u4"),
         ("t1_offset", "<u8"),
@@ -44,6 +51,7 @@ RECORD = np.dtype(
 KINDS: tuple[PairKind, ...] = typing.get_args(PairKind)
 APEX_SOURCES: tuple[ApexSource, ...] = typing.get_args(ApexSource)
 ApexChoice = Literal["annotated", "middle", "spotted"]
+PairSet = Literal["pairs", "expressions"]
 _SAMPLED, _ONSET_APEX, _ONSET_BETWEEN = (KINDS.index(kind) for kind in ("sampled", "onset_apex", "onset_between"))
 _ROUNDS = 6
 
@@ -59,8 +67,7 @@ class PairOptions:
     # What stands in for an apex that is not annotated: nothing (such an expression gives no pair), the frame half-way
     # between onset and offset, or the frame that has moved most since the onset.
     apex: ApexChoice = "middle"
-    # Pairs of the onset with so many frames between it and the apex, for `mbert eval --frames`. None by default: they
-    # are closer in time than pretraining asks for, and it reads every pair.
+    # Pairs of the onset with so many frames between it and the apex, for `mbert eval --frames`.
     frames_between: int = 0
     where: str | None = None  # SQL: both frames of a pair must fulfil it
     seed: int = 0
@@ -79,18 +86,28 @@ class PairOptions:
                 f"{self.frames_between} frames are to lie between onset and apex; it must not be negative"
             )
 
+    def of(self, pairs: PairSet) -> dict[str, object]:
+        """The options that decide a set of pairs, by name."""
+        others = _OF_SAMPLED if pairs == "expressions" else _OF_EXPRESSIONS
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
+
+
+_OF_SAMPLED = ("min_delta_ms", "max_delta_ms", "pairs_per_second")
+_OF_EXPRESSIONS = ("apex", "frames_between")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PairPlan:
     """What was planned."""
 
     num_pairs: int
-    num_onset_apex: int  # among them
-    num_onset_between: int
-    num_apexes_filled: int  # onset-apex pairs whose apex is not annotated
     pairs_left_out: int  # that do not fulfil `where`
-    clips_without_pairs: int
-    labels_without_apex: int  # labelled clips that give no onset-apex pair
+    clips_without_pairs: int = 0  # of the sampled ones
+    num_onset_apex: int = 0  # of the expressions
+    num_onset_between: int = 0
+    num_apexes_filled: int = 0  # onset-apex pairs whose apex is not annotated
+    labels_without_pair: int = 0  # labels in a clip that give no onset-apex pair
+    digest: str  # of all that is in the plan: the same crops and equal plans give equal shards
 
 
 def pair_condition(workspace: Workspace, options: PairOptions) -> FrameCondition | None:
@@ -101,52 +118,162 @@ def pair_condition(workspace: Workspace, options: PairOptions) -> FrameCondition
     return FrameCondition(options.where, clips, videos)
 
 
-def plan_pairs(
+def plan_sampled(
     workspace: Workspace, clips: list[ClipRow], options: PairOptions, condition: FrameCondition | None, folder: Path
 ) -> PairPlan:
-    """Write the plan of a corpus to `folder`. Raises MbertError when the disk is full."""
-    _clips_of.cache_clear()  # this process may have worked with an earlier plan in the same folder
+    """Write the plan of the pairs that are sampled by time to `folder`. Raises MbertError when the disk is full."""
+    counts: Counter[str] = Counter()
+    with _writing_records(folder, clips, []) as records:
+        for frames in _frames_of_clips(workspace, clips, range(len(clips)), condition):
+            pairs = sample_pairs(
+                frames.pts_seconds,
+                min_delta_seconds=options.min_delta_ms / 1000,
+                max_delta_seconds=options.max_delta_ms / 1000,
+                pairs_per_second=options.pairs_per_second,
+                rng=clip_rng(options.seed, clips[frames.clip].clip_id),
+            )
+            kept = pairs[frames.fulfil[pairs].all(axis=1)]
+            counts["pairs_left_out"] += len(pairs) - len(kept)
+            counts["clips_without_pairs"] += not len(kept)
+            records.add(frames.records(kept, [_SAMPLED] * len(kept)))
+    return PairPlan(**counts, num_pairs=records.num_records, digest=records.digest)
+
+
+def plan_expressions(
+    workspace: Workspace,
+    clips: list[ClipRow],
+    labels: list[LabelRow],
+    options: PairOptions,
+    condition: FrameCondition | None,
+    folder: Path,
+) -> PairPlan:
+    """Write the plan of the pairs of the labelled micro-expressions to `folder`, as `plan_sampled` does.
+
+    An expression gives the pair of its onset and apex, and those of the onset with some frames between.
+    """
+    labels = [label for label in labels if label.expression == "micro" and label.clip_id is not None]
+    counts: Counter[str] = Counter()
+    copies: Counter[tuple[str, int, int]] = Counter()
+    of_clip: dict[str, list[int]] = {}
+    for number, label in enumerate(labels):
+        of_clip.setdefault(label.clip_id or "", []).append(number)
+    numbers = [number for number, clip in enumerate(clips) if clip.clip_id in of_clip]
+    with _writing_records(folder, clips, labels) as records:
+        for frames in _frames_of_clips(workspace, clips, numbers, condition):
+            for number in of_clip[clips[frames.clip].clip_id]:
+                found = _find_expression(labels[number], frames, options.apex)
+                if found is None:
+                    counts["labels_without_pair"] += 1
+                    continue
+                steps = np.linspace(found.onset, found.apex, options.frames_between + 2)[1:].round().astype(int)
+                places = sorted({place for place in steps.tolist() if place > found.onset})
+                pairs = np.array([(found.onset, place) for place in places], np.int64)
+                kinds = np.array([_ONSET_APEX if place == found.apex else _ONSET_BETWEEN for place in places])
+                keep = frames.fulfil[pairs].all(axis=1)
+                kept = frames.records(pairs[keep], kinds[keep], label=number, source=found.source)
+                for record in kept:
+                    frames_of_pair = (labels[number].clip_id or "", int(record["t0"]), int(record["t1"]))
+                    record["copy"] = copies[frames_of_pair]
+                    copies[frames_of_pair] += 1
+                records.add(kept)
+                has_apex = int((kinds[keep] == _ONSET_APEX).sum())
+                counts["pairs_left_out"] += int((~keep).sum())
+                counts["num_onset_apex"] += has_apex
+                counts["num_onset_between"] += int(keep.sum()) - has_apex
+                counts["num_apexes_filled"] += has_apex if found.source != "annotated" else 0
+    return PairPlan(**{"pairs_left_out": 0, **counts}, num_pairs=records.num_records, digest=records.digest)
+
+
+class _RecordFile:
+    """Records as they are written, their number and a hash of them."""
+
+    def __init__(self, file: BinaryIO, about: Iterable[Sequence[str | None]]) -> None:
+        self._file, self._hash, self.num_records = file, hashlib.sha256(), 0
+        for names in about:
+            self._hash.update(f"{' '.join(map(str, names))}\n".encode())
+
+    def add(self, records: Records) -> None:
+        data = records.tobytes()
+        self._file.write(data)
+        self._hash.update(data)
+        self.num_records += len(records)
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+@contextlib.contextmanager
+def _writing_records(folder: Path, clips: list[ClipRow], labels: list[LabelRow]) -> Iterator[_RecordFile]:
+    _plan_of.cache_clear()  # this process may have worked with an earlier plan in the same folder
     shutil.rmtree(folder, ignore_errors=True)
     write_rows(folder / "clips.parquet", ClipRow, clips)
-    counts = dict.fromkeys((field.name for field in dataclasses.fields(PairPlan)), 0)
+    write_rows(folder / "labels.parquet", LabelRow, labels)
+    with naming_write_faults(folder / "pairs.bin"), (folder / "pairs.bin").open("wb") as file:
+        about = [(clip.clip_id, clip.dataset, clip.shard) for clip in clips]
+        yield _RecordFile(file, [*about, *((label.dataset, label.subject, label.sample) for label in labels)])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _ClipFrames:
+    """The crops of one clip, in time order. Positions count them from 0."""
+
+    clip: int  # its row in the plan's clips.parquet
+    tar: Path
+    frame_index: npt.NDArray[np.int64]
+    pts_seconds: npt.NDArray[np.float64]
+    offset: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int64]
+    fulfil: npt.NDArray[np.bool_]  # which may be in a pair
+
+    def records(
+        self, pairs: npt.NDArray[np.int64], kinds: Any, label: int = 0, source: ApexSource = "annotated"
+    ) -> Any:
+        """The records of pairs of positions (P, 2)."""
+        records = np.zeros(len(pairs), RECORD)
+        t0, t1 = pairs.T
+        records["clip"], records["label"] = self.clip, label
+        records["kind"], records["apex_source"] = kinds, APEX_SOURCES.index(source)
+        for name, side in (("t0", t0), ("t1", t1)):
+            records[name] = self.frame_index[side]
+            records[f"{name}_offset"], records[f"{name}_size"] = self.offset[side], self.size[side]
+        records["delta_seconds"] = self.pts_seconds[t1] - self.pts_seconds[t0]
+        return records
+
+    def crops(self, start: int, stop: int) -> list[Image]:
+        """The decoded crops at positions `[start, stop)`."""
+        images = []
+        with self.tar.open("rb") as file:
+            for place in range(start, stop):
+                file.seek(int(self.offset[place]))
+                images.append(decode_jpeg(file.read(int(self.size[place]))))
+        return images
+
+
+def _frames_of_clips(
+    workspace: Workspace, clips: list[ClipRow], numbers: Sequence[int], condition: FrameCondition | None
+) -> Iterator[_ClipFrames]:
+    """The crops of some clips, tar by tar."""
     columns = ["clip_id", "frame_index", "pts_seconds", "offset", "size"]
     if condition is not None:
         columns = list(dict.fromkeys([*columns, *condition.frame_columns]))
-    records = folder / "pairs.bin"
-    with naming_write_faults(records), records.open("wb") as file:
-        for shard, numbers in _by_shard(clips):
-            table = read_table(twin_paths(workspace.frames, shard)[1], FrameRow, columns=columns)
-            fulfil = None if condition is None else condition.mask(table)
-            ids = table["clip_id"].combine_chunks().dictionary_encode()
-            place = {clip_id: index for index, clip_id in enumerate(ids.dictionary.to_pylist())}
-            clip_of_row = ids.indices.to_numpy()
-            frames = {name: table[name].to_numpy() for name in ("frame_index", "pts_seconds", "offset", "size")}
-            for number in numbers:
-                rows = np.flatnonzero(clip_of_row == place.get(clips[number].clip_id, -1))
-                clip, index, seconds = clips[number], frames["frame_index"][rows], frames["pts_seconds"][rows]
-                found = _find_expression(
-                    clip, index, options.apex, functools.partial(_read_crops, workspace, shard, frames, rows)
-                )
-                pairs, kinds = _pairs_of_clip(clip, seconds, found, options)
-                counts["labels_without_apex"] += clip.sample is not None and found is None
-                if fulfil is not None:
-                    keep = fulfil[rows][pairs].all(axis=1)
-                    counts["pairs_left_out"] += int((~keep).sum())
-                    pairs, kinds = pairs[keep], kinds[keep]
-                source = found.source if found else "annotated"
-                file.write(_records(number, rows[pairs], kinds, source, frames).tobytes())
-                counts["num_pairs"] += len(pairs)
-                counts["num_onset_apex"] += int((kinds == _ONSET_APEX).sum())
-                counts["num_onset_between"] += int((kinds == _ONSET_BETWEEN).sum())
-                counts["num_apexes_filled"] += source != "annotated" and bool((kinds == _ONSET_APEX).any())
-                counts["clips_without_pairs"] += not len(pairs)
-    return PairPlan(**counts)
+    for shard, group in _by_shard(clips, numbers):
+        tar, twin = twin_paths(workspace.frames, shard)
+        table = read_table(twin, FrameRow, columns=columns)
+        fulfil = np.ones(len(table), bool) if condition is None else condition.mask(table)
+        ids = table["clip_id"].combine_chunks().dictionary_encode()
+        place = {clip_id: index for index, clip_id in enumerate(ids.dictionary.to_pylist())}
+        clip_of_row = ids.indices.to_numpy()
+        index, seconds, offset, size = (table[name].to_numpy() for name in columns[1:5])
+        for number in group:
+            rows = np.flatnonzero(clip_of_row == place.get(clips[number].clip_id, -1))
+            yield _ClipFrames(number, tar, index[rows], seconds[rows], offset[rows], size[rows], fulfil[rows])
 
 
-def _by_shard(clips: list[ClipRow]) -> Iterator[tuple[str, list[int]]]:
+def _by_shard(clips: list[ClipRow], numbers: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
     groups: dict[str, list[int]] = {}
-    for number, clip in enumerate(clips):
-        groups.setdefault(clip.shard, []).append(number)
+    for number in numbers:
+        groups.setdefault(clips[number].shard, []).append(number)
     yield from groups.items()
 
 
@@ -159,82 +286,34 @@ class _Expression:
     source: ApexSource
 
 
-def _find_expression(
-    clip: ClipRow, index: npt.NDArray[np.int64], choice: ApexChoice, read: Callable[[int, int], list[Image]]
-) -> _Expression | None:
-    """Onset and apex of the labelled expression; None where there is none, or no apex is to be had."""
-    if clip.sample is None or clip.onset is None:
+def _find_expression(label: LabelRow, frames: _ClipFrames, choice: ApexChoice) -> _Expression | None:
+    """Onset and apex of a labelled expression; None where no onset is annotated or no apex is to be had."""
+    if label.onset is None:
         return None
-    onset = nearest_frame(index, clip.onset)
+    onset = nearest_frame(frames.frame_index, label.onset)
     source: ApexSource = "annotated"
-    if clip.apex is not None:
-        apex = nearest_frame(index, clip.apex)
-    elif choice == "annotated" or clip.offset is None:
+    if label.apex is not None:
+        apex = nearest_frame(frames.frame_index, label.apex)
+    elif choice == "annotated" or label.offset is None:
         return None
     else:
-        offset = nearest_frame(index, clip.offset)
-        source, apex = choice, nearest_frame(index, (clip.onset + clip.offset + 1) // 2)
+        offset = nearest_frame(frames.frame_index, label.offset)
+        source, apex = choice, nearest_frame(frames.frame_index, (label.onset + label.offset + 1) // 2)
         if choice == "spotted" and offset > onset:
-            apex = onset + spot_apex(read(onset, offset + 1))
+            apex = onset + spot_apex(frames.crops(onset, offset + 1))
     return _Expression(onset, apex, source) if onset < apex else None
 
 
-def _pairs_of_clip(
-    clip: ClipRow, pts_seconds: npt.NDArray[np.float64], found: _Expression | None, options: PairOptions
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """Positions (P, 2) of the pairs of one clip, sorted by time, and their kinds, (P,)."""
-    pairs = sample_pairs(
-        pts_seconds,
-        min_delta_seconds=options.min_delta_ms / 1000,
-        max_delta_seconds=options.max_delta_ms / 1000,
-        pairs_per_second=options.pairs_per_second,
-        rng=clip_rng(options.seed, clip.clip_id),
-    )
-    kinds = dict.fromkeys(map(tuple, pairs.tolist()), _SAMPLED)
-    if found is not None:
-        steps = np.linspace(found.onset, found.apex, options.frames_between + 2)[1:-1].round().astype(int)
-        kinds |= {(found.onset, place): _ONSET_BETWEEN for place in steps.tolist() if found.onset < place < found.apex}
-        kinds[found.onset, found.apex] = _ONSET_APEX
-    ordered = sorted(kinds)
-    return np.array(ordered, np.int64).reshape(-1, 2), np.array([kinds[pair] for pair in ordered], np.uint8)
-
-
-def _read_crops(
-    workspace: Workspace, shard: str, frames: dict[str, Any], rows: npt.NDArray[np.int64], start: int, stop: int
-) -> list[Image]:
-    """Decode the crops `[start, stop)` of a clip whose frames stand in some rows."""
-    tar, _ = twin_paths(workspace.frames, shard)
-    images = []
-    with tar.open("rb") as file:
-        for row in rows[start:stop].tolist():
-            file.seek(int(frames["offset"][row]))
-            images.append(decode_jpeg(file.read(int(frames["size"][row]))))
-    return images
-
-
-def _records(
-    number: int, rows: npt.NDArray[np.int64], kinds: Any, source: ApexSource, frames: dict[str, Any]
-) -> Records:
-    records = np.zeros(len(rows), RECORD)
-    t0, t1 = rows.T
-    records["clip"], records["kind"], records["apex_source"] = number, kinds, APEX_SOURCES.index(source)
-    for name, side in (("t0", t0), ("t1", t1)):
-        records[name] = frames["frame_index"][side]
-        records[f"{name}_offset"], records[f"{name}_size"] = frames["offset"][side], frames["size"][side]
-    records["delta_seconds"] = frames["pts_seconds"][t1] - frames["pts_seconds"][t0]
-    return records
-
-
-def dealt_pairs(folder: Path, places: range, *, seed: int) -> tuple[Records, list[ClipRow]]:
-    """The pairs that stand at some places of the shuffled order, and all clips of the plan."""
+def dealt_pairs(folder: Path, places: range, *, seed: int) -> tuple[Records, Sequence[ClipRow], Sequence[LabelRow]]:
+    """The pairs that stand at some places of the shuffled order, and all clips and labels of the plan."""
     records = np.memmap(folder / "pairs.bin", RECORD, "r")
     chosen: Records = records[shuffled(np.arange(places.start, places.stop), len(records), seed)]
-    return chosen, _clips_of(folder)
+    return chosen, *_plan_of(folder)
 
 
 @functools.lru_cache(maxsize=1)
-def _clips_of(folder: Path) -> list[ClipRow]:
-    return read_rows(folder / "clips.parquet", ClipRow)
+def _plan_of(folder: Path) -> tuple[list[ClipRow], list[LabelRow]]:
+    return read_rows(folder / "clips.parquet", ClipRow), read_rows(folder / "labels.parquet", LabelRow)
 
 
 def shuffled(places: npt.NDArray[np.int64], total: int, seed: int) -> npt.NDArray[np.int64]:

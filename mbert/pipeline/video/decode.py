@@ -130,6 +130,8 @@ class StreamInfo:
     num_frames_from_header: int | None = None
     seconds_from_header: float | None = None
     num_frames: int = 0
+    first_frame: int | None = None  # indices
+    last_frame: int | None = None
     first_pts_seconds: float | None = None
     last_pts_seconds: float | None = None
     remarks: list[str] = dataclasses.field(default_factory=list)
@@ -137,9 +139,9 @@ class StreamInfo:
     def saw(self, frame: Frame) -> None:
         """Take note of a decoded frame."""
         self.num_frames += 1
-        self.last_pts_seconds = frame.pts_seconds
+        self.last_frame, self.last_pts_seconds = frame.index, frame.pts_seconds
         if self.first_pts_seconds is None:
-            self.first_pts_seconds = frame.pts_seconds
+            self.first_frame, self.first_pts_seconds = frame.index, frame.pts_seconds
 
     @property
     def seconds(self) -> float:

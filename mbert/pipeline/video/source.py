@@ -9,6 +9,7 @@ from typing import Literal
 
 from mbert.manifests.labels.table import Label
 from mbert.manifests.schema import video_key
+from mbert.manifests.subject import Subject
 
 VIDEO_SUFFIXES = frozenset(
     (
@@ -34,7 +35,7 @@ class Source:
     location: Path
     num_bytes: int  # of a folder with many images an estimate; it is the same as long as the images are
     mtime_ns: int
-    subject: str | None = None  # prefixed, as in `Label`; where the layout tells it
+    subject: Subject | None = None  # where the layout tells it
     fps: float | None = None  # of a frame folder; None: not known
 
 
@@ -101,7 +102,7 @@ def _numbered_names(folder: Path) -> list[tuple[int, str]]:
     return sorted(numbered)
 
 
-def video_source(root: Path, path: Path, dataset: str, *, subject: str | None = None) -> Source:
+def video_source(root: Path, path: Path, dataset: str, *, subject: Subject | None = None) -> Source:
     """A video file as an input."""
     try:
         status = path.stat()
@@ -112,7 +113,7 @@ def video_source(root: Path, path: Path, dataset: str, *, subject: str | None = 
 
 
 def frames_source(
-    root: Path, folder: Path, dataset: str, *, subject: str | None = None, fps: float | None = None
+    root: Path, folder: Path, dataset: str, *, subject: Subject | None = None, fps: float | None = None
 ) -> Source:
     """A folder of images as an input."""
     num_bytes = mtime_ns = 0
@@ -142,7 +143,7 @@ def _source(
     kind: Literal["video", "frames"],
     num_bytes: int,
     mtime_ns: int,
-    subject: str | None,
+    subject: Subject | None,
     fps: float | None,
 ) -> Source:
     relative = relative_path(root, path)
