@@ -1,6 +1,12 @@
 """Micron-BERT (μ-BERT) made real: face video -> aligned frame pairs -> pretraining -> honest scores.
 
-Exceptions, all of them something the user can mend:
+The Python API is here by name (docs/python.md); what a name needs is loaded when it is asked for:
+
+    ingest, shard, pretrain, finetune, evaluate, score_predictions, synthesize    the commands as functions
+    load_model, compare, MicronBert                                               models, and what moved in a pair
+    open_frames, open_pairs, to_pandas                                            crops, pairs and tables
+
+Exceptions, all of them something the user can fix:
 
     MbertError
     ├── ConfigError     an option, or a mixture of options, is not allowed: nothing was done
@@ -10,6 +16,9 @@ Exceptions, all of them something the user can mend:
     └── ModelError      a checkpoint or a training run cannot go on
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -17,10 +26,43 @@ __all__ = [
     "InputError",
     "ManifestError",
     "MbertError",
+    "MicronBert",
     "ModelError",
     "ShardError",
     "__version__",
+    "compare",
+    "evaluate",
+    "finetune",
+    "ingest",
+    "load_model",
+    "open_frames",
+    "open_pairs",
+    "pretrain",
+    "score_predictions",
+    "shard",
+    "synthesize",
+    "to_pandas",
 ]
+_LAZY = {
+    "MicronBert": "mbert.model.network.micron_bert",
+    **dict.fromkeys(
+        (
+            "compare",
+            "evaluate",
+            "finetune",
+            "ingest",
+            "load_model",
+            "open_frames",
+            "open_pairs",
+            "pretrain",
+            "score_predictions",
+            "shard",
+            "synthesize",
+            "to_pandas",
+        ),
+        "mbert.api",
+    ),
+}
 
 
 class MbertError(Exception):
@@ -56,3 +98,33 @@ class ShardError(MbertError):
 
 class ModelError(MbertError):
     """A checkpoint cannot be loaded, or a training run cannot go on."""
+
+
+if TYPE_CHECKING:
+    from mbert.api import (
+        compare,
+        evaluate,
+        finetune,
+        ingest,
+        load_model,
+        open_frames,
+        open_pairs,
+        pretrain,
+        score_predictions,
+        shard,
+        synthesize,
+        to_pandas,
+    )
+    from mbert.model.network.micron_bert import MicronBert
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Load what a name of the API needs when it is asked for: `import mbert` stays light."""
+        if name not in _LAZY:
+            raise AttributeError(f"module 'mbert' has no attribute {name!r}")
+        found = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,10 +1,13 @@
 """The command line: which commands there are, and how errors and Ctrl-C become a line and an exit code.
 
-Results go to stdout (with --json as one JSON object), progress and errors to stderr.
+Results go to stdout (with --json as one JSON object, errors too), progress and errors to stderr.
 Exit code 0: done; 1: our error; 2: wrong usage; 130: interrupted.
 """
 
-from typing import Annotated, Any
+import json
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -24,20 +27,69 @@ from mbert.commands.shard import shard
 from mbert.commands.synthesize import synthesize
 from mbert.commands.verify import verify
 
+# Words that people type first, and what they mean.
+_MEANT = {
+    "pretrain": "mbert train pretrain",
+    "finetune": "mbert train finetune",
+    "evaluate": "mbert eval",
+    "synth": "mbert synthesize",
+    "help": "mbert --help",
+    "version": "mbert --version",
+    "-v": "mbert --version",
+    "-V": "mbert --version",
+}
+
 
 class _Group(TyperGroup):
-    """The single place that turns our errors and Ctrl-C into a line and an exit code."""
+    """The single place that turns our errors and Ctrl-C into a line and an exit code; with --json into an object."""
+
+    is_json = False
+
+    def main(self, args: Sequence[str] | None = None, **how: Any) -> Any:  # type: ignore[override]
+        self.is_json = "--json" in (sys.argv[1:] if args is None else args)
+        if not self.is_json:
+            return super().main(args=args, **how)
+        try:
+            code = super().main(args=args, **{**how, "standalone_mode": False})
+        except Exception as exc:
+            if not hasattr(exc, "format_message"):  # a usage error of typer
+                raise
+            _say_json("UsageError", exc.format_message(), 2)
+            code = 2
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0].startswith("-") and args[0] in _MEANT:
+            self._end(ConfigError(f"there is no option {args[0]}; did you mean `{_MEANT[args[0]]}`?"))
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except MbertError as exc:
-            if is_first_process() or not exc.is_told:
-                typer.secho(f"error: {exc}", fg="red", err=True)
-            raise typer.Exit(2 if isinstance(exc, ConfigError) else 1) from exc
+            self._end(exc)
         except KeyboardInterrupt:
-            typer.secho("interrupted: run the same command again to go on", fg="yellow", err=True)
+            typer.secho("interrupted: run the same command again to resume", fg="yellow", err=True)
+            if self.is_json:
+                _say_json("KeyboardInterrupt", "interrupted", 130)
             raise typer.Exit(130) from None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] in _MEANT and args[0] not in self.commands:
+            raise ConfigError(f"there is no command {args[0]}; did you mean `{_MEANT[args[0]]}`?")
+        return super().resolve_command(ctx, args)
+
+    def _end(self, exc: MbertError) -> NoReturn:
+        code = 2 if isinstance(exc, ConfigError) else 1
+        if is_first_process() or not exc.is_told:
+            typer.secho(f"error: {exc}", fg="red", err=True)
+            if self.is_json:
+                _say_json(type(exc).__name__, str(exc), code)
+        raise typer.Exit(code) from exc
+
+
+def _say_json(kind: str, message: str, code: int) -> None:
+    typer.echo(json.dumps({"error": {"kind": kind, "message": message, "exit_code": code}}))
 
 
 app = typer.Typer(

@@ -19,6 +19,7 @@ class Progress:
         self._began = self._told = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
+        self.say(f"{name}: starting ...")  # libraries and plans take seconds before the first figure
 
     @property
     def seconds(self) -> float:

@@ -18,7 +18,6 @@ from mbert.commands.console import counted
 from mbert.commands.options import (
     JsonOption,
     SeedOption,
-    engine_of,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Make a small labelled corpus of real videos and run the four commands on it; minutes, no network."""
+    from mbert.api import engine_of
     from mbert.pipeline.synthetic.synthesize import PRESETS, synthesize
 
     began = time.monotonic()
@@ -61,7 +61,7 @@ def demo(
             max_seconds=2.0,
             seed=seed,
         )
-        synthesize(out / "videos", options, photos=photos, engine=engine_of("local", None, None))
+        synthesize(out / "videos", options, photos=photos, engine=engine_of("local", None))
     results: dict[str, Any] = {}
     for name, words in {
         "ingest": ["ingest", "videos/"],

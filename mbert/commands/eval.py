@@ -15,10 +15,8 @@ from mbert.commands.options import (
     ExpressionsOption,
     JsonOption,
     WorkspaceOption,
-    given,
     listed,
     print_json,
-    workspace_of,
 )
 
 if TYPE_CHECKING:
@@ -114,9 +112,14 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate on held-out subjects, or score a predictions file."""
+    from mbert import api
+
     options = {
         "protocol": protocol,
-        "classes": classes,
+        "shards": shards,
+        "labels": labels,
+        "cache": cache,
+        "checkpoint": checkpoint,
         "datasets": listed(datasets),
         "mode": mode,
         "select": select,
@@ -124,22 +127,21 @@ def evaluate(
         "frames": frames,
         "baselines": listed(baselines),
         "seeds": seeds,
-        "seed": seed,
         "k": k,
         "test_share": test_share,
-        "test_subjects": test_subject or None,
+        "test_subject": test_subject or None,
+        "config": config_file,
+        "set": assignments or None,
         "workers": workers,
+        "out": out,
     }
     if predictions is not None:
-        places = {"shards": shards, "labels": labels, "cache": cache}
-        return _score_file(predictions, {**options, **places}, classes, as_json)
-    from mbert.model.scoring.config import EvalConfig
-    from mbert.model.scoring.evaluate import run_eval
-    from mbert.model.training.settings import read_settings, with_settings
-
-    space = workspace_of(workspace)
-    config = with_settings(EvalConfig(), read_settings(config_file, assignments or []))
-    config = with_settings(config, given(options))
+        if unused := [name for name, value in options.items() if value is not None]:
+            raise ConfigError(
+                f"--predictions scores what is in {predictions}; it takes no --{unused[0].replace('_', '-')}"
+            )
+        scores = api.score_predictions(predictions, classes=listed(classes), seed=seed or 0)
+        return print_json(scores) if as_json else _print_scores(scores)
     with Progress("eval") as progress:
         at: dict[str, Any] = {"what": "", "done": 0}
 
@@ -150,25 +152,8 @@ def evaluate(
             progress.advance(done - at["done"], f"{what} {done}/{total}")
             at["done"] = done
 
-        result = run_eval(
-            shards or space.expressions,
-            labels or space.labels,
-            checkpoint or space.runs / "pretrain",
-            out or space.runs / config.protocol,
-            config,
-            cache=cache,
-            on_progress=tell,
-        )
+        result = api.evaluate(**options, workspace=workspace, classes=classes, seed=seed, on_progress=tell)  # type: ignore[arg-type]
     return print_json(result) if as_json else _print_result(result)
-
-
-def _score_file(file: Path, options: dict[str, Any], classes: str | None, as_json: bool) -> None:
-    from mbert.model.scoring.predictions import score_predictions
-
-    if unused := [name for name, value in options.items() if value is not None and name not in ("classes", "seed")]:
-        raise ConfigError(f"--predictions scores what is in {file}; it takes no --{unused[0].replace('_', '-')}")
-    scores = score_predictions(file, classes=listed(classes), seed=options["seed"] or 0)
-    return print_json(scores) if as_json else _print_scores(scores)
 
 
 def _print_scores(scores: "PredictionScores") -> None:

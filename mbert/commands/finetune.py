@@ -14,11 +14,9 @@ from mbert.commands.options import (
     ExpressionsOption,
     JsonOption,
     WorkspaceOption,
-    given,
     is_first_process,
     listed,
     print_json,
-    workspace_of,
 )
 from mbert.commands.train import (
     BatchOption,
@@ -89,48 +87,46 @@ def finetune(
     as_json: JsonOption = False,
 ) -> None:
     """Learn the labels of the onset-apex pairs; an interrupted run goes on where it was. Runs under torchrun too."""
-    from mbert.model.training.finetune import FinetuneConfig, FinetunePlan, run_finetune
-    from mbert.model.training.settings import read_settings, with_settings
+    progress = Progress("finetune", quiet=not is_first_process())
+    from mbert import api
+    from mbert.model.training.finetune import FinetunePlan
 
-    space = workspace_of(workspace)
-    options = {
-        "classes": classes,
-        "inputs": listed(inputs),
-        "head": head,
-        "frozen": frozen,
-        "layer_decay": layer_decay,
-        "class_weights": class_weights,
-        "label_smoothing": label_smoothing,
-        "mixup": mixup,
-        "exclude_subjects": exclude_subject or None,
-        "steps": steps,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "seed": seed,
-        "precision": precision,
-        "max_minutes": max_minutes,
-    }
-    config = with_settings(FinetuneConfig(), read_settings(config_file, assignments or []))
-    config = with_settings(config, given(options))
-    with Progress("finetune", quiet=not is_first_process()) as progress:
+    with progress:
 
         def begin(plan: FinetunePlan) -> None:
-            if config.frozen and layer_decay is not None:
+            if plan.config.frozen and layer_decay is not None:
                 progress.say("--layer-decay has no effect: the encoder is frozen")
-            part = "frozen encoder" if config.frozen else "encoder"
-            begin_training(progress, plan, f"{part} and {config.head} head for {len(plan.classes)} classes")
+            part = "frozen encoder" if plan.config.frozen else "encoder"
+            begin_training(progress, plan, f"{part} and {plan.config.head} head for {len(plan.classes)} classes")
 
-        summary = run_finetune(
-            shards or space.expressions,
-            labels or space.labels,
-            checkpoint or space.runs / "pretrain",
-            out or space.runs / "finetune",
-            config,
+        summary = api.finetune(
+            workspace=workspace,
+            shards=shards,
+            labels=labels,
             cache=cache,
-            overwrite=overwrite,
-            force=force,
+            checkpoint=checkpoint,
+            classes=classes,
+            inputs=listed(inputs),
+            head=head,
+            frozen=frozen,
+            layer_decay=layer_decay,
+            class_weights=class_weights,
+            label_smoothing=label_smoothing,
+            mixup=mixup,
+            exclude_subject=exclude_subject,
+            steps=steps,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            config=config_file,
+            set=assignments,
+            seed=seed,
+            precision=precision,
+            max_minutes=max_minutes,
+            out=out,
             resume=resume,
+            force=force,
+            overwrite=overwrite,
             on_plan=begin,
             on_step=lambda report: progress.advance(1, told_step(report)),
         )

@@ -1,12 +1,12 @@
 """`mbert ingest`: raw video to aligned face frames."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from mbert import ConfigError
 from mbert.commands.console import Progress, counted, print_some, told_time
 from mbert.commands.options import (
     DEFAULT_WORKSPACE,
@@ -15,10 +15,8 @@ from mbert.commands.options import (
     JsonOption,
     WorkersOption,
     WorkspaceOption,
-    engine_of,
     print_json,
     print_next,
-    workspace_of,
 )
 
 _LISTED = 5
@@ -94,36 +92,43 @@ def ingest(
     as_json: JsonOption = False,
 ) -> None:
     """Turn raw face video into aligned face crops with manifests."""
-    from mbert.pipeline.ingest import CorpusChoice, IngestPlan, estimate_ingest, run_ingest
-    from mbert.pipeline.ingest_input import Going, IngestOptions, Outcome
+    progress = Progress("ingest")
+    from mbert import api
+    from mbert.pipeline.ingest import IngestEstimate, IngestPlan, IngestSummary
+    from mbert.pipeline.ingest_input import Going, Outcome
 
-    options = IngestOptions(
+    run = functools.partial(
+        api.ingest,
+        folder,
+        workspace=workspace,
+        align=align,
         size=size,
         jpeg_quality=jpeg_quality,
-        align=align,
+        faces=faces,
         landmarker=landmarker,
-        landmarker_model=None if landmarker_model is None else str(landmarker_model.absolute()),
+        landmarker_model=landmarker_model,
         landmark_hz=landmark_hz,
-        max_faces=_max_faces(faces),
         decoder=decoder,
         hwaccel=hwaccel,
         filters=filters,
-        folder_fps=fps,
+        fps=fps,
+        dataset=dataset,
+        name=name,
+        distribution=distribution,
+        labels=labels,
+        errata=errata,
+        workers=workers,
+        engine=engine,
+        address=address,
+        timeout=timeout,
+        limit=limit,
+        retry_failed=retry_failed,
+        redo=redo,
+        overwrite=overwrite,
     )
-    choice = CorpusChoice(dataset=dataset, name=name, labels_path=labels, distribution=distribution, errata=errata)
-    where = engine_of(engine, workers, address, timeout)
     if dry_run:
-        estimate = estimate_ingest(
-            folder,
-            workspace_of(workspace),
-            options,
-            engine=where,
-            limit=limit,
-            overwrite=overwrite,
-            retry_failed=retry_failed,
-            redo=redo,
-            choice=choice,
-        )
+        estimate = run(dry_run=True)
+        assert isinstance(estimate, IngestEstimate)
         if as_json:
             return print_json(estimate)
         typer.echo(
@@ -135,10 +140,10 @@ def ingest(
             typer.echo("tried on the first frames of:")
             print_some([f"{path}: {result}" for path, result in estimate.tried.items()])
         if estimate.seconds is not None:
-            typer.echo(f"about {told_time(estimate.seconds)} with {counted(max(where.workers, 1), 'worker')}")
+            typer.echo(f"about {told_time(estimate.seconds)} with {counted(estimate.workers, 'worker')}")
         typer.echo(f"nothing was written to {estimate.corpus}; next: the same command without --dry-run")
         return None
-    with Progress("ingest") as progress:
+    with progress:
         counts = {"done": 0, "failed": 0, "frames": 0}
         told: dict[str, Going] = {}  # of the inputs that are going on
 
@@ -165,20 +170,8 @@ def ingest(
             counts["frames"] += outcome.video.num_frames or 0
             advance(outcome.video.num_bytes + 1 - (before.num_bytes if before else 0))
 
-        summary = run_ingest(
-            folder,
-            workspace_of(workspace),
-            options,
-            engine=where,
-            limit=limit,
-            overwrite=overwrite,
-            retry_failed=retry_failed,
-            redo=redo,
-            choice=choice,
-            on_plan=begin,
-            on_outcome=note_outcome,
-            on_going=note_going,
-        )
+        summary = run(on_plan=begin, on_outcome=note_outcome, on_going=note_going)
+    assert isinstance(summary, IngestSummary)
     if as_json:
         return print_json(summary)
     done = summary.statuses.get("ok", 0)
@@ -224,10 +217,3 @@ def _told_redone(paths: Sequence[str], what: str) -> list[str]:
         return []
     listed = ", ".join(paths[:_LISTED]) + (", ..." if len(paths) > _LISTED else "")
     return [f"{counted(len(paths), 'input')} {what}, as labels lie across the cuts of their clips: {listed}"]
-
-
-def _max_faces(text: str) -> int | None:
-    named = {"all": None, "largest": 1}
-    if text not in named and not text.isdecimal():
-        raise ConfigError(f"--faces is {text!r}; allowed are all, largest, or a number")
-    return named[text] if text in named else int(text)

@@ -10,7 +10,6 @@ import typer
 
 if TYPE_CHECKING:
     from mbert.manifests.workspace import Workspace
-    from mbert.shards.engine import Engine
 
 WorkspaceOption = Annotated[
     Path, typer.Option("--workspace", "-w", envvar="MBERT_WORKSPACE", help="Folder that the commands share.")
@@ -54,15 +53,6 @@ def workspace_of(path: Path) -> "Workspace":
     return Workspace(path)
 
 
-def engine_of(
-    kind: Literal["local", "ray"], workers: int | None, address: str | None, timeout: float | None = None
-) -> "Engine":
-    """Where the tasks of a pipeline run."""
-    from mbert.shards.engine import Engine, default_workers
-
-    return Engine(kind=kind, workers=workers or default_workers(), address=address, timeout_seconds=timeout)
-
-
 def is_first_process() -> bool:
     """Of those that torchrun started; the others work and are silent."""
     return os.environ.get("RANK", "0") == "0"
@@ -76,12 +66,6 @@ def print_json(summary: Any) -> None:
 def print_next(where: str, command: str) -> None:
     """The last line of a summary: where things are, and the next command."""
     typer.echo(f"in {where}; next: {command}")
-
-
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, in their groups: what was not may come from a file."""
-    nested = {name: given(value) if isinstance(value, dict) else value for name, value in options.items()}
-    return {name: value for name, value in nested.items() if value not in (None, {})}
 
 
 def listed(text: str | None) -> tuple[str, ...] | None:

@@ -1,5 +1,6 @@
 """`mbert train pretrain`: learn from unlabelled pairs."""
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,10 +12,8 @@ from mbert.commands.options import (
     CacheOption,
     JsonOption,
     WorkspaceOption,
-    given,
     is_first_process,
     print_json,
-    workspace_of,
 )
 from mbert.commands.train import (
     BatchOption,
@@ -102,51 +101,51 @@ def pretrain(
     as_json: JsonOption = False,
 ) -> None:
     """Pretrain without labels; an interrupted run goes on where it was. Under torchrun: on all GPUs and nodes."""
-    from mbert.model.training.pretrain import PretrainConfig, PretrainPlan, estimate_pretrain, run_pretrain
-    from mbert.model.training.settings import read_settings, with_settings
+    progress = Progress("pretrain", quiet=not is_first_process())
+    from mbert import api
+    from mbert.model.training.pretrain import PretrainEstimate, PretrainPlan, PretrainSummary
 
-    space = workspace_of(workspace)
-    options = {
-        "preset": preset,
-        "variant": variant,
-        "steps": steps,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-        "lr": lr,
-        "exclude_subjects": exclude_subjects_of or None,
-        "seed": seed,
-        "precision": precision,
-        "compile": compiled,
-        "workers": workers,
-        "max_bad": max_bad,
-        "max_minutes": max_minutes,
-        "keep": keep,
-        "report_to": report_to,
-        "objective": {"swap_ratio": swap_ratio, "swap_block": swap_block},
-    }
-    config = with_settings(PretrainConfig(), read_settings(config_file, assignments or []))
-    config = with_settings(config, given(options))
-    where = shards or space.pairs
+    run = functools.partial(
+        api.pretrain,
+        workspace=workspace,
+        shards=shards,
+        cache=cache,
+        preset=preset,
+        variant=variant,
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        lr=lr,
+        exclude_subjects_of=exclude_subjects_of,
+        swap_ratio=swap_ratio,
+        swap_block=swap_block,
+        config=config_file,
+        set=assignments,
+        seed=seed,
+        precision=precision,
+        compile=compiled,
+        workers=workers,
+        max_bad=max_bad,
+        max_minutes=max_minutes,
+        keep=keep,
+        report_to=report_to,
+        out=out,
+        resume=resume,
+        force=force,
+        overwrite=overwrite,
+    )
     if dry_run:
-        estimate = estimate_pretrain(where, config, cache=cache)
+        estimate = run(dry_run=True)
+        assert isinstance(estimate, PretrainEstimate)
         return print_json(estimate) if as_json else _print_estimate(estimate)
-    with Progress("pretrain", quiet=not is_first_process()) as progress:
+    with progress:
 
         def begin(plan: PretrainPlan) -> None:
             begin_training(progress, plan, plan.preset)
 
-        summary = run_pretrain(
-            where,
-            out or space.runs / "pretrain",
-            config,
-            cache=cache,
-            overwrite=overwrite,
-            force=force,
-            resume=resume,
-            on_plan=begin,
-            on_step=lambda report: progress.advance(1, told_step(report)),
-        )
+        summary = run(on_plan=begin, on_step=lambda report: progress.advance(1, told_step(report)))
+    assert isinstance(summary, PretrainSummary)
     if not is_first_process():
         return None
     if as_json:

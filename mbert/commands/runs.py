@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING
 
 import typer
 
+from mbert import ManifestError
 from mbert.commands.options import (
     DEFAULT_WORKSPACE,
     JsonOption,
@@ -13,15 +13,16 @@ from mbert.commands.options import (
     workspace_of,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 def runs(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
-    """List the training runs of a workspace: how far they are, their last loss, how they stand."""
+    """List the training runs of a workspace: step, last loss, state."""
     from mbert.model.training.runs import list_runs
 
     folder = workspace_of(workspace).runs
+    if not workspace.exists():
+        raise ManifestError(
+            f"there is no workspace in {workspace}: run `mbert ingest FOLDER` first, or name another one"
+        )
     rows = list_runs(folder)
     if as_json:
         return typer.echo(json.dumps([dataclasses.asdict(row) for row in rows]))

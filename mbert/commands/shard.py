@@ -13,10 +13,8 @@ from mbert.commands.options import (
     SeedOption,
     WorkersOption,
     WorkspaceOption,
-    engine_of,
     print_json,
     print_next,
-    workspace_of,
 )
 
 
@@ -54,20 +52,10 @@ def shard(
     as_json: JsonOption = False,
 ) -> None:
     """Pair the crops by time and deal the pairs to WebDataset shards."""
-    from mbert.pipeline.pairs.plan import PairOptions
-    from mbert.pipeline.shard import run_shard
+    progress = Progress("shard")
+    from mbert import api
 
-    options = PairOptions(
-        min_delta_ms=min_delta_ms,
-        max_delta_ms=max_delta_ms,
-        pairs_per_second=pairs_per_second,
-        pairs_per_shard=pairs_per_shard,
-        apex=apex,
-        frames_between=frames_between,
-        where=where,
-        seed=seed,
-    )
-    with Progress("shard") as progress:
+    with progress:
         done = 0
 
         def tell(num_pairs: int) -> None:
@@ -75,10 +63,20 @@ def shard(
             done += num_pairs
             progress.advance(num_pairs, f"{done} pairs, {done / progress.seconds:.0f} pairs/s")
 
-        summary = run_shard(
-            workspace_of(workspace),
-            options,
-            engine=engine_of(engine, workers, address),
+        summary = api.shard(
+            pairs=pairs,
+            workspace=workspace,
+            min_delta_ms=min_delta_ms,
+            max_delta_ms=max_delta_ms,
+            pairs_per_second=pairs_per_second,
+            pairs_per_shard=pairs_per_shard,
+            apex=apex,
+            frames_between=frames_between,
+            seed=seed,
+            where=where,
+            workers=workers,
+            engine=engine,
+            address=address,
             overwrite=overwrite,
             on_plan=lambda num_pairs, num_shards: progress.begin(num_pairs),
             on_shard=tell,

@@ -1,13 +1,12 @@
 """`mbert synthesize`: videos whose motion is known."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from mbert.commands.console import Progress, counted, print_some
-from mbert.commands.options import JsonOption, SeedOption, WorkersOption, engine_of, given, print_json, print_next
+from mbert.commands.options import JsonOption, SeedOption, WorkersOption, print_json, print_next
 
 _BY_PRESET = "by the preset"
 
@@ -78,45 +77,16 @@ def synthesize(
     seed: SeedOption = 0,
     workers: WorkersOption = None,
     overwrite: Annotated[
-        bool, typer.Option(help="Delete the synthetic corpus in the folder and make it anew.")
+        bool, typer.Option(help="Delete the synthetic corpus in the folder and make it again.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make labelled videos of small facial motion, and the truth of it, from photos of faces."""
-    from mbert.pipeline.synthetic.synthesize import PRESETS, TRUTH_NAME
-    from mbert.pipeline.synthetic.synthesize import synthesize as make
+    progress = Progress("synthesize")
+    from mbert import api
+    from mbert.pipeline.synthetic.synthesize import TRUTH_NAME
 
-    base = PRESETS[preset]
-    strengths = {
-        "noise": noise,
-        "crf": crf,
-        "light": light,
-        "flicker": flicker,
-        "tone": tone,
-        "head_px": head_px,
-        "head_degrees": head_degrees,
-        "blinks": blinks,
-        "gaze_px": gaze_px,
-        "mouth_px": mouth_px,
-        "scene_px": scene_px,
-    }
-    options = dataclasses.replace(
-        base,
-        emotions=emotions,
-        prototypes=prototypes,
-        subjects_per_photo=subjects_per_photo or (8 if photos is None else 2),
-        clips_per_emotion=clips_per_emotion,
-        neutral_clips=neutral_clips,
-        label_neutral=label_neutral,
-        part=part,
-        fps=fps,
-        frame_folders=frame_folders,
-        asymmetry=asymmetry,
-        nuisance=dataclasses.replace(base.nuisance, **given(strengths)),
-        seed=seed,
-        **given({"min_amplitude_px": min_amplitude_px, "max_amplitude_px": max_amplitude_px}),
-    )
-    with Progress("synthesize") as progress:
+    with progress:
         done = 0
 
         def tell() -> None:
@@ -124,11 +94,35 @@ def synthesize(
             done += 1
             progress.advance(1, f"{counted(done, 'clip')}, {done / progress.seconds:.1f} clips/s")
 
-        summary = make(
-            out,
-            options,
-            photos=photos,
-            engine=engine_of("local", workers, None),
+        summary = api.synthesize(
+            photos,
+            out=out,
+            preset=preset,
+            part=part,
+            emotions=emotions,
+            prototypes=prototypes,
+            subjects_per_photo=subjects_per_photo,
+            clips_per_emotion=clips_per_emotion,
+            neutral_clips=neutral_clips,
+            label_neutral=label_neutral,
+            fps=fps,
+            frame_folders=frame_folders,
+            min_amplitude_px=min_amplitude_px,
+            max_amplitude_px=max_amplitude_px,
+            asymmetry=asymmetry,
+            noise=noise,
+            crf=crf,
+            light=light,
+            flicker=flicker,
+            tone=tone,
+            head_px=head_px,
+            head_degrees=head_degrees,
+            blinks=blinks,
+            gaze_px=gaze_px,
+            mouth_px=mouth_px,
+            scene_px=scene_px,
+            seed=seed,
+            workers=workers,
             overwrite=overwrite,
             on_note=progress.say,
             on_plan=progress.begin,

@@ -81,21 +81,21 @@ def begin_training(progress: Progress, plan: "LoopPlan", what: str) -> None:
     for note in plan.notes:
         progress.say(note)
     if 0 < plan.done_before < plan.steps:
-        progress.say(f"going on after step {plan.done_before} of {plan.steps}")
+        progress.say(f"resuming after step {plan.done_before} of {plan.steps}")
     processes = f" on {plan.world} processes" if plan.world > 1 else ""
     progress.say(
         f"{what} on {plan.compute.device} in {plan.compute.precision}, {plan.steps} steps of "
         f"{plan.global_batch} pairs{processes}"
     )
-    progress.begin(plan.steps - plan.done_before)
+    progress.begin((plan.stop_after or plan.steps) - plan.done_before)
 
 
 def tell_training(summary: "PretrainSummary | FinetuneSummary") -> None:
     """Say what a run, or this part of it, has done."""
     if summary.steps_done_now:
         typer.echo(f"{summary.steps_done_now} steps in {summary.seconds:.0f} s")
-    else:
-        typer.echo("this run was already finished; another one: --out FOLDER, or --overwrite")
+    elif not summary.stopped:
+        typer.echo("this run was already finished; for another one: --out FOLDER, or --overwrite")
     typer.echo(f"loss {summary.first.loss:.4f} -> {summary.last.loss:.4f} after {summary.steps_done} steps")
 
 
@@ -103,5 +103,7 @@ def end_training(summary: "PretrainSummary | FinetuneSummary", command: str) -> 
     """Say how to resume, or what comes next."""
     if summary.stopped:
         typer.echo(f"stopped by {summary.stopped} after step {summary.steps_done} of {summary.steps}, all is saved")
+        if summary.stopped == "--steps":
+            return typer.echo(f"resume with: the same command with --steps {summary.steps}")
         return typer.echo(f"resume with: mbert {shlex.join(sys.argv[1:])}")
     return print_next(summary.run, command)

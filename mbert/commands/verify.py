@@ -8,7 +8,6 @@ from mbert.commands.options import (
     JsonOption,
     WorkersOption,
     WorkspaceOption,
-    engine_of,
     print_json,
     workspace_of,
 )
@@ -18,9 +17,11 @@ def verify(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE, workers: WorkersOption = None, as_json: JsonOption = False
 ) -> None:
     """Check every tar against its manifest: bytes, names, neighbours, images. Ends with 1 at the first fault."""
+    progress = Progress("verify")
+    from mbert.api import engine_of
     from mbert.pipeline.verify import run_verify
 
-    with Progress("verify") as progress:
+    with progress:
         done = 0
 
         def tell(num_members: int) -> None:
@@ -29,7 +30,7 @@ def verify(
             progress.advance(1, f"{done} members")
 
         summary = run_verify(
-            workspace_of(workspace), engine=engine_of("local", workers, None), on_plan=progress.begin, on_tar=tell
+            workspace_of(workspace), engine=engine_of("local", workers), on_plan=progress.begin, on_tar=tell
         )
     if as_json:
         return print_json(summary)

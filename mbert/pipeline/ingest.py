@@ -26,6 +26,7 @@ from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows, write_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.registry import AUTO, list_corpus
+from mbert.pipeline.faces.landmarkers import weights_sha256
 from mbert.pipeline.ingest_input import (
     Going,
     IngestOptions,
@@ -87,7 +88,8 @@ class IngestEstimate:
     num_to_do: int
     num_bytes: int
     redone: tuple[str, ...]  # as in `IngestPlan`
-    seconds: float | None  # None: nothing to do, or none of the inputs that were tried can be used
+    workers: int
+    seconds: float | None  # with so many workers; None: nothing to do, or no input that was tried can be used
     tried: dict[str, str]  # path -> what became of the first frames
     corpus: str
 
@@ -223,6 +225,7 @@ def estimate_ingest(
         num_to_do=plan.num_to_do,
         num_bytes=plan.num_bytes,
         redone=redone,
+        workers=max(engine.workers, 1),
         seconds=in_all and in_all / min(max(engine.workers, 1), len(tasks)),
         tried=tried,
         corpus=str(workspace.corpus),
@@ -245,13 +248,25 @@ def _checked_config(workspace: Workspace, options: IngestOptions) -> dict[str, A
         return {}
     found: dict[str, Any] = read_json(workspace.corpus_config)
     # An option that is younger than the corpus had its default.
-    before = {**dataclasses.asdict(IngestOptions()), **found["options"]}
-    if differences := tell_differences(before, dataclasses.asdict(options), "corpus"):
+    before = {**dataclasses.asdict(IngestOptions()), **found["options"], **found["landmarker"]}
+    asked = {**dataclasses.asdict(options), **_landmarker(options)}
+    for each in (before, asked):  # weights are known by their hash, wherever the file lies
+        del each["landmarker_model"]
+    if differences := tell_differences(before, asked, "corpus"):
         raise ConfigError(
-            f"the corpus in {workspace.corpus} was made otherwise ({differences}): "
-            "use the same options, another --workspace, or --overwrite to make it anew"
+            f"the corpus in {workspace.corpus} was made with other options ({differences}): "
+            "use the same options, another --workspace, or --overwrite to make it again"
         )
     return found
+
+
+def _landmarker(options: IngestOptions) -> dict[str, Any]:
+    """Which landmarker measures, and with which weights."""
+    model = Path(options.landmarker_model) if options.landmarker_model else None
+    return {
+        "landmarker": options.landmarker,
+        "landmarker_sha256": weights_sha256(options.landmarker, model=model),
+    }
 
 
 def _write_config(
@@ -275,6 +290,7 @@ def _write_config(
             "root": str(listing.root),  # of the latest ingest
             # As the corpus was begun: what depends on them, shards and their runs, is not to be made anew.
             "options": before.get("options", dataclasses.asdict(options)),
+            "landmarker": before.get("landmarker", _landmarker(options)),
             "schema": SCHEMA_VERSION,
             "datasets": {**before.get("datasets", {}), **dict.fromkeys(datasets, latest)},
             "jpeg_subsampling": JPEG_SUBSAMPLING,

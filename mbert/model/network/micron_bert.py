@@ -360,6 +360,8 @@ def tensor_shapes(config: MicronBertConfig) -> dict[str, torch.Size]:
 
 
 def _download(name: str, hub: dict[str, Any]) -> Path:
+    if Path(name).is_absolute() or len(Path(name).parts) > 2:  # no name on the hub
+        raise ModelError(f"there is no model in {name}: run `mbert train pretrain` first, or name another")
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, STATE], **hub))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as exc:

@@ -74,6 +74,26 @@ class EvalResult:
     seconds: float
     folder: str
 
+    def table(self) -> list[dict[str, Any]]:
+        """One row for each method: its scores over all samples with 95 % intervals, and those of each dataset."""
+        rows = []
+        for name, method in self.methods.items():
+            for dataset, scores in {"all": method.scores, **method.per_dataset}.items():
+                rows.append({"method": name, "dataset": dataset, **_cells(scores)})
+        return rows
+
+
+def _cells(scores: Scores | ActionUnitScores) -> dict[str, Any]:
+    """The numbers of some scores by name; an interval as `_low` and `_high`."""
+    cells: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(scores).items():
+        if name.endswith("_interval"):
+            low, high = value or (None, None)
+            cells |= {f"{name.removesuffix('_interval')}_low": low, f"{name.removesuffix('_interval')}_high": high}
+        elif value is None or isinstance(value, int | float):
+            cells[name] = value
+    return cells
+
 
 def run_eval(
     shards: Path | str,

@@ -29,7 +29,7 @@ from mbert.model.training.loop import LoopConfig, LoopPlan
 from mbert.model.training.objective import ObjectiveConfig
 from mbert.model.training.pictures import picture_pairs
 from mbert.model.training.run_log import StepReport
-from mbert.model.training.runs import Ended, holding, settle_run, train_and_tell
+from mbert.model.training.runs import Ended, holding, resumed, settle_run, train_and_tell
 from mbert.shards.source import open_source
 
 ClassWeights = Literal["balanced", "none"]
@@ -200,10 +200,10 @@ def finetune_pairs(
         plan = decide(config, compute, processes, labelled, backbone, corpus)
         with holding(out, processes):
             about = {"model": dataclasses.asdict(backbone.config), "checkpoint": str(checkpoint)}
-            progress = processes.on_first(
+            standing = processes.on_first(
                 lambda: settle_run(out, "finetune", plan, about, overwrite=overwrite, force=force, resume=resume)
             )
-            plan = dataclasses.replace(plan, done_before=progress.step if progress is not None else 0)
+            plan = resumed(plan, standing)
             job = _begin(out, plan, backbone)
             loader = _open_loader(labelled, job, plan, processes)
             if watch is not None:

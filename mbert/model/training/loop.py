@@ -8,9 +8,10 @@ import signal
 import subprocess
 import threading
 import time
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,29 +25,33 @@ from mbert.model.training.checkpoint import Progress, Trained, load_tensors, rea
 from mbert.model.training.optim import AveragedWeights, adamw, learning_rate, set_learning_rate
 from mbert.model.training.run_log import Reporter, RunLog, StepReport
 
+# Of a field that may change from one part of a run to the next: it does not change what is learned, or the plan says
+# what it resolved to.
+FREE = "free"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LoopConfig:
     """What pretraining and finetuning have in common. None means: chosen by the hardware when the run starts."""
 
-    steps: int | None = None  # either steps or epochs
-    epochs: float | None = None
-    batch_size: int | None = None  # pairs of one process in one pass
-    accumulate: int = 1  # passes whose gradients make one step
-    lr: float | None = None  # peak learning rate
+    steps: Annotated[int | None, FREE] = None  # either steps or epochs
+    epochs: Annotated[float | None, FREE] = None
+    batch_size: Annotated[int | None, FREE] = None  # pairs of one process in one pass
+    accumulate: Annotated[int, FREE] = 1  # passes whose gradients make one step
+    lr: Annotated[float | None, FREE] = None  # peak learning rate
     weight_decay: float = 0.05
     warmup_ratio: float = 0.05  # share of the steps
     clip_norm: float = 1.0  # longest gradient
     average_decay: float = 0.0  # of averaged weights, kept beside the others; 0: none
-    precision: Precision = "auto"
-    compile: bool = False  # with torch.compile; the first step then takes up to a minute
-    workers: int | None = None  # processes that load pairs, for each training process
-    max_bad: float = 0.001  # share of an epoch's pairs that may be damaged
-    max_minutes: float | None = None  # save and stop after so many; rerun to resume
-    save_every: int = 200  # steps between checkpoints
-    keep: int = 1  # newest checkpoints kept, beside the best
-    picture_every: int = 200  # steps between pictures; 0: none
-    report_to: Reporter = "none"
+    precision: Annotated[Precision, FREE] = "auto"
+    compile: Annotated[bool, FREE] = False  # with torch.compile; the first step then takes up to a minute
+    workers: Annotated[int | None, FREE] = None  # processes that load pairs, for each training process
+    max_bad: Annotated[float, FREE] = 0.001  # share of an epoch's pairs that may be damaged
+    max_minutes: Annotated[float | None, FREE] = None  # save and stop after so many; rerun to resume
+    save_every: Annotated[int, FREE] = 200  # steps between checkpoints
+    keep: Annotated[int, FREE] = 1  # newest checkpoints kept, beside the best
+    picture_every: Annotated[int, FREE] = 200  # steps between pictures; 0: none
+    report_to: Annotated[Reporter, FREE] = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,11 +74,8 @@ class LoopConfig:
 
 _ABOVE_0 = ("steps", "epochs", "batch_size", "lr", "accumulate", "clip_norm", "max_minutes", "save_every", "keep")
 
-# What may change from one part of a run to the next: it does not change what is learned, or the plan says it resolved.
-FREE = (
-    *("steps", "epochs", "batch_size", "accumulate", "lr", "precision", "compile", "workers", "max_bad"),
-    *("max_minutes", "save_every", "keep", "picture_every", "report_to"),
-)
+
+FEWER_STEPS = "--steps"  # why a run stopped that was asked for fewer steps than it has
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,11 +93,14 @@ class LoopPlan:
     num_pairs: int
     corpus: str  # fingerprint
     done_before: int = 0  # steps that an earlier part of the run has done
+    stop_after: int | None = None  # a step before the last one, where fewer are asked for than the run has
     notes: tuple[str, ...] = ()  # what was chosen for want of a GPU, what going on means, what has no effect
 
     def identity(self) -> dict[str, object]:
         """What must be equal for a run to be continued."""
-        kept = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in FREE}
+        hints = typing.get_type_hints(type(self.config), include_extras=True)
+        free = {name for name, hint in hints.items() if FREE in getattr(hint, "__metadata__", ())}
+        kept = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in free}
         return {**kept, **{name: getattr(self, name) for name in ("steps", "global_batch", "lr", "corpus")}}
 
 
@@ -149,7 +154,7 @@ def train(
     log: RunLog | None,
     on_step: Callable[[StepReport], None],
 ) -> str:
-    """From where the run stands to its last step. Returns "" or why it stopped before: SIGTERM or the time limit.
+    """From where the run stands to its last step. Returns "" or why it stopped before: SIGTERM, or a limit.
 
     On Ctrl-C the state is saved before KeyboardInterrupt goes on. Raises ModelError when the loss is not finite.
     """
@@ -178,8 +183,9 @@ def train(
             on_step(report)
 
     stream = iter(loader)
+    stop = plan.stop_after or plan.steps
     with _noting_signals(config.max_minutes) as asked_to_stop:
-        for step in range(done, plan.steps):
+        for step in range(done, stop):
             began = time.monotonic()
             batch = next(stream)
             waited = 0.0 if reports.is_card_busy else time.monotonic() - began
@@ -192,7 +198,7 @@ def train(
             tell(reports.add(step, losses, batch.keys, lr, waited, asked_to_stop()))
             if log is not None and config.picture_every and (step + 1) % config.picture_every == 0:
                 log.picture(step + 1, job.picture(batch))
-            is_last = step + 1 == plan.steps
+            is_last = step + 1 == stop
             if reports.stop or is_last or (step + 1) % config.save_every == 0:
                 tell(reports.rest())
                 if log is not None:
@@ -202,7 +208,7 @@ def train(
                 raise KeyboardInterrupt
             if reports.stop and not is_last:
                 return reports.stop
-    return ""
+    return "" if stop == plan.steps else FEWER_STEPS
 
 
 def _learning_rate(plan: LoopPlan, step: int) -> float:

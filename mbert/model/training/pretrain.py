@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,11 @@ from mbert.model.network.config import PRESETS, VARIANTS, MicronBertConfig
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.network.weights import TrainingState, read_state, write_model
 from mbert.model.training.cost import StepCost, step_cost
-from mbert.model.training.loop import LoopConfig, LoopPlan, step_seed
+from mbert.model.training.loop import FREE, LoopConfig, LoopPlan, step_seed
 from mbert.model.training.objective import ObjectiveConfig, is_collapsed, pretraining_losses
 from mbert.model.training.pictures import picture_pairs
 from mbert.model.training.run_log import StepReport
-from mbert.model.training.runs import holding, settle_run, train_and_tell
+from mbert.model.training.runs import holding, resumed, settle_run, train_and_tell
 from mbert.model.training.settings import with_settings
 from mbert.shards.exclude import listed, without_subjects
 from mbert.shards.order import StreamPosition, num_lanes
@@ -46,7 +46,7 @@ class PretrainConfig(LoopConfig):
     preset: str | None = None  # tiny, small or base
     variant: str = "motion"  # or paper, or released: the authors' code; see docs/model.md
     ema_momentum: float = 0.997  # of the agent's teacher at the start, as in the released run
-    grad_checkpointing: bool = False  # less memory, a third slower
+    grad_checkpointing: Annotated[bool, FREE] = False  # less memory, a third slower
     exclude_subjects: tuple[str, ...] = ()  # subjects or whole datasets never looked at, see `without_subjects`
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
@@ -85,9 +85,8 @@ class PretrainPlan(LoopPlan):
 
     def identity(self) -> dict[str, object]:
         """What must be equal for a run to be continued."""
-        kept = {name: value for name, value in LoopPlan.identity(self).items() if name != "grad_checkpointing"}
         excluded = sorted(set(self.config.exclude_subjects)) or None
-        return {**kept, "preset": self.preset, "pairs": self.pairs, "exclude_subjects": excluded}
+        return {**LoopPlan.identity(self), "preset": self.preset, "pairs": self.pairs, "exclude_subjects": excluded}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,12 +151,14 @@ def run_pretrain(
         plan = decide(config, compute, processes, source)
         with holding(out, processes):
             about = {"model": dataclasses.asdict(plan.model_config)}
-            progress = processes.on_first(
+            standing = processes.on_first(
                 lambda: settle_run(out, "pretrain", plan, about, overwrite=overwrite, force=force, resume=resume)
             )
-            loader = _open_loader(source, plan, processes, None if progress is None else progress.position, force)
-            notes = (*plan.notes, loader.resumed) if loader.resumed else plan.notes
-            plan = dataclasses.replace(plan, done_before=progress.step if progress is not None else 0, notes=notes)
+            plan = resumed(plan, standing)
+            position = None if standing.progress is None else standing.progress.position
+            loader = _open_loader(source, plan, processes, position, force)
+            if loader.resumed:
+                plan = dataclasses.replace(plan, notes=(*plan.notes, loader.resumed))
             on_plan(plan)
             job = _begin(out, plan, source)
             ended = train_and_tell(job, loader, out, plan, processes, on_step, num_recent=_RECENT)
@@ -284,6 +285,12 @@ def decide(config: PretrainConfig, compute: Compute, processes: Processes, sourc
     epochs = config.epochs or (_GPU_EPOCHS if compute.is_gpu else None)
     steps = config.steps or (_CPU_STEPS if epochs is None else max(1, round(epochs * source.num_pairs / global_batch)))
     notes = _told_exclusion(source)
+    if config.batch_size is not None and batch_size < config.batch_size:
+        notes = (
+            *notes,
+            f"the batch of {config.batch_size} pairs is lowered to {batch_size}: {source.where} holds "
+            f"{source.told_pairs}, {dealt} of which can be dealt evenly",
+        )
     if not compute.is_gpu and config.preset is None and config.steps is None and config.epochs is None:
         notes = (
             *notes,

@@ -6,7 +6,7 @@ import datetime
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -36,6 +36,14 @@ class RunRow:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a run is."""
+
+    progress: Progress | None  # None: at the beginning
+    steps: int  # of the run, as it was begun
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Ended:
     """How a run, or this part of it, ended."""
 
@@ -46,32 +54,53 @@ class Ended:
 
 def settle_run(
     run: Path, kind: str, plan: LoopPlan, about: dict[str, Any], *, overwrite: bool, force: bool, resume: bool
-) -> Progress | None:
-    """Begin a run folder, or check that its run can be continued. Returns where it stands, None at the beginning.
+) -> Standing:
+    """Begin a run folder, or check that its run can be resumed. Returns where it stands.
 
-    `about` goes into config.json beside what all plans have. Raises ConfigError when the folder holds a run of another
-    identity, with the differences; `force` goes on nevertheless and writes them into config.json. With `resume` also
-    where there is nothing to go on with.
+    Fewer steps than the run has are no other run: it stops after them, and its schedule stays. `about` goes into
+    config.json beside what all plans have. Raises ConfigError when the folder holds a run of another identity, with the
+    differences; `force` resumes it nevertheless and writes them into config.json. With `resume` also where there is
+    nothing to resume.
     """
     path, identity = run / _CONFIG, plan.identity()
     if overwrite:
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
     progress = read_progress(run)
+    steps = plan.steps
     forced: list[dict[str, Any]] = []
     if progress is not None:
         before = read_json(path)
+        if before["identity"]["steps"] > plan.steps:
+            steps = before["identity"]["steps"]
+            identity = {**identity, "steps": steps}
         forced = before.get("forced", [])
         if differences := tell_differences(before["identity"], identity, "run"):
             if not force:
                 raise ConfigError(
                     f"{run} holds a run of another configuration ({differences}): use the same options, another --out, "
-                    "--overwrite to begin anew, or --force to go on with these from here"
+                    "--overwrite to start again, or --force to resume with these from here"
                 )
             forced = [*forced, {"step": progress.step, "differences": differences}]
     elif resume:
-        raise ConfigError(f"--resume: there is no run with a checkpoint in {run}; begin one without --resume")
+        raise ConfigError(f"--resume: there is no run with a checkpoint in {run}; start one without --resume")
     write_json(path, {"kind": kind, "identity": identity, "forced": forced, **about, **_told_plan(plan)})
-    return progress
+    return Standing(progress, steps)
+
+
+Plan = TypeVar("Plan", bound=LoopPlan)
+
+
+def resumed(plan: Plan, standing: Standing) -> Plan:
+    """The plan from where the run stands."""
+    done = standing.progress.step if standing.progress is not None else 0
+    if standing.steps == plan.steps:
+        return dataclasses.replace(plan, done_before=done)
+    note = (
+        f"this run has {standing.steps} steps, {plan.steps} are asked for: it stops after step {max(done, plan.steps)}"
+    )
+    return dataclasses.replace(
+        plan, steps=standing.steps, stop_after=max(done, plan.steps), done_before=done, notes=(*plan.notes, note)
+    )
 
 
 def _told_plan(plan: LoopPlan) -> dict[str, Any]:

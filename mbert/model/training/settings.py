@@ -41,6 +41,29 @@ def read_settings(file: Path | None, words: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
+def configured(
+    config: Config,
+    file: Path | str | None,
+    assignments: Sequence[str] | Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+) -> Config:
+    """A configuration with the settings of a YAML file, then those of `assignments`, then the options that are given.
+
+    `assignments` are words as `objective.swap_ratio=0.3`, or names with their values. An option that is None, or a
+    group of such, was not given. Raises ConfigError as `read_settings` and `with_settings` do.
+    """
+    words = [] if assignments is None or isinstance(assignments, Mapping) else assignments
+    settings = read_settings(None if file is None else Path(file), words)
+    for name, value in assignments.items() if isinstance(assignments, Mapping) else ():
+        _put(settings, name, value)
+    return with_settings(with_settings(config, settings), _given(options))
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {name: _given(value) if isinstance(value, Mapping) else value for name, value in options.items()}
+    return {name: value for name, value in nested.items() if value is not None and value != {}}
+
+
 def _put(settings: dict[str, Any], name: str, value: Any) -> None:
     *groups, last = name.split(".")
     for group in groups:
@@ -79,9 +102,11 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
         if value not in options:
             raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(map(str, options))}")
         return value
-    if typing.get_origin(hint) is tuple:  # of any length, as tuple[str, ...]
-        kind = typing.get_args(hint)[0]
-        if not isinstance(value, list | tuple) or any(type(item) is not kind for item in value):
+    if lists := [part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is tuple]:
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        kind = typing.get_args(lists[0])[0]  # of any length, as tuple[str, ...]
+        if not isinstance(value, list | tuple) or any(not isinstance(item, kind) for item in value):
             raise ConfigError(f"{name} is {value!r}; a list of {kind.__name__} is expected")
         return tuple(value)
     kinds = [typing.get_origin(part) or part for part in typing.get_args(hint) or [hint]]

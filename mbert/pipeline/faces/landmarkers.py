@@ -5,6 +5,7 @@ Each frame is measured by itself: a tracking mode would smooth towards the past,
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import sys
 import urllib.error
@@ -50,6 +51,39 @@ def open_landmarker(name: LandmarkerName, *, model: Path | None = None) -> Landm
         return MediaPipeMesh()
     file = fetched(_TASK_ADDRESS, cache_folder() / "face_landmarker.task", sha256=_TASK_SHA256)
     return MediaPipeTask(file)
+
+
+def weights_sha256(name: LandmarkerName, *, model: Path | None = None) -> str:
+    """A hash of the weights that `open_landmarker` takes for the same arguments, wherever the files lie.
+
+    Call it when the landmarker has been opened, or can be: raises ConfigError when there are no weights.
+    """
+    digest = hashlib.sha256()
+    for file in _weight_files(name, model):
+        try:
+            digest.update(file.read_bytes())
+        except OSError as exc:
+            raise ConfigError(f"the landmarker's weights {file} cannot be read: {exc.strerror}") from exc
+    return digest.hexdigest()
+
+
+def _weight_files(name: LandmarkerName, model: Path | None) -> list[Path]:
+    if name == "fan":
+        import torch.hub
+        from face_alignment.api import models_urls
+        from face_alignment.detection.sfd import sfd_detector
+
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        return [fetched(address, folder) for address in (models_urls["2DFAN-4"], sfd_detector.models_urls["s3fd"])]
+    if model is not None:
+        return [model]
+    found = importlib.util.find_spec("mediapipe")  # not imported: that takes seconds
+    modules = Path(found.origin or "").parent / "modules" if found else Path()
+    bundled = [modules / "face_detection" / "face_detection_short_range.tflite"]
+    bundled += [modules / "face_landmark" / "face_landmark.tflite"]
+    if all(file.exists() for file in bundled):
+        return bundled
+    return [fetched(_TASK_ADDRESS, cache_folder() / "face_landmarker.task", sha256=_TASK_SHA256)]
 
 
 class MediaPipeMesh:

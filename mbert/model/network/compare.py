@@ -1,0 +1,86 @@
+"""From two aligned face crops to what moved between them: the model's answer as arrays."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mbert import ConfigError, ModelError
+from mbert.model.data.pixels import normalize, resize, stack_images
+from mbert.model.device import pick_compute
+from mbert.model.network.micron_bert import MicronBert
+
+_BATCH = 32
+_EXPECTED = "uint8 RGB of square face crops is expected, (H, W, 3) or (B, H, W, 3) with values 0 to 255"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What moved between the frames of B pairs, on a grid of h x w patches."""
+
+    moved: npt.NDArray[np.float32]  # (B, h, w) in [0, 1]: the probability that a patch moved beside the head
+    attention: str  # of the model; without `motion`, `moved` is how much a patch changed, between the pair's own ends
+    motion: npt.NDArray[np.float32] | None = None  # (B, h, w, 2), see `displacement`
+
+    @property
+    def displacement(self) -> npt.NDArray[np.float32]:
+        """(B, h, w, 2): x, y of where each patch went from t0 to t1 beside the head, in pixels of a 224 px crop.
+
+        Raises ModelError for a model without attention `motion`.
+        """
+        if self.motion is None:
+            raise ModelError(f"this model has attention={self.attention!r}; displacement needs attention='motion'")
+        return self.motion
+
+
+def compare_crops(t0: Any, t1: Any, model: MicronBert) -> Comparison:
+    """Ask a model what moved from the crops t0 to the crops t1, arrays (H, W, 3) or (B, H, W, 3) of uint8 RGB.
+
+    Raises ConfigError that says what is expected of an array.
+    """
+    first, second = _crops(t0, "t0"), _crops(t1, "t1")
+    if first.shape != second.shape:
+        raise ConfigError(f"t0 has shape {np.shape(t0)} and t1 {np.shape(t1)}; both must be the same")
+    compute, was_training = pick_compute(), model.training
+    model.to(compute.device).eval()
+    is_motion = model.config.attention == "motion"
+    moved, displacements = [], []
+    with torch.inference_mode():
+        for start in range(0, len(first), _BATCH):
+            earlier, later = (
+                normalize(
+                    stack_images([resize(crop, model.config.image_size) for crop in crops[start : start + _BATCH]]).to(
+                        compute.device
+                    ),
+                    model.config.in_chans,
+                )
+                for crops in (first, second)
+            )
+            with compute.autocast():
+                if is_motion:
+                    found = model.motion_of(earlier, later)
+                    moved.append(found.moved.float().cpu().numpy())
+                    displacements.append(found.displacement.float().cpu().numpy())
+                else:
+                    moved.append(model.change_map(earlier, later).float().cpu().numpy())
+    model.train(was_training)
+    grid = model.config.grid
+    return Comparison(
+        moved=np.concatenate(moved).reshape(-1, grid, grid),
+        attention=model.config.attention,
+        motion=np.concatenate(displacements).reshape(-1, grid, grid, 2) if is_motion else None,
+    )
+
+
+def _crops(value: Any, name: str) -> npt.NDArray[np.uint8]:
+    """(B, H, W, 3)."""
+    array = np.asarray(value)
+    if array.dtype != np.uint8:
+        ends = f" from {array.min():g} to {array.max():g}" if array.size and array.dtype.kind in "fiu" else ""
+        raise ConfigError(f"{name} has dtype {array.dtype}{ends}; {_EXPECTED}")
+    crops = array[None] if array.ndim == 3 else array
+    if crops.ndim != 4 or crops.shape[3] != 3 or crops.shape[1] != crops.shape[2] or 0 in crops.shape:
+        raise ConfigError(f"{name} has shape {array.shape}; {_EXPECTED}")
+    return np.ascontiguousarray(crops)
