@@ -13,7 +13,7 @@ Exceptions, all of them something the user can fix:
     ├── InputError      one input cannot be used: it becomes a manifest row with a status and a reason
     ├── ManifestError   a manifest or a label file is missing, or is not what its schema says
     ├── ShardError      a tar is missing or does not hold what its manifest says
-    └── ModelError      a checkpoint or a training run cannot go on
+    └── ModelError      a checkpoint cannot be loaded, or a run cannot be resumed
 """
 
 import importlib
@@ -66,7 +66,7 @@ _LAZY = {
 
 
 class MbertError(Exception):
-    """Base of every error that is told to the user as one line, without a traceback."""
+    """Base of every error that is shown to the user as one line, without a traceback."""
 
     is_told = False  # by another process of this run
 
@@ -97,7 +97,7 @@ class ShardError(MbertError):
 
 
 class ModelError(MbertError):
-    """A checkpoint cannot be loaded, or a training run cannot go on."""
+    """A checkpoint cannot be loaded, or a run cannot be resumed."""
 
 
 if TYPE_CHECKING:

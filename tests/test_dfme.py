@@ -69,7 +69,7 @@ def test_each_clip_has_its_own_rate_and_one_without_a_row_has_none(dfme):
         "sub0412_02": 200.0,
         "sub0413_01": None,
     }
-    assert any("no sheet tells the frame rate of 1 clips" in note for note in listing.notes)
+    assert any("no sheet has the frame rate of 1 clips" in note for note in listing.notes)
 
 
 def test_subjects_are_text_with_a_prefix_however_the_sheet_writes_them(dfme):

@@ -159,7 +159,7 @@ def test_a_write_error_is_one_line_and_the_run_goes_on_afterwards(limit, videos,
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "File too large; mend that, then run the same command to go on" in done.stderr
+    assert "File too large; fix that, then run the same command to resume" in done.stderr
     written = {file.stem for file in workspace.frames.glob("*.parquet")} if workspace.frames.exists() else set()
     assert written == set()
     subprocess.run(ingest_command(videos, workspace), check=True, capture_output=True)
@@ -178,7 +178,7 @@ def test_a_write_error_while_sharding_is_one_line_too(limit, undisturbed, tmp_pa
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "File too large; mend that, then run the same command to go on" in done.stderr
+    assert "File too large; fix that, then run the same command to resume" in done.stderr
     assert [file.name for file in workspace.pairs.glob("*") if file.suffix in (".tar", ".json")] == []
     run_shard(workspace, PairOptions(pairs_per_shard=40))
     assert digests(workspace.pairs) == digests(undisturbed.pairs)

@@ -260,7 +260,7 @@ def test_a_sample_that_is_there_twice_is_an_error_line(rows):
     done = CliRunner().invoke(app, ["labels", "--workspace", str(rows.workspace.root)])
     assert done.exit_code == 0
     assert "error: sample EP01 of casme2/sub01 is there twice" in done.stdout
-    assert "next: mend" in done.stdout
+    assert "next: fix" in done.stdout
 
 
 def test_the_composite_is_summed_once_its_three_datasets_are_there(rows):

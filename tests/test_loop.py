@@ -199,7 +199,7 @@ def test_other_settings_and_another_corpus_are_refused_unless_forced(corpus, tmp
     index = read_json(pairs / "pairs.json")
     (pairs / "pairs.json").write_text(json.dumps({**index, "corpus": "another"}))
     other = dataclasses.replace(config, weight_decay=0.1)
-    message = r"weight_decay: run 0\.05, asked 0\.1; corpus: run .*, asked another.*--force to go on"
+    message = r"weight_decay: run 0\.05, asked 0\.1; corpus: run .*, asked another.*--force to resume"
     with pytest.raises(ConfigError, match=message):
         run_pretrain(pairs, tmp_path / "run", other)
     assert read_json(tmp_path / "run" / "status.json")["state"] == "stopped"  # what was refused did not touch it

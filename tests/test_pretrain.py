@@ -68,7 +68,7 @@ def test_running_again_does_nothing(short_run, corpus):
 def test_another_configuration_is_refused_with_the_difference(short_run, corpus):
     run, _ = short_run
     with pytest.raises(
-        ConfigError, match=r"seed: run 0, asked 5.*another --out, --overwrite to begin anew, or --force"
+        ConfigError, match=r"seed: run 0, asked 5.*another --out, --overwrite to start again, or --force"
     ):
         run_pretrain(corpus.pairs, run, PretrainConfig(preset="tiny", steps=6, batch_size=4, seed=5))
 

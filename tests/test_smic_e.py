@@ -108,7 +108,7 @@ def test_text_below_the_table_and_zeros_are_no_expressions(smic_e):
 def test_images_that_are_numbered_anew_are_noticed_and_the_frames_follow(smic_e):
     label = labels_of(list_corpus(smic_e))["smic_e", "s3_po_02"]
     assert frames_of(label) == (8, None, 18)
-    assert label.remark == "label line 3: the images are numbered anew, so 76517 was taken from its frames"
+    assert label.remark == "label line 3: the images are renumbered, so 76517 was taken from its frames"
 
 
 def test_both_is_told_where_frames_were_moved_and_the_apex_cannot_be(smic_e, tmp_path):
@@ -117,7 +117,7 @@ def test_both_is_told_where_frames_were_moved_and_the_apex_cannot_be(smic_e, tmp
     (label,) = map(checked, list_corpus(smic_e / HS, dataset="smic_e", labels_path=sheet).labels)
     assert frames_of(label) == (8, None, 18)
     assert label.remark == (
-        "label line 2: the images are numbered anew, so 76517 was taken from its frames; "
+        "label line 2: the images are renumbered, so 76517 was taken from its frames; "
         "apex 8 does not lie between onset 8 and offset 18: taken as missing"
     )
 
@@ -177,6 +177,6 @@ def test_a_long_clip_holds_all_its_expressions(smic_e, tmp_path):
     labels = {row.sample: row for row in read_rows(workspace.labels, LabelRow)}
     assert labels["s1_ne_01"].clip_id == labels["s1_ne_01_559765"].clip_id is not None
     assert labels["s3_sur_04"].onset == 32615570
-    assert "numbered anew" in labels["s3_po_02"].remark
+    assert "renumbered" in labels["s3_po_02"].remark
     assert labels["s20_sur_05"].clip_id is None
     assert "there is no such file or folder" in labels["s20_sur_05"].remark

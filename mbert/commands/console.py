@@ -67,7 +67,7 @@ class Progress:
 
 
 def print_some(lines: Sequence[str], most: int = 10, *, rest: str = "see videos.parquet") -> None:
-    """Print lines, indented, and say how many were left out; `rest` is where they are told."""
+    """Print lines, indented, and say how many were left out; `rest` is where the others are."""
     for line in lines[:most]:
         typer.echo(f"  {line}")
     if len(lines) > most:

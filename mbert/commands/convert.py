@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def convert(
     source: Annotated[Path, typer.Argument(exists=True, help="The authors' .pth file; with --to-released a folder.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint; with --to-released the file to write.")],
-    to_released: Annotated[bool, typer.Option(help="The way back: a converted folder to the authors' names.")] = False,
+    to_released: Annotated[
+        bool, typer.Option(help="Convert back: a folder of ours to a file with the authors' names.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn the authors' released checkpoint into one of ours (safetensors), or back. Nothing is unpickled."""

@@ -38,7 +38,7 @@ def demo(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a small labelled corpus of real videos and run the four commands on it; minutes, no network."""
+    """Make a small labelled corpus of real videos and run the four commands on it. Takes minutes, needs no network."""
     from mbert.api import engine_of
     from mbert.pipeline.synthetic.synthesize import PRESETS, synthesize
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """List what is installed, what will be used, and what is missing with the command that mends it."""
+    """Check the installation and suggest fixes."""
     import importlib.metadata
 
     checks: dict[str, str] = {}

@@ -57,11 +57,11 @@ def evaluate(
         ),
     ] = None,
     datasets: Annotated[
-        str | None, typer.Option(help="That take part, by commas, e.g. casme2,samm.", show_default="all")
+        str | None, typer.Option(help="Datasets to use, by commas, e.g. casme2,samm.", show_default="all")
     ] = None,
     mode: Annotated[
         Literal["probe", "finetune"] | None,
-        typer.Option(help="Linear heads on a frozen encoder, or all of it trained per fold.", show_default="probe"),
+        typer.Option(help="Fit linear heads on a frozen encoder, or train all of it per fold.", show_default="probe"),
     ] = None,
     select: Annotated[
         Literal["fixed", "inner", "oracle"] | None,
@@ -79,7 +79,7 @@ def evaluate(
         ),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="Frames from the onset to the apex that it sees.", show_default="1")
+        int | None, typer.Option(min=1, help="Number of frames between onset and apex to use.", show_default="1")
     ] = None,
     baselines: Annotated[
         str | None,
@@ -89,12 +89,12 @@ def evaluate(
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of random seeds.", show_default="1")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="First random seed.", show_default="0")] = None,
-    k: Annotated[int | None, typer.Option("--k", min=2, help="Folds of kfold.", show_default="5")] = None,
+    k: Annotated[int | None, typer.Option("--k", min=2, help="Number of folds of kfold.", show_default="5")] = None,
     test_share: Annotated[
-        float | None, typer.Option(help="Share of the subjects that holdout tests.", show_default="0.2")
+        float | None, typer.Option(help="Share of the subjects to test with holdout.", show_default="0.2")
     ] = None,
     test_subject: Annotated[
-        list[str] | None, typer.Option(help="Subject that holdout tests; may be given several times.")
+        list[str] | None, typer.Option(help="Subject to test with holdout; may be given several times.")
     ] = None,
     config_file: Annotated[
         Path | None, typer.Option("--config", exists=True, dir_okay=False, help="YAML file of settings.")
@@ -104,7 +104,9 @@ def evaluate(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes for folds that train.", show_default="one per GPU, or per two cores"),
+        typer.Option(
+            min=1, help="Number of processes for folds that train.", show_default="one per GPU, or per two cores"
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the result.", show_default="WORKSPACE/runs/PROTOCOL")

@@ -48,15 +48,16 @@ def finetune(
         str | None, typer.Option(help="What the head looks at, by commas (docs/model.md).", show_default="change")
     ] = None,
     head: Annotated[
-        Literal["linear", "mlp"] | None, typer.Option(help="What names the emotion.", show_default="linear")
+        Literal["linear", "mlp"] | None, typer.Option(help="Classification head.", show_default="linear")
     ] = None,
-    frozen: Annotated[bool | None, typer.Option("--frozen", help="Learn the head alone.")] = None,
+    frozen: Annotated[bool | None, typer.Option("--frozen", help="Train the head only.")] = None,
     layer_decay: Annotated[
         float | None,
         typer.Option(help="Factor of the learning rate from a block to the one below.", show_default="0.75"),
     ] = None,
     class_weights: Annotated[
-        Literal["balanced", "none"] | None, typer.Option(help="Of rare classes in the loss.", show_default="balanced")
+        Literal["balanced", "none"] | None,
+        typer.Option(help="Weight rare classes in the loss.", show_default="balanced"),
     ] = None,
     label_smoothing: Annotated[
         float | None, typer.Option(help="Share of a label that is spread over all classes.", show_default="0")
@@ -86,7 +87,7 @@ def finetune(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Learn the labels of the onset-apex pairs; an interrupted run goes on where it was. Runs under torchrun too."""
+    """Learn the labels of onset-apex pairs; an interrupted run resumes where it stopped. Runs under torchrun too."""
     progress = Progress("finetune", quiet=not is_first_process())
     from mbert import api
     from mbert.model.training.finetune import FinetunePlan

@@ -32,9 +32,11 @@ def ingest(
     size: Annotated[int, typer.Option(min=32, max=1024, help="Width and height of a crop, in pixels.")] = 224,
     jpeg_quality: Annotated[
         int,
-        typer.Option(min=1, max=100, help="Of the crops: 75 takes two fifths of the bytes of 95, 100 twice as many."),
+        typer.Option(
+            min=1, max=100, help="JPEG quality of the crops. 75 takes 40 % of the bytes of 95, 100 twice as many."
+        ),
     ] = 95,
-    faces: Annotated[str, typer.Option(help="How many faces to follow at a time: all, largest, or a number.")] = "all",
+    faces: Annotated[str, typer.Option(help="Faces to follow at a time: all, largest, or a number.")] = "all",
     landmarker: Annotated[
         Literal["mediapipe", "fan"], typer.Option(help="MediaPipe's face mesh, or face-alignment's 68 points.")
     ] = "mediapipe",
@@ -61,7 +63,7 @@ def ingest(
     ] = None,
     distribution: Annotated[
         Literal["auto", "raw", "cropped"],
-        typer.Option(help="Of a dataset that comes in both; auto: raw if it is there."),
+        typer.Option(help="Which distribution of the dataset to read; auto: raw where it exists."),
     ] = "auto",
     labels: Annotated[
         Path | None,
@@ -79,8 +81,8 @@ def ingest(
     engine: EngineOption = "local",
     address: AddressOption = None,
     timeout: Annotated[float | None, typer.Option(help="Per-input timeout, in seconds.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ingest at most so many new inputs this time.")] = None,
-    retry_failed: Annotated[bool, typer.Option(help="Try the inputs that failed again, and no others.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ingest at most this many inputs, then stop.")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Retry the inputs that failed, and no others.")] = False,
     redo: Annotated[
         bool,
         typer.Option(
@@ -88,7 +90,9 @@ def ingest(
         ),
     ] = True,
     overwrite: Annotated[bool, typer.Option(help="Delete the corpus of this workspace and make it again.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Say what would be done and how long it may take, then stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Report what would be done and how long it may take, then stop.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn raw face video into aligned face crops with manifests."""

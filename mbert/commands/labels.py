@@ -1,4 +1,4 @@
-"""What a corpus has beside what is published: labels."""
+"""Labels of a corpus, next to what is published."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -27,7 +27,7 @@ def labels(
     show_all: Annotated[bool, typer.Option("--all", help="Print every difference, not the first 20.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Count samples and subjects of each class beside the published counts, and name every difference."""
+    """Compare samples and subjects of each class with the published counts, and list every difference."""
     from mbert.manifests.labels.report import report_labels
 
     report = report_labels(workspace_of(workspace))
@@ -99,10 +99,10 @@ def _told(difference: "LabelDifference") -> str:
 def _next_step(report: "LabelReport") -> str:
     kinds = {difference.kind for difference in report.differences}
     if "pending" in kinds:
-        return "the same mbert ingest again, it is not done"
+        return "run the same mbert ingest again, it is not done"
     if report.errors or not report.num_usable:
         files = ", ".join(report.annotations) or "the labels"
-        return f"mend {files} or the inputs, then the same mbert ingest again"
+        return f"fix {files} or the inputs, then run the same mbert ingest again"
     if kinds & {"missing", "failed", "no face"}:
-        return "mbert shard --pairs, or mend the inputs named above and run mbert ingest again"
+        return "mbert shard --pairs, or fix the inputs named above and run mbert ingest again"
     return "mbert shard --pairs"

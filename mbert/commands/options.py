@@ -16,11 +16,14 @@ WorkspaceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")]
 WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="Processes of this machine.", show_default="one per core")
+    int | None, typer.Option(min=1, help="Number of worker processes.", show_default="one per core")
 ]
-EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster (the ray extra).")]
+EngineOption = Annotated[
+    Literal["local", "ray"], typer.Option(help="Run on this machine, or on a Ray cluster (needs the ray extra).")
+]
 AddressOption = Annotated[
-    str | None, typer.Option(help="Of the Ray cluster.", show_default="RAY_ADDRESS, else a cluster of this machine")
+    str | None,
+    typer.Option(help="Address of the Ray cluster.", show_default="RAY_ADDRESS, else a cluster of this machine"),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Random seed.")]
 CheckpointOption = Annotated[

@@ -88,19 +88,20 @@ def pretrain(
     ] = None,
     max_minutes: MinutesOption = None,
     keep: Annotated[
-        int | None, typer.Option(min=1, help="Newest checkpoints kept, beside the best.", show_default="1")
+        int | None,
+        typer.Option(min=1, help="Number of newest checkpoints to keep, besides the best.", show_default="1"),
     ] = None,
     report_to: Annotated[
-        Literal["none", "wandb"] | None, typer.Option(help="Where metrics go, beside the run's folder.")
+        Literal["none", "wandb"] | None, typer.Option(help="Where to send metrics, besides the run's folder.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="WORKSPACE/runs/pretrain")] = None,
     resume: ResumeOption = False,
     force: ForceOption = False,
     overwrite: OverwriteOption = False,
-    dry_run: Annotated[bool, typer.Option(help="Say what the run would cost, then stop.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Report what the run would cost, then stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Pretrain without labels; an interrupted run goes on where it was. Under torchrun: on all GPUs and nodes."""
+    """Pretrain without labels; an interrupted run resumes where it stopped. Under torchrun: on all GPUs and nodes."""
     progress = Progress("pretrain", quiet=not is_first_process())
     from mbert import api
     from mbert.model.training.pretrain import PretrainEstimate, PretrainPlan, PretrainSummary

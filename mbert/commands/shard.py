@@ -25,7 +25,7 @@ def shard(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     min_delta_ms: Annotated[float, typer.Option(help="Smallest distance of a pair's frames, in ms.")] = 167.0,
     max_delta_ms: Annotated[float, typer.Option(help="Largest distance, in ms.")] = 367.0,
-    pairs_per_second: Annotated[float, typer.Option(help="Pairs drawn per second of video.")] = 10.0,
+    pairs_per_second: Annotated[float, typer.Option(help="Pairs per second of video.")] = 10.0,
     pairs_per_shard: Annotated[int, typer.Option(min=1, help="Pairs in a tar.")] = 2048,
     apex: Annotated[
         Literal["annotated", "middle", "spotted"],

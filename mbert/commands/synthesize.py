@@ -44,10 +44,10 @@ def synthesize(
         int | None,
         typer.Option(min=1, help="Pseudo-subjects made of a photo.", show_default="2; of the bundled photo 8"),
     ] = None,
-    clips_per_emotion: Annotated[int, typer.Option(min=1, help="Of each subject.")] = 4,
-    neutral_clips: Annotated[int, typer.Option(min=0, help="Without expression, of each subject.")] = 2,
+    clips_per_emotion: Annotated[int, typer.Option(min=1, help="Clips of each emotion, per subject.")] = 4,
+    neutral_clips: Annotated[int, typer.Option(min=0, help="Clips without an expression, per subject.")] = 2,
     label_neutral: Annotated[
-        bool, typer.Option("--label-neutral", help="Name neutral clips in labels.csv, as emotion neutral.")
+        bool, typer.Option("--label-neutral", help="List neutral clips in labels.csv, with the emotion neutral.")
     ] = False,
     fps: Annotated[int, typer.Option(min=30, max=500, help="Frames per second.")] = 100,
     frame_folders: Annotated[
@@ -142,6 +142,6 @@ def synthesize(
     if summary.skipped:
         typer.echo(f"{counted(len(summary.skipped), 'photo')} left out:")
         print_some([f"{name}: {reason}" for name, reason in summary.skipped.items()], rest="see synthesis.json")
-    typer.echo(f"the motion is told in {out / TRUTH_NAME}")
+    typer.echo(f"the true motion is in {out / TRUTH_NAME}")
     rate = f" --fps {fps}" if frame_folders else ""
     print_next(summary.folder, f"mbert ingest {out}{rate}")

@@ -16,7 +16,7 @@ from mbert.commands.options import (
 def verify(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE, workers: WorkersOption = None, as_json: JsonOption = False
 ) -> None:
-    """Check every tar against its manifest: bytes, names, neighbours, images. Ends with 1 at the first fault."""
+    """Check every tar against its manifest: bytes, names, order, images. Exit with 1 at the first fault."""
     progress = Progress("verify")
     from mbert.api import engine_of
     from mbert.pipeline.verify import run_verify

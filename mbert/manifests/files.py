@@ -43,7 +43,7 @@ def naming_write_faults(path: Path) -> Iterator[None]:
         if exc.errno not in _WRITE_FAULTS:
             raise
         reason = os.strerror(exc.errno)
-        raise MbertError(f"cannot write {path}: {reason}; mend that, then run the same command to go on") from exc
+        raise MbertError(f"cannot write {path}: {reason}; fix that, then run the same command to resume") from exc
 
 
 def sync_folder(folder: Path) -> None:

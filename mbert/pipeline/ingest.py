@@ -1,6 +1,6 @@
 """`mbert ingest`: raw videos and frame folders -> a corpus of aligned crops with manifests.
 
-The plan (which input gets which tar) is in `videos.parquet` before the first task starts, so a killed run goes on with
+The plan (which input gets which tar) is in `videos.parquet` before the first task starts, so a killed run resumes with
 the same plan and ends with the same bytes. `videos.parquet` and `clips.parquet` are gathered from the twins of the
 tars; labels are joined then, so they may change without decoding again. Only a label that the clips cut through makes
 its input be ingested again.
@@ -288,7 +288,7 @@ def _write_config(
         workspace.corpus_config,
         {
             "root": str(listing.root),  # of the latest ingest
-            # As the corpus was begun: what depends on them, shards and their runs, is not to be made anew.
+            # As the corpus was begun: what depends on them, shards and their runs, is not to be made again.
             "options": before.get("options", dataclasses.asdict(options)),
             "landmarker": before.get("landmarker", _landmarker(options)),
             "schema": SCHEMA_VERSION,
@@ -392,7 +392,7 @@ class _Corpus:
         cores = engine.workers if engine.kind == "local" else 1
         num_threads = max(1, cores // max(1, len(tasks)))
         tasks = [dataclasses.replace(task, num_threads=num_threads) for task in tasks]
-        # In a mixed order the first tenth is like the rest, so the time that is left can be told from it.
+        # In a mixed order the first tenth is like the rest, so the time that is left can be estimated from it.
         random.Random(0).shuffle(tasks)
         return tasks
 

@@ -65,7 +65,7 @@ def _end_run(task: Any, loss: Loss) -> Any:
         )
     raise MbertError(
         "a worker process died twice at the same task (out of memory, killed, or begun by a script without "
-        "`if __name__ == '__main__':`); what was finished is kept: run the same command again to go on, with fewer "
+        "`if __name__ == '__main__':`); what was finished is kept: run the same command again to resume, with fewer "
         "--workers if memory was short"
     )
 
@@ -85,7 +85,7 @@ def run_tasks(
 ) -> Iterator[Result]:
     """Yield the result of each task as it is done, in any order; tasks are taken from the iterable as they are begun.
 
-    `on_note` gets what a task tells with `tell` while it goes on; a Ray cluster does not carry that.
+    `on_note` gets what a task reports with `tell` while it runs; a Ray cluster does not carry that.
 
     An exception of `function` ends the run. Leaving the iterator early (Ctrl-C, an error) kills the workers; what they
     had begun has no name yet on disk. Raises ConfigError when the engine cannot be started, and by default MbertError
@@ -113,7 +113,7 @@ def _telling(listener: Callable[[Any], None]) -> Iterator[None]:
 
 
 def tell(note: Any) -> None:
-    """For a task that takes long: tell whoever runs it how it goes."""
+    """For a task that takes long: report how far it is."""
     if _listeners:
         _listeners[-1](note)
 

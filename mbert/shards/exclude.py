@@ -15,7 +15,7 @@ from mbert.manifests.workspace import PAIRS_CLIPS
 from mbert.shards.source import Exclusion, ShardSource
 
 _TWINS_AT_ONCE = 16
-_LISTED = 10  # subjects told in a message
+_LISTED = 10  # subjects named in a message
 
 
 def without_subjects(source: ShardSource, patterns: Sequence[str]) -> ShardSource:
@@ -28,7 +28,7 @@ def without_subjects(source: ShardSource, patterns: Sequence[str]) -> ShardSourc
 
     Reads two columns of every twin, some at once, and whose faces the clips show. Raises ConfigError for a pattern that
     nobody in the shards answers to, and where no pair is left, ShardError when a twin or the manifest of clips is
-    missing or damaged: nobody knows then whose pairs they are.
+    missing or damaged: whose pairs they are is then unknown.
     """
     if not patterns:
         return source
@@ -80,7 +80,7 @@ def _scan(source: ShardSource, shard: int, patterns: Sequence[str], people: Mapp
     if len(table) != source.counts[shard]:
         raise ShardError(
             f"the twin of shard {source.name(shard)} has {len(table)} rows instead of {source.counts[shard]}: "
-            "nobody knows whose pairs the others are; run `mbert shard --pairs` again"
+            "whose pairs the others are is unknown; run `mbert shard --pairs` again"
         )
     clips, datasets = table["clip_id"].to_pylist(), table["dataset"].combine_chunks()
     if strangers := [clip for clip in clips if clip not in people]:

@@ -176,7 +176,7 @@ class StreamPosition:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resumed:
-    """Where a stream goes on, and what that means for the epoch."""
+    """Where a stream resumes, and what that means for the epoch."""
 
     dealing: Dealing
     step: int
@@ -192,14 +192,14 @@ def whole_epoch(counts: Sequence[int], layout: Layout, *, seed: int, epoch: int)
 
 
 def resume(position: StreamPosition, counts: Sequence[int], layout: Layout, *, seed: int) -> Resumed:
-    """Go on from a saved position: in the same layout with the very batches that would have come, in another one with
-    what is left of the epoch, dealt anew. Raises ConfigError when the position is one of another seed or corpus.
+    """Resume from a saved position: in the same layout with the very batches that would have come, in another one with
+    what is left of the epoch, dealt again. Raises ConfigError when the position is one of another seed or corpus.
     """
     for name, mine in (("seed", seed), ("num_pairs", sum(counts))):
         if getattr(position, name) != mine:
             raise ConfigError(
                 f"the saved position belongs to {name} {getattr(position, name)}, this stream has {mine}: "
-                "go on with the same shards and seed, or start anew"
+                "resume with the same shards and seed, or start again"
             )
     is_whole = position.segments is None
     dealing = whole_epoch(counts, position.layout, seed=seed, epoch=position.epoch)

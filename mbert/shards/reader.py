@@ -20,7 +20,7 @@ from mbert.shards.source import ShardSource
 _HEADER = 512  # bytes before each member of a tar, and what members are padded to
 _NAME, _SIZE = slice(0, 100), slice(124, 135)
 _COLUMNS = arrow_schema(PairRow).names
-_LISTED = 10  # bad pairs told in an error
+_LISTED = 10  # bad pairs named in an error
 _TWINS_KEPT = 2  # a block lies in one shard or in two neighbours
 
 

@@ -107,7 +107,7 @@ class ShardSource:
             files = [open_manifest(f"{folder}/{PAIRS_CLIPS}", self.retry) for folder in folders]
             return [row for file in files for row in read_rows(file, ClipRow)]
         except ManifestError as exc:
-            raise ShardError(f"nobody knows whose faces the pairs in {self.where} show: {exc}") from exc
+            raise ShardError(f"the manifest that says whose faces the pairs in {self.where} show: {exc}") from exc
 
     def _local(self, file: str) -> Path:
         if not is_url(file):
@@ -127,7 +127,7 @@ def open_manifest(where: str | Path, retry: Retry | None = None) -> "Path | _Fet
 
 
 class _Fetched(io.BytesIO):
-    """A whole small file in memory that tells its URL in messages."""
+    """A whole small file in memory that gives its URL in messages."""
 
     def __init__(self, url: str, retry: Retry) -> None:
         super().__init__(read_range(url, 0, None, retry=retry))

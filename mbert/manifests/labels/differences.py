@@ -52,7 +52,7 @@ def is_usable(label: LabelRow) -> bool:
 def find_differences(labels: Iterable[LabelRow], videos: Mapping[str, VideoRow]) -> Iterator[LabelDifference]:
     """What is different from the annotation, label by label; `videos` are the inputs by their video_id.
 
-    A remark on an input with several labels is told with the first of them.
+    A remark on an input with several labels is reported with the first of them.
     """
     remarked: set[str] = set()
     for label in labels:

@@ -13,7 +13,7 @@ Errata = Literal["default", "none"]
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Erratum:
     """One correction. It applies to labels whose fields equal `where` (subject without its prefix), and to no other:
-    an edition in which the mistake is mended is left alone.
+    an edition in which the mistake is fixed is left alone.
     """
 
     id: str
@@ -34,7 +34,7 @@ class Erratum:
 # annotation with the images.
 # Left out: the apexes of SAMM 028_4_1, 032_3_1 and 032_3_2, about which sources disagree (those that lie outside of the
 # expression become missing); corrections of CASME and MMEW, which are published by row number without the values that
-# they replace, so that it cannot be told whether an edition has the mistake.
+# they replace, so that it cannot be known whether an edition has the mistake.
 ERRATA: Sequence[Erratum] = (
     Erratum(
         id="samm-013-1-9-offset",
@@ -76,7 +76,7 @@ ERRATA: Sequence[Erratum] = (
         why="the images begin with 1",
         source="MEB",
     ),
-    # That these two offsets go with these two onsets is told by their order alone: each lies after one onset, and
+    # That these two offsets go with these two onsets follows from their order alone: each lies after one onset, and
     # before or far after the other.
     Erratum(
         id="casme3-sp40-e-1812-offset",

@@ -146,7 +146,7 @@ def _text_rows(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, dict[str
 
 
 def _split(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each line that is not blank. What parts the cells is told from the first such line."""
+    """Number and cells of each line that is not blank. What separates the cells follows from the first such line."""
     first = next((line for line in lines if line.strip()), "")
     delimiter = max(",;\t", key=first.strip().count)
     if delimiter not in first.strip():

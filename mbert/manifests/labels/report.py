@@ -39,7 +39,7 @@ class DatasetReport:
     dataset: str
     samples: Counts
     subjects: Counts
-    num_macro: int  # annotated macro-expressions, which are told but not used
+    num_macro: int  # annotated macro-expressions, which are reported but not used
     num_in_clips: int  # annotated micro-expressions that a clip holds
     num_apexes_missing: int  # usable ones without an annotated apex: `mbert shard --apex` says what stands in
     emotions: Mapping[str, int]  # annotated micro-expressions by emotion, as annotated, the most frequent first
@@ -226,7 +226,7 @@ def _has_units(label: LabelRow) -> bool:
         return False
     try:
         parse_action_units(label.action_units)
-    except ManifestError:  # told as a difference
+    except ManifestError:  # reported as a difference
         return False
     return True
 

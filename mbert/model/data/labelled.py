@@ -146,7 +146,7 @@ class LabelledLoader:
         self._seed, self._rank, self._world, self._has_partners = seed, rank, world, has_partners
 
     def __iter__(self) -> Iterator[LabelledBatch]:
-        """Go on from `position`. Raises ShardError naming a pair that cannot be decoded."""
+        """Resume from `position`. Raises ShardError naming a pair that cannot be decoded."""
         while True:
             step = self.position.step
             batch = self._read(step)

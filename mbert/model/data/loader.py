@@ -31,7 +31,7 @@ from mbert.shards.reader import BadPair
 from mbert.shards.source import ShardSource
 
 _PREFETCH = 2  # batches that each worker process is ahead
-_LISTED = 10  # bad pairs told in an error
+_LISTED = 10  # bad pairs named in an error
 
 
 class PairLoader:
@@ -40,10 +40,10 @@ class PairLoader:
     `batch_size` counts the pairs of all ranks together; each rank gets its share. Which pairs come in a global batch
     depends on the shards, seed, batch size, lanes and block alone; lanes are the same for all usual numbers of ranks
     and workers (`num_lanes`). All ranks have equally many steps. Attributes: `steps_per_epoch`, `num_dropped` (pairs
-    that fill no whole batch, others in each epoch), `resumed` (what going on from `position` means, or ""), `bad`
+    that fill no whole batch, others in each epoch), `resumed` (what resuming from `position` means, or ""), `bad`
     (pairs of this epoch and rank that could not be used so far; good neighbours took their places).
 
-    With `lends`, the frames of a batch are good until the next one is asked for, and no memory is made anew for each.
+    With `lends`, the frames of a batch are good until the next one is asked for, and no new memory is taken for each.
 
     Iterating raises ShardError when more than `max_bad` of an epoch's pairs are bad (each rank counts its own, and
     may meet at least one unless `max_bad` is 0), ModelError when a worker process dies.
@@ -104,7 +104,7 @@ class PairLoader:
         self._at = Start(self._whole(epoch), step, True)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go on from `position`. What was read ahead by an iterator that is given up is read again."""
+        """Resume from `position`. What an abandoned iterator had read ahead is read again."""
         parts = self._parts()
         slots = itertools.repeat(None) if parts.slots is None else itertools.cycle(parts.slots)
         with contextlib.closing(_Workers(parts, self._workers)) as workers:
@@ -188,7 +188,7 @@ class PairLoader:
             raise ShardError(
                 f"{len(self.bad)} pairs of epoch {batch.epoch} are bad by step {batch.step + 1}, more than the "
                 f"{allowed} that max_bad {self._max_bad:g} allows: {_listed(self.bad)}. "
-                "Run `mbert verify`, then make these shards anew, or allow more"
+                "Run `mbert verify`, then make these shards again, or allow more"
             )
 
 
@@ -253,7 +253,7 @@ def _deaths_told_only_when_asked() -> Iterator[None]:
 
 
 def _listed(bad: Sequence[BadPair]) -> str:
-    """The first few; what is wrong with a whole shard is told once."""
+    """The first few; what is wrong with a whole shard is reported once."""
     groups = collections.Counter((pair.shard, pair.reason) for pair in bad)
     first = {(pair.shard, pair.reason): pair for pair in reversed(bad)}
     told = [
@@ -265,7 +265,7 @@ def _listed(bad: Sequence[BadPair]) -> str:
 
 
 def _pick_lanes(source: ShardSource, world: int, workers: int, position: StreamPosition | None) -> int:
-    """Those of the saved position where they fit, so that going on is exact."""
+    """Those of the saved position where they fit, so that resuming is exact."""
     lanes = num_lanes(world, workers, source.num_pairs)
     if position is not None:
         saved = position.layout.lanes

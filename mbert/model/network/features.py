@@ -25,7 +25,7 @@ MAP_REGIONS = 2 * REGIONS  # what has one number for each place may be finer
 # measured: the same as the pixels say, in standard deviations; nothing of it is learned. All but these two and the map
 # of attention `motion` are weighted by the Patch of Interest where the model has it.
 INPUTS = ("change", "dma", "dma_both", "map", "distance", "motion", "measured")
-DEFINITION = 2  # to be raised when an input becomes another: features kept by an evaluation are then made anew
+DEFINITION = 2  # to be raised when an input becomes another: features kept by an evaluation are then made again
 _IN_OWN_UNITS = ("motion", "measured")  # where a patch moves little is said by its size: it is not to be scaled up
 _SMALL_PX = 0.15  # below, `motion` grows as the displacement does, above, as its logarithm
 _NEEDS = {"dma": ("diagonal", "motion"), "dma_both": ("diagonal", "motion"), "motion": ("motion",)}  # attention

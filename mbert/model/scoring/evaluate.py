@@ -1,7 +1,7 @@
 """`mbert eval`: what a μ-BERT knows of micro-expressions, under a protocol, beside baselines under the same folds.
 
 Whatever is fitted in a fold sees the fold's training side alone, and nothing is chosen by a score unless that is asked
-for and said. An interrupted evaluation goes on where it was.
+for and said. An interrupted evaluation resumes where it stopped.
 """
 
 import dataclasses

@@ -104,7 +104,7 @@ def finetune_fold(task: FinetuneTask) -> list[int]:
     """Train on a fold's training side and name the classes of its test side, as places in `classes`.
 
     `inner` counts epochs on an inner split by subject, then trains on the whole side for so many. `oracle` takes the
-    epoch that is best on the test side. A fold that was interrupted goes on.
+    epoch that is best on the test side. A fold that was interrupted resumes.
     """
     config = task.config
     test = _side(task, task.fold.test)
@@ -126,7 +126,7 @@ def finetune_fold(task: FinetuneTask) -> list[int]:
 def _train(
     task: FinetuneTask, indices: Iterable[int], config: FinetuneConfig, name: str, watched: LabelledPairs | None
 ) -> list[list[int]]:
-    """Train, or go on; gives the predictions of the watched pairs after each epoch."""
+    """Train, or resume; gives the predictions of the watched pairs after each epoch."""
     watch = None if watched is None else Watch(lambda classifier: _predict(classifier, watched))
     run = task.folder / name
     learned = _side(task, indices)

@@ -1,7 +1,7 @@
-"""Checkpoints of a training run: folders with a model and all that is needed to go on, written whole or not at all.
+"""Checkpoints of a training run: folders with a model and all that is needed to resume, written whole or not at all.
 
 checkpoints/step-0000400/   model.safetensors config.json state.json    the model, for use
-                            optimizer.safetensors training.json         for going on
+                            optimizer.safetensors training.json         for resuming
                             ema/                                        the averaged weights, a model of their own
 checkpoints/last, best      links
 """
@@ -89,7 +89,7 @@ def read_progress(run: Path) -> Progress | None:
     try:
         return Progress(**read_json(folder / _TRAINING))
     except (ManifestError, TypeError) as exc:
-        raise ModelError(f"{folder / _TRAINING} cannot be read: {exc}; begin anew with --overwrite") from exc
+        raise ModelError(f"{folder / _TRAINING} cannot be read: {exc}; start again with --overwrite") from exc
 
 
 def load_tensors(run: Path, trained: Trained) -> None:

@@ -158,7 +158,7 @@ def run_finetune(
 class Watch:
     """Pairs that are not learned from, and what the model makes of them after each epoch, for choosing among epochs.
 
-    What is found is kept beside the checkpoints, so that a run that goes on has all epochs.
+    What is found is kept beside the checkpoints, so that a resumed run has all epochs.
     """
 
     predict: Callable[[Classifier], list[int]]
@@ -332,12 +332,12 @@ def _begin(out: Path, plan: FinetunePlan, backbone: MicronBert) -> FinetuneJob:
         if model.config.classes != tuple(plan.classes):
             raise ConfigError(
                 f"{out} has learned {', '.join(model.config.classes)}, asked are {', '.join(plan.classes)}: "
-                "not even --force goes on with others; give another --out"
+                "not even --force resumes with others; give another --out"
             )
         if model.config.inputs != config.inputs:
             raise ConfigError(
                 f"the head in {out} looks at {', '.join(model.config.inputs)}, asked is {', '.join(config.inputs)}: "
-                "not even --force goes on with others; give another --out"
+                "not even --force resumes with others; give another --out"
             )
         return FinetuneJob(model, plan, backbone.state)
     torch.manual_seed(config.seed)

@@ -94,7 +94,7 @@ class LoopPlan:
     corpus: str  # fingerprint
     done_before: int = 0  # steps that an earlier part of the run has done
     stop_after: int | None = None  # a step before the last one, where fewer are asked for than the run has
-    notes: tuple[str, ...] = ()  # what was chosen for want of a GPU, what going on means, what has no effect
+    notes: tuple[str, ...] = ()  # what was chosen for want of a GPU, what resuming means, what has no effect
 
     def identity(self) -> dict[str, object]:
         """What must be equal for a run to be continued."""
@@ -156,7 +156,7 @@ def train(
 ) -> str:
     """From where the run stands to its last step. Returns "" or why it stopped before: SIGTERM, or a limit.
 
-    On Ctrl-C the state is saved before KeyboardInterrupt goes on. Raises ModelError when the loss is not finite.
+    On Ctrl-C the state is saved before KeyboardInterrupt is raised. Raises ModelError when the loss is not finite.
     """
     config, compute = plan.config, plan.compute
     # A process that has ever set this number rounds products of matrices otherwise than one that has not: now all have.
@@ -332,8 +332,8 @@ class _Reports:
         found = [key for part in blamed for key in part]
         more = f" and {len(found) - 8} more" if len(found) > 8 else ""
         raise ModelError(
-            f"the loss is {loss} at step {step + 1}, pairs {', '.join(found[:8])}{more}: lower --lr, or go on from the "
-            "last checkpoint with another seed"
+            f"the loss is {loss} at step {step + 1}, pairs {', '.join(found[:8])}{more}: lower --lr, or resume "
+            "from the last checkpoint with another seed"
         )
 
 

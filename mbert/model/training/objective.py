@@ -27,7 +27,7 @@ class ObjectiveConfig:
     swap_ratio: float = 0.5  # share of patches swapped, on average
     swap_block: int = 1  # side of the swapped squares, in patches; 1 is the paper's
     # exact: the same number of patches in each pair. bernoulli: each square with probability swap_ratio. uniform: the
-    # share is drawn anew for each pair, between 0 and twice swap_ratio (at most 1).
+    # share is drawn again for each pair, between 0 and twice swap_ratio (at most 1).
     swap_distribution: SwapDistribution = "exact"
     crop_scale: float = 0.5  # smallest side of the agent's crop, in image sides
     crop_size_ratio: float = 0.5  # side at which the agent's crop is encoded, in image sides
@@ -127,7 +127,7 @@ def is_collapsed(token_std: float) -> bool:
 
 
 def random_swap_mask(grid: int, config: ObjectiveConfig, draws: Draws, *, device: torch.device | str = "cpu") -> Tensor:
-    """(B, N) bool, True where a patch is swapped, N = grid²; drawn anew for each pair.
+    """(B, N) bool, True where a patch is swapped, N = grid²; drawn again for each pair.
 
     `exact` swaps round(ratio * N) patches of each pair. A block of several patches may then be swapped in part, so that
     the number is exact. Blocks at the right and lower border are cut off where the grid ends.

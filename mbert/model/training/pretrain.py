@@ -137,12 +137,12 @@ def run_pretrain(
     on_plan: Callable[[PretrainPlan], None] = lambda plan: None,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> PretrainSummary:
-    """Pretrain, or go on with a run that was interrupted. Under torchrun, all processes call this.
+    """Pretrain, or resume a run that was interrupted. Under torchrun, all processes call this.
 
-    `shards` is a folder, a URL or a brace pattern (`open_source`). `resume` asks for a run to go on with. Raises
+    `shards` is a folder, a URL or a brace pattern (`open_source`). `resume` asks for a run to resume. Raises
     ShardError without shards, ConfigError for excluded subjects that do not occur and when `out` holds a run of another
-    configuration (`force` goes on nevertheless), ModelError when the loss is not finite. On Ctrl-C the state is saved
-    before the interruption goes on.
+    configuration (`force` resumes it nevertheless), ModelError when the loss is not finite. On Ctrl-C the state is
+    saved before the interruption is passed on.
     """
     began = time.monotonic()
     source = without_subjects(open_source(shards, cache=cache), config.exclude_subjects)

@@ -1,4 +1,4 @@
-"""A run's folder: begun or continued, locked while it is at work, and told of in a list."""
+"""A run's folder: begun or resumed, locked while it is at work, and listed."""
 
 import contextlib
 import dataclasses
@@ -124,7 +124,7 @@ def train_and_tell(
     *,
     num_recent: int,
 ) -> Ended:
-    """The loop, with a log and a status by the first process. All processes are told how it ended."""
+    """The loop, with a log and a status by the first process. All processes learn how it ended."""
     stopped = (
         _train_first(job, loader, run, plan, processes, on_step)
         if processes.is_first

@@ -29,7 +29,7 @@ _HALF_PX = 0.3  # a motion of this length counts half: what is smaller cannot be
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class WarpConfig:
-    """How strongly crops are moved and disturbed; each strength is drawn anew for each pair, a length for each local
+    """How strongly crops are moved and disturbed; each strength is drawn again for each pair, a length for each local
     motion, small ones more often.
     """
 

@@ -5,8 +5,8 @@ its own people (`01/a/color/373.jpg`). Depth images are left alone. Of part A th
 for each expression, named after its onset; they are read where the whole videos are missing.
 
 Parts A and B share one numbering of people, and are read as if a number were the same person in both: then nobody is
-on both sides of a split. That no number names two people was not verified. Part C counts its people anew; whether some
-of them are also in A or B is not known.
+on both sides of a split. That no number names two people was not verified. Part C numbers its people again; whether
+some of them are also in A or B is not known.
 """
 
 import re

@@ -74,7 +74,7 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
         for name, folder in clips.items()
     ]
     if unknown := sum(source.fps is None for source in sources):
-        notes.append(f"{_TITLE}: no sheet tells the frame rate of {unknown} clips; they are read as any frame folder")
+        notes.append(f"{_TITLE}: no sheet has the frame rate of {unknown} clips; they are read as any frame folder")
     return Listing(
         root=root, sources=tuple(sources), labels=tuple(labels), annotations=tuple(sheets), notes=tuple(notes)
     )

@@ -82,7 +82,7 @@ def choose_tree(
 ) -> tuple[Tree, tuple[str, ...]]:
     """The tree of the wanted distribution (raw before cropped), and notes for the user.
 
-    Raises ConfigError when there is none; `layout` tells what is looked for.
+    Raises ConfigError when there is none; `layout` says what is looked for.
     """
     kinds = {"raw": False, "cropped": True}
     wanted = [tree for tree in trees if distribution == "auto" or tree.is_cropped == kinds[distribution]]

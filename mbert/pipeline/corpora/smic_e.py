@@ -108,7 +108,7 @@ def _expressions(row: SheetRow, path: str, dataset: str, subject: Subject, sampl
 
 
 def _in_file_numbers(label: Label, folder: Path, first: str) -> Label:
-    """The label as the file names count: where they were numbered anew, the first image is the camera's `FirstF`."""
+    """The label as the file names count: where they were renumbered, the first image is the camera's `FirstF`."""
     try:
         files = [number for number, _ in frame_files(folder)]
     except OSError:
@@ -120,7 +120,7 @@ def _in_file_numbers(label: Label, folder: Path, first: str) -> Label:
     if fits[0] or not fits[by]:
         return label
     frames = {name: frame + by for name in ("onset", "apex", "offset") if (frame := getattr(label, name)) is not None}
-    remark = f"label line {label.line}: the images are numbered anew, so {-by} was taken from its frames"
+    remark = f"label line {label.line}: the images are renumbered, so {-by} was taken from its frames"
     return dataclasses.replace(label, remark=remark, **frames)
 
 

@@ -119,7 +119,7 @@ class MediaPipeMesh:
 
 
 class MediaPipeTask:
-    """MediaPipe's Tasks API with a `face_landmarker.task` file: works with every release. It tells no confidence."""
+    """MediaPipe's Tasks API with a `face_landmarker.task` file: works with every release. It gives no confidence."""
 
     def __init__(self, model: Path) -> None:
         try:

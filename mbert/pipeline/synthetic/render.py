@@ -60,7 +60,7 @@ def expression_course(row: TruthRow) -> Course:
 
 
 def onset_and_apex(row: TruthRow) -> tuple[int, int]:
-    """The frames between which the truth is told; of a neutral clip the first and the middle one."""
+    """The frames between which the truth is given; of a neutral clip the first and the middle one."""
     return row.onset or 0, row.num_frames // 2 if row.apex is None else row.apex
 
 

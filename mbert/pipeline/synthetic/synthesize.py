@@ -171,7 +171,7 @@ def synthesize(
     """Write `<subject>/<emotion>_<take>.mp4`, `labels.csv`, `truth.parquet` and `truth/<subject>/<clip>.npz`.
 
     `photos` is a folder of portraits, one of each person; without it the public-domain astronaut photo of scikit-image
-    is varied. What is there already is kept, so that a second run goes on where the first one ended. Raises
+    is varied. What is there already is kept, so that a second run resumes where the first one ended. Raises
     ConfigError when no photo shows a face, or the folder holds something else: `overwrite` makes a synthetic corpus
     anew.
     """

@@ -32,7 +32,7 @@ _LOG: dict[str, str | None] = {"nostdin": None, "hide_banner": None, "loglevel":
 _PLANAR = "format=" + "|".join(
     f"yuv{sampling}p{depth}" for depth in ("", "10le", "12le") for sampling in ("420", "422", "444")
 )
-# These two put a chroma sample at the left of its pixels. VideoFile takes that from the frame; ffmpeg has to be told.
+# These two put a chroma sample at the left of its pixels. VideoFile takes that from the frame; ffmpeg needs an option.
 _CODECS_WITH_LEFT_CHROMA = frozenset(["h264", "hevc"])
 
 
