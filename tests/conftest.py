@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import skimage.data
 from lookalike import write_casme2
+from typer.testing import CliRunner
 
+from mbert.cli import app
 from mbert.manifests.files import write_json
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, PairRow, pair_key
 from mbert.manifests.store import write_rows
@@ -111,6 +113,20 @@ def run_mbert() -> Callable[..., subprocess.CompletedProcess[str]]:
         command = [sys.executable, "-m", "mbert.cli", *words]
         env = {**os.environ, **environment}
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `run_mbert`, but in this process: seconds of start-up less. For what depends on no process of its own."""
+
+    def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(cwd)
+        done = CliRunner().invoke(app, list(words))
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
     return run
 

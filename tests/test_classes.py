@@ -13,7 +13,7 @@ from mbert.manifests.subject import Subject
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Expression:
     dataset: str = "videos"
-    subject: str | None = "videos/s1"
+    subject: Subject | None = dataclasses.field(default_factory=lambda: Subject("videos", "s1"))
     sample: str | None = "a"
     emotion: str | None = None
     action_units: str | None = None

@@ -47,7 +47,7 @@ def test_the_four_commands_run_one_after_another(four_commands):
     assert sorted(path.name for path in (folder / "workspace").iterdir()) == ["corpus", "runs", "shards"]
     out = {line: done.stdout for line, done in results.items()}
     assert "18 of 18 inputs have faces: 18 clips" in out[FOUR_COMMANDS[0]]
-    assert re.search(r"\d+ pairs \(18 onset-apex, \d+ sampled\) in 1 shard", out[FOUR_COMMANDS[1]])
+    assert re.search(r"\d+ pairs \(18 onset-apex, \d+ sampled\) in 2 shards", out[FOUR_COMMANDS[1]])
     assert re.search(r"loss \d\.\d+ -> \d\.\d+ after 20 steps", out[FOUR_COMMANDS[2]])
     assert "18 expressions, 3 subjects" in out[FOUR_COMMANDS[3]]
     assert "chance" in out[FOUR_COMMANDS[3]]
@@ -97,53 +97,53 @@ def test_json_goes_to_stdout_alone(four_commands, run_mbert):
     }
 
 
-def test_a_dry_run_tells_the_time_and_writes_nothing(synthetic_videos, tmp_path, run_mbert):
-    done = run_mbert("ingest", str(synthetic_videos), "--dry-run", "--limit", "6", cwd=tmp_path)
+def test_a_dry_run_tells_the_time_and_writes_nothing(synthetic_videos, tmp_path, invoke):
+    done = invoke("ingest", str(synthetic_videos), "--dry-run", "--limit", "6", cwd=tmp_path)
     assert done.returncode == 0
     assert "6 of 18 inputs to do" in done.stdout
     assert re.search(r"about \d+ s with \d+ workers?", done.stdout)
     assert "the same command without --dry-run" in done.stdout
     assert list(tmp_path.iterdir()) == []
-    estimate = json.loads(run_mbert("ingest", str(synthetic_videos), "--dry-run", "--json", cwd=tmp_path).stdout)
+    estimate = json.loads(invoke("ingest", str(synthetic_videos), "--dry-run", "--json", cwd=tmp_path).stdout)
     assert (estimate["num_inputs"], estimate["num_to_do"]) == (18, 18)
 
 
-def test_verify_finds_nothing_and_then_the_first_bad_member(four_commands, tmp_path, run_mbert):
+def test_verify_finds_nothing_and_then_the_first_bad_member(four_commands, tmp_path, invoke):
     folder, _ = four_commands
     shutil.copytree(folder / "workspace", tmp_path / "workspace")
-    done = run_mbert("verify", cwd=tmp_path)
+    done = invoke("verify", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"18 tars of crops and 1 pair shard are as their manifests say: \d+ members", done.stdout)
+    assert re.search(r"18 tars of crops and 2 pair shards are as their manifests say: \d+ members", done.stdout)
     tar = sorted((tmp_path / "workspace" / "corpus" / "frames").glob("*.tar"))[3]
     data = bytearray(tar.read_bytes())
     second = data.index(b"\xff\xd8", data.index(b"\xff\xd9"))
     data[second : second + 4] = b"junk"
     tar.write_bytes(data)
-    done = run_mbert("verify", cwd=tmp_path)
+    done = invoke("verify", cwd=tmp_path)
     assert done.returncode == 1
     assert re.search(rf"error: .*{tar.name}: member \S+\.0000001\.jpg does not decode", done.stderr)
 
 
-def test_pairs_can_be_chosen_by_the_columns_of_the_manifests(four_commands, tmp_path, run_mbert):
+def test_pairs_can_be_chosen_by_the_columns_of_the_manifests(four_commands, tmp_path, invoke):
     folder, _ = four_commands
     shutil.copytree(folder / "workspace" / "corpus", tmp_path / "workspace" / "corpus")
-    refused = run_mbert("shard", "--pairs", "--where", "jiter_px < 0.2", cwd=tmp_path)
+    refused = invoke("shard", "--pairs", "--where", "jiter_px < 0.2", cwd=tmp_path)
     assert refused.returncode == 2
     assert "jiter_px" in refused.stderr
     assert "jitter_px" in refused.stderr
     assert not (tmp_path / "workspace" / "shards").exists()
-    nothing = run_mbert("shard", "--pairs", "--where", "face_px > 9999", cwd=tmp_path)
+    nothing = invoke("shard", "--pairs", "--where", "face_px > 9999", cwd=tmp_path)
     assert (nothing.returncode, "rules out all" in nothing.stderr) == (2, True)
-    done = run_mbert("shard", "--pairs", "--where", "path LIKE 's01/%' AND eye_open > 0", cwd=tmp_path)
+    done = invoke("shard", "--pairs", "--where", "path LIKE 's01/%' AND eye_open > 0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"\d+ pairs left out by --where", done.stdout)
     assert "(6 onset-apex" in done.stdout
 
 
-def test_the_ffmpeg_program_gives_the_same_rows(four_commands, tmp_path, run_mbert):
+def test_the_ffmpeg_program_gives_the_same_rows(four_commands, tmp_path, invoke):
     folder, _ = four_commands
     video = folder / "videos" / "s01" / "disgust_1.mp4"
-    done = run_mbert("ingest", str(video), "--decoder", "ffmpeg", cwd=tmp_path)
+    done = invoke("ingest", str(video), "--decoder", "ffmpeg", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (row,) = read_rows(Workspace(tmp_path / "workspace").videos, VideoRow)
     (expected,) = [
@@ -153,11 +153,11 @@ def test_the_ffmpeg_program_gives_the_same_rows(four_commands, tmp_path, run_mbe
     assert [getattr(row, name) for name in names] == [getattr(expected, name) for name in names]
 
 
-def test_without_labels_eval_names_the_file_and_its_columns(synthetic_videos, tmp_path, run_mbert):
+def test_without_labels_eval_names_the_file_and_its_columns(synthetic_videos, tmp_path, invoke):
     shutil.copytree(synthetic_videos / "s01", tmp_path / "videos")
-    assert run_mbert("ingest", "videos/", cwd=tmp_path).returncode == 0
-    assert run_mbert("shard", "--pairs", cwd=tmp_path).returncode == 0
-    done = run_mbert("eval", "--protocol", "loso", cwd=tmp_path)
+    assert invoke("ingest", "videos/", cwd=tmp_path).returncode == 0
+    assert invoke("shard", "--pairs", cwd=tmp_path).returncode == 0
+    done = invoke("eval", "--protocol", "loso", cwd=tmp_path)
     assert done.returncode == 1
     assert f"{tmp_path}/videos/labels.csv is missing" in done.stderr
     assert "path, subject, onset, apex, offset, emotion" in done.stderr
@@ -179,7 +179,11 @@ def test_without_labels_eval_names_the_file_and_its_columns(synthetic_videos, tm
         (["ingest", "empty", "--address", "auto"], 2, "belongs to --engine ray"),
         (["ingest", "empty", "--landmarker-model", "x.task"], 2, "x.task"),
         (["verify"], 1, "run `mbert ingest FOLDER` first"),
-        (["shard"], 2, "mbert shard --pairs"),
+        (["shard"], 1, "run `mbert ingest FOLDER` first"),
+        (["pretrain"], 2, "did you mean `mbert train pretrain`?"),
+        (["help"], 2, "did you mean `mbert --help`?"),
+        (["-v"], 2, "did you mean `mbert --version`?"),
+        (["runs"], 1, "there is no workspace in workspace"),
         (["shard", "--pairs"], 1, "run `mbert ingest FOLDER` first"),
         (["shard", "--pairs", "--min-delta-ms", "500"], 2, "0 < min <= max"),
         (["train", "pretrain"], 1, "run `mbert shard --pairs` first"),
@@ -190,13 +194,43 @@ def test_without_labels_eval_names_the_file_and_its_columns(synthetic_videos, tm
         (["no-such-command"], 2, "No such command"),
     ],
 )
-def test_wrong_use_stops_at_once_with_what_is_allowed(tmp_path, run_mbert, words, code, message):
+def test_wrong_use_stops_at_once_with_what_is_allowed(tmp_path, invoke, words, code, message):
     (tmp_path / "empty").mkdir()
-    done = run_mbert(*words, cwd=tmp_path)
+    done = invoke(*words, cwd=tmp_path)
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["ingest", "nowhere"], 2, "nowhere"),
+        (["train", "pretrain"], 1, "run `mbert shard --pairs` first"),
+        (["no-such-command"], 2, "No such command"),
+    ],
+)
+def test_so_it_does_in_a_process_of_its_own(tmp_path, run_mbert, words, code, message):
+    done = run_mbert(*words, cwd=tmp_path)
+    assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (code, True, False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "message"),
+    [
+        (["shard"], "ManifestError", "run `mbert ingest FOLDER` first"),
+        (["train", "pretrain", "--preset", "huge"], "UsageError", "tiny"),
+        (["train", "pretrain", "--set", "warmup_ratio=7"], "ConfigError", "warmup_ratio is 7"),
+        (["pretrain"], "ConfigError", "did you mean `mbert train pretrain`?"),
+    ],
+)
+def test_errors_are_json_too(tmp_path, invoke, words, kind, message):
+    done = invoke(*words, "--json", cwd=tmp_path)
+    error = json.loads(done.stdout)["error"]
+    assert (error["kind"], error["exit_code"]) == (kind, done.returncode)
+    assert message in error["message"]
 
 
 def test_the_workspace_can_be_set_by_the_environment(tmp_path, run_mbert):
@@ -220,8 +254,8 @@ def test_every_option_has_a_help_text():
     assert [(name, option.name) for name, option in options if not getattr(option, "help", None)] == []
 
 
-def test_doctor_names_what_will_be_used(tmp_path, run_mbert):
-    done = run_mbert("doctor", "--json", cwd=tmp_path)
+def test_doctor_names_what_will_be_used(tmp_path, invoke):
+    done = invoke("doctor", "--json", cwd=tmp_path)
     report = json.loads(done.stdout)
     assert done.returncode == 0
     assert report["missing"] == {}

@@ -26,6 +26,7 @@ from mbert.pipeline.ingest_input import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.shards.engine import Engine
+from mbert.shards.reader import list_shards
 
 FOLDERS = ("casme", "casme2", "casme3", "casme_sq", "samm", "samm_lv", "smic", "smic_e", "mmew", "fourdme", "dfme")
 # Of these the look-alikes have expressions with a class.
@@ -49,9 +50,10 @@ def everything(request, tmp_path_factory):
 def test_every_dataset_is_recognised_and_gives_pairs(everything):
     config = read_json(everything.corpus_config)
     assert set(config["datasets"]) == DATASETS | {"casme3b"}
-    pairs = everything.pairs
-    rows = [row for name in read_json(pairs / "pairs.json")["shards"] for row in _rows(pairs, name)]
-    labelled = [row for row in rows if row["kind"] == "onset_apex"]
+    labelled, rows = (
+        [row for name in list_shards(folder) for row in _rows(folder, name)]
+        for folder in (everything.expressions, everything.pairs)
+    )
     assert {row["dataset"] for row in labelled} == DATASETS
     assert {row["dataset"] for row in rows} >= DATASETS
     assert {row["apex_source"] for row in labelled if row["dataset"].startswith("smic")} == {"middle"}

@@ -159,7 +159,7 @@ def test_ingest_takes_times_from_the_rate_of_each_clip(dfme, tmp_path):
         "sub0412_02": 200,
         None: 30,  # nobody says: as of any frame folder
     }
-    assert (clips["sub0003_01"].onset, clips["sub0003_01"].apex) == (0, 6)
     labels = {row.sample: row for row in read_rows(workspace.labels, LabelRow)}
+    assert (labels["sub0003_01"].onset, labels["sub0003_01"].apex) == (0, 6)
     assert labels["sub0007_04"].clip_id is None
     assert "apex 0 does not lie" in labels["sub0007_01"].remark

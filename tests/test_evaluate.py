@@ -315,7 +315,9 @@ def test_without_labels_the_file_to_write_is_named(corpus, checkpoint, tmp_path)
     shutil.copytree(corpus.corpus, workspace.corpus)
     write_rows(workspace.labels, LabelRow, [])
     run_shard(workspace, PairOptions(pairs_per_shard=100), overwrite=True)
-    with pytest.raises(ManifestError, match=r"write labels.csv .*path, subject, onset, apex, offset, emotion"):
+    with pytest.raises(
+        ManifestError, match=r"labels.csv has no row with .*path, subject, onset, apex, offset, emotion"
+    ):
         run_eval(workspace.expressions, workspace.labels, checkpoint, tmp_path / "out", EvalConfig())
 
 

@@ -27,7 +27,6 @@ from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.shards.engine import Engine
 
-NUM_KILLS = 20
 NAMES = ("s01/disgust_1.mp4", "s01/surprise_2.mp4", "s02/happiness_1.mp4", "s03/disgust_2.mp4")
 
 
@@ -60,14 +59,15 @@ def ingest_command(videos, workspace, *more):
     return [sys.executable, "-m", "mbert.cli", "ingest", str(videos), "-w", str(workspace.root), *more]
 
 
-def test_kills_at_random_moments_change_no_byte(videos, undisturbed, tmp_path):
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.many)])
+def test_kills_at_random_moments_change_no_byte(videos, undisturbed, tmp_path, kills):
     began = time.monotonic()
     subprocess.run(ingest_command(videos, Workspace(tmp_path / "timed"), "--workers", "2"), check=True)
     whole = time.monotonic() - began  # on a busy machine it takes longer, and has to come to its end now and then
     moments = random.Random(0)
     num_kills = num_completed = 0
     workspace = Workspace(tmp_path / "0")
-    while num_kills < NUM_KILLS or not num_completed:
+    while num_kills < kills or not num_completed:
         process = subprocess.Popen(
             ingest_command(videos, workspace, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -85,18 +85,19 @@ def wait_for_step(run, step, process):
         time.sleep(0.005)
 
 
-def test_ten_kills_at_random_moments_change_nothing(forks, corpus, undisturbed, tmp_path):
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.many)])
+def test_kills_at_random_moments_change_nothing(forks, corpus, undisturbed, tmp_path, kills):
     rng = random.Random(0)
     run = tmp_path / "run"
     num_killed = 0
-    for _ in range(10):
+    for _ in range(kills):
         process = start(forks, corpus, run)
         wait_for_step(run, len(losses(run)) + rng.randrange(1, 4), process)
         time.sleep(rng.random() * 0.05)
         process.kill()
         process.join()
         num_killed += process.exitcode == -signal.SIGKILL
-    assert num_killed >= 8
+    assert num_killed >= kills * 0.6  # the run may end before
     run_pretrain(corpus.pairs, run, QUICK)
     assert read_progress(run).step == 40
     assert equal(tensors(run), tensors(undisturbed))

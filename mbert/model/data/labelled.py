@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mbert import ConfigError, ManifestError
+from mbert.manifests.files import read_json
 from mbert.manifests.labels.classes import CLASS_MAPS, ClassMap
 from mbert.manifests.labels.table import LABEL_COLUMNS, LABELS_NAME, digest_of_frames
 from mbert.manifests.schema import LabelRow, PairRow
@@ -293,10 +294,13 @@ def _without_expressions(labels: Path | str, left_out: Mapping[str, int]) -> Man
     if left_out:
         told = ", ".join(f"{count} {why}" for why, count in left_out.items())
         return ManifestError(f"no labelled expression is left: {told}; see `mbert labels` for what there is")
+    config = Path(labels).with_name("config.json")  # of the corpus
+    file = Path(read_json(config)["root"] if config.exists() else ".") / LABELS_NAME
+    state = "has no row with subject, onset, apex or offset, and emotion that fits a clip"
     return ManifestError(
-        f"labelled expressions are needed, but {labels} has none with an onset and an apex or offset that fits a clip: "
-        f"write {LABELS_NAME} into the ingested folder, one line per expression with the columns "
-        f"{', '.join(LABEL_COLUMNS)}, then run `mbert ingest` and `mbert shard --pairs` again"
+        f"labelled expressions are needed, but {file} {state if file.exists() else 'is missing'}: write one line per "
+        f"expression with the columns {', '.join(LABEL_COLUMNS)}, then run `mbert ingest` and `mbert shard --pairs` "
+        "again"
     )
 
 
