@@ -17,6 +17,11 @@ import torch
 
 from mbert import ConfigError, ManifestError, ShardError
 from mbert.model.data.loader import PairLoader
+from mbert.model.network.config import PRESETS
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.scoring.config import EvalConfig
+from mbert.model.scoring.evaluate import run_eval
+from mbert.model.training.finetune import FinetuneConfig, run_finetune
 from mbert.shards.exclude import without_subjects
 from mbert.shards.remote import Retry, read_range
 from mbert.shards.source import open_source
@@ -201,7 +206,7 @@ def test_another_corpus_at_the_same_url_does_not_meet_the_cache_of_the_first(ser
 def test_what_a_server_calls_its_corpus_leads_nowhere(write_pairs, tmp_path, corpus):
     folder = write_pairs(tmp_path / "served", [30, 30], size=32)
     index = json.loads((folder / "pairs.json").read_text())
-    (folder / "pairs.json").write_text(json.dumps({**index, "corpus": corpus}))
+    (folder / "pairs.json").write_text(json.dumps({**index, "plan": corpus}))
     with serving(folder) as (url, _):
         source = open_source(url, cache=tmp_path / "a" / "b" / "cache", retry=QUICK)
         batches_of(source)
@@ -319,7 +324,6 @@ def test_an_index_that_is_none_is_refused(folder, tmp_path):
         ({"schema": 1}, "has schema 1, this version of mbert reads"),
         ({"num_pairs": 500}, "names 3 shards, its 500 pairs fill 13"),
         ({"options": {}}, "not an index of pair shards"),
-        ({"shards": [], "num_pairs": 0}, "names 0 shards"),
     ):
         (tmp_path / "pairs.json").write_text(json.dumps({**index, **change}))
         with pytest.raises(ManifestError, match=message):
@@ -376,6 +380,24 @@ def s3(folder):
             client.upload_file(str(file), "corpus", f"a/pairs/{file.name}")
         yield "s3://corpus/a/pairs"
     server.stop()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_expressions_behind_a_url_are_scored_and_finetuned_as_those_in_a_folder(corpus, tmp_path, cached):
+    pytest.importorskip("aiohttp", reason="needs the packages of mbert[remote]")
+    MicronBert(PRESETS["tiny"]).save_pretrained(tmp_path / "model")
+    evaluation = EvalConfig(baselines=("frame_difference",))
+    learning = FinetuneConfig(steps=2, batch_size=4, picture_every=0)
+    with serving(corpus.root) as (url, _):
+        found = []
+        for name, shards, labels, cache in (
+            ("local", corpus.expressions, corpus.labels, None),
+            ("remote", f"{url}/shards/expressions", f"{url}/corpus/labels.parquet", tmp_path if cached else None),
+        ):
+            result = run_eval(shards, labels, tmp_path / "model", tmp_path / name / "eval", evaluation, cache=cache)
+            tuned = run_finetune(shards, labels, tmp_path / "model", tmp_path / name / "run", learning, cache=cache)
+            found.append((result.methods["mbert"].scores, result.samples, tuned.last.loss))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("end", ["", "/{000000..000002}.tar"])
