@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mbert import ConfigError, __version__
+from mbert import ConfigError, ManifestError, __version__
 from mbert.manifests.files import exclusive, read_json, tell_differences, write_json
 from mbert.manifests.labels.errata import ERRATA_VERSION, Errata, apply_errata
 from mbert.manifests.labels.table import checked, is_cut, join_labels, label_row, labels_by_input
@@ -247,6 +247,11 @@ def _checked_config(workspace: Workspace, options: IngestOptions) -> dict[str, A
     if not workspace.corpus_config.exists():
         return {}
     found: dict[str, Any] = read_json(workspace.corpus_config)
+    if found.get("schema") != SCHEMA_VERSION:
+        raise ManifestError(
+            f"the corpus in {workspace.corpus} has schema {found.get('schema')}, this version of mbert reads "
+            f"{SCHEMA_VERSION}: run the same command with --overwrite, or use another --workspace"
+        )
     # An option that is younger than the corpus had its default.
     before = {**dataclasses.asdict(IngestOptions()), **found["options"], **found["landmarker"]}
     asked = {**dataclasses.asdict(options), **_landmarker(options)}
