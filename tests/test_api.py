@@ -27,7 +27,6 @@ from mbert.model.network.micron_bert import MicronBert
 from mbert.model.training.runs import RunRow
 
 ROOT = Path(__file__).parents[1]
-RENAMED = {"config_file": "config", "assignments": "set", "compiled": "compile"}  # names that Python gives otherwise
 FOR_PRINTING = {"as_json", "predictions"}  # a file of predictions has a function of its own
 
 
@@ -35,7 +34,7 @@ FOR_PRINTING = {"as_json", "predictions"}  # a file of predictions has a functio
 def test_a_function_has_the_options_of_its_command_with_their_defaults(command):
     function = getattr(mbert, command.__name__)
     of_command = {
-        RENAMED.get(name, name): parameter.default
+        name: parameter.default
         for name, parameter in inspect.signature(command).parameters.items()
         if name not in FOR_PRINTING
     }

@@ -1,14 +1,13 @@
 """`mbert eval`: models and predictions to scores."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mbert import ConfigError
+from mbert import ConfigError, api
 from mbert.commands.console import Progress, told_time
 from mbert.commands.options import (
-    DEFAULT_WORKSPACE,
     AnnotationsOption,
     CacheOption,
     CheckpointOption,
@@ -16,6 +15,7 @@ from mbert.commands.options import (
     JsonOption,
     WorkspaceOption,
     listed,
+    options_of,
     print_json,
 )
 
@@ -35,109 +35,61 @@ _NAMES = {
 }
 
 
+@options_of(
+    api.evaluate,
+    protocol=typer.Option(help="Cross-validation protocol (docs/evaluation.md).", show_default="loso"),
+    workspace=WorkspaceOption,
+    shards=ExpressionsOption,
+    labels=AnnotationsOption,
+    cache=CacheOption,
+    checkpoint=CheckpointOption,
+    classes=typer.Option(
+        help="Class map, e.g. megc2019-3, or action-units; with --predictions names of all classes, by commas.",
+        show_default="that of the protocol",
+    ),
+    datasets=typer.Option(help="Datasets to use, by commas, e.g. casme2,samm.", show_default="all"),
+    mode=typer.Option(help="Fit linear heads on a frozen encoder, or train all of it per fold.", show_default="probe"),
+    select=typer.Option(
+        help="How a fold chooses epochs or regularisation: not at all, on an inner split by subject, or on its own "
+        "test side, which is no score.",
+        show_default="fixed",
+    ),
+    inputs=typer.Option(
+        help="What the head looks at, by commas: motion, measured, distance, change, dma, dma_both, map.",
+        show_default="motion,measured where the model has motion, else distance; change with --mode finetune",
+    ),
+    frames=typer.Option(min=1, help="Number of frames between onset and apex to use.", show_default="1"),
+    baselines=typer.Option(
+        help="By commas: majority, frame_difference, optical_flow, flow_cnn, random_weights.", show_default="all"
+    ),
+    seeds=typer.Option(min=1, help="Number of random seeds.", show_default="1"),
+    seed=typer.Option(min=0, help="First random seed.", show_default="0"),
+    k=typer.Option("--k", min=2, help="Number of folds of kfold.", show_default="5"),
+    test_share=typer.Option(help="Share of the subjects to test with holdout.", show_default="0.2"),
+    test_subject=Annotated[
+        list[str] | None, typer.Option(help="Subject to test with holdout; may be given several times.")
+    ],
+    config=typer.Option("--config", exists=True, dir_okay=False, help="YAML file of settings."),
+    set=Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting, e.g. finetune.epochs=20 (docs/evaluation.md).")
+    ],
+    workers=typer.Option(
+        min=1, help="Number of processes for folds that train.", show_default="one per GPU, or per two cores"
+    ),
+    out=typer.Option(help="Folder of the result.", show_default="WORKSPACE/runs/PROTOCOL"),
+)
 def evaluate(
-    protocol: Annotated[
-        Literal["loso", "cde", "hde", "lodo", "kfold", "holdout", "cd6me"] | None,
-        typer.Option(help="Cross-validation protocol (docs/evaluation.md).", show_default="loso"),
-    ] = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    shards: ExpressionsOption = None,
-    labels: AnnotationsOption = None,
-    cache: CacheOption = None,
-    checkpoint: CheckpointOption = None,
+    options: dict[str, Any],
     predictions: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Score this file of predictions instead of a model."),
     ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            help="Class map, e.g. megc2019-3, or action-units; with --predictions names of all classes, by commas.",
-            show_default="that of the protocol",
-        ),
-    ] = None,
-    datasets: Annotated[
-        str | None, typer.Option(help="Datasets to use, by commas, e.g. casme2,samm.", show_default="all")
-    ] = None,
-    mode: Annotated[
-        Literal["probe", "finetune"] | None,
-        typer.Option(help="Fit linear heads on a frozen encoder, or train all of it per fold.", show_default="probe"),
-    ] = None,
-    select: Annotated[
-        Literal["fixed", "inner", "oracle"] | None,
-        typer.Option(
-            help="How a fold chooses epochs or regularisation: not at all, on an inner split by subject, or on its own "
-            "test side, which is no score.",
-            show_default="fixed",
-        ),
-    ] = None,
-    inputs: Annotated[
-        str | None,
-        typer.Option(
-            help="What the head looks at, by commas: motion, measured, distance, change, dma, dma_both, map.",
-            show_default="motion,measured where the model has motion, else distance; change with --mode finetune",
-        ),
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option(min=1, help="Number of frames between onset and apex to use.", show_default="1")
-    ] = None,
-    baselines: Annotated[
-        str | None,
-        typer.Option(
-            help="By commas: majority, frame_difference, optical_flow, flow_cnn, random_weights.", show_default="all"
-        ),
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of random seeds.", show_default="1")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="First random seed.", show_default="0")] = None,
-    k: Annotated[int | None, typer.Option("--k", min=2, help="Number of folds of kfold.", show_default="5")] = None,
-    test_share: Annotated[
-        float | None, typer.Option(help="Share of the subjects to test with holdout.", show_default="0.2")
-    ] = None,
-    test_subject: Annotated[
-        list[str] | None, typer.Option(help="Subject to test with holdout; may be given several times.")
-    ] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", exists=True, dir_okay=False, help="YAML file of settings.")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting, e.g. finetune.epochs=20 (docs/evaluation.md).")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Number of processes for folds that train.", show_default="one per GPU, or per two cores"
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the result.", show_default="WORKSPACE/runs/PROTOCOL")
-    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate on held-out subjects, or score a predictions file."""
-    from mbert import api
-
-    options = {
-        "protocol": protocol,
-        "shards": shards,
-        "labels": labels,
-        "cache": cache,
-        "checkpoint": checkpoint,
-        "datasets": listed(datasets),
-        "mode": mode,
-        "select": select,
-        "inputs": listed(inputs),
-        "frames": frames,
-        "baselines": listed(baselines),
-        "seeds": seeds,
-        "k": k,
-        "test_share": test_share,
-        "test_subject": test_subject or None,
-        "config": config_file,
-        "set": assignments or None,
-        "workers": workers,
-        "out": out,
-    }
     if predictions is not None:
+        classes, seed = options.pop("classes"), options.pop("seed")
+        del options["workspace"]
         if unused := [name for name, value in options.items() if value is not None]:
             raise ConfigError(
                 f"--predictions scores what is in {predictions}; it takes no --{unused[0].replace('_', '-')}"
@@ -154,7 +106,7 @@ def evaluate(
             progress.advance(done - at["done"], f"{what} {done}/{total}")
             at["done"] = done
 
-        result = api.evaluate(**options, workspace=workspace, classes=classes, seed=seed, on_progress=tell)  # type: ignore[arg-type]
+        result = api.evaluate(**options, on_progress=tell)
     return print_json(result) if as_json else _print_result(result)
 
 

@@ -1,20 +1,19 @@
 """`mbert ingest`: raw video to aligned face frames."""
 
-import functools
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
 import typer
 
+from mbert import api
 from mbert.commands.console import Progress, counted, print_some, told_time
 from mbert.commands.options import (
-    DEFAULT_WORKSPACE,
     AddressOption,
     EngineOption,
     JsonOption,
     WorkersOption,
     WorkspaceOption,
+    options_of,
     print_json,
     print_next,
 )
@@ -22,116 +21,55 @@ from mbert.commands.options import (
 _LISTED = 5
 
 
-def ingest(
-    folder: Annotated[Path, typer.Argument(exists=True, help="Videos and frame folders, nested; labels.csv optional.")],
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    align: Annotated[
-        Literal["auto", "clip", "smooth", "frame"],
-        typer.Option(help="One transform per still clip and a smooth track else (auto); `frame` is for comparison."),
-    ] = "auto",
-    size: Annotated[int, typer.Option(min=32, max=1024, help="Width and height of a crop, in pixels.")] = 224,
-    jpeg_quality: Annotated[
-        int,
-        typer.Option(
-            min=1, max=100, help="JPEG quality of the crops. 75 takes 40 % of the bytes of 95, 100 twice as many."
-        ),
-    ] = 95,
-    faces: Annotated[str, typer.Option(help="Faces to follow at a time: all, largest, or a number.")] = "all",
-    landmarker: Annotated[
-        Literal["mediapipe", "fan"], typer.Option(help="MediaPipe's face mesh, or face-alignment's 68 points.")
-    ] = "mediapipe",
-    landmarker_model: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="A face_landmarker.task.", show_default="bundled weights"),
-    ] = None,
-    landmark_hz: Annotated[float, typer.Option(help="Landmark measurements per second of video.")] = 5.0,
-    decoder: Annotated[
-        Literal["pyav", "ffmpeg"], typer.Option(help="FFmpeg's libraries, or the ffmpeg program.")
-    ] = "pyav",
-    hwaccel: Annotated[
-        str | None, typer.Option(help="Decode on hardware: a name from `ffmpeg -hwaccels`; with --decoder ffmpeg.")
-    ] = None,
-    filters: Annotated[
-        str | None, typer.Option("--filter", help="A filter graph as for `ffmpeg -vf`; with --decoder ffmpeg.")
-    ] = None,
-    fps: Annotated[float, typer.Option(help="Frame rate of frame folders; video files carry their own.")] = 30.0,
-    dataset: Annotated[
-        str, typer.Option(help="The layout of FOLDER: auto, videos, or a dataset's name (docs/datasets.md).")
-    ] = "auto",
-    name: Annotated[
-        str | None, typer.Option(help="Prefix of the ids of your own videos.", show_default="videos")
-    ] = None,
-    distribution: Annotated[
-        Literal["auto", "raw", "cropped"],
-        typer.Option(help="Which distribution of the dataset to read; auto: raw where it exists."),
-    ] = "auto",
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="labels.csv, or a dataset's annotation sheet.",
-            show_default="searched for",
-        ),
-    ] = None,
-    errata: Annotated[
-        Literal["default", "none"], typer.Option(help="Correct known mistakes of annotations (docs/datasets.md).")
-    ] = "default",
-    workers: WorkersOption = None,
-    engine: EngineOption = "local",
-    address: AddressOption = None,
-    timeout: Annotated[float | None, typer.Option(help="Per-input timeout, in seconds.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ingest at most this many inputs, then stop.")] = None,
-    retry_failed: Annotated[bool, typer.Option(help="Retry the inputs that failed, and no others.")] = False,
-    redo: Annotated[
-        bool,
-        typer.Option(
-            "--redo/--no-redo", help="Ingest an input again whose clips were cut through a label that came later."
-        ),
-    ] = True,
-    overwrite: Annotated[bool, typer.Option(help="Delete the corpus of this workspace and make it again.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option(help="Report what would be done and how long it may take, then stop.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
+@options_of(
+    api.ingest,
+    folder=typer.Argument(exists=True, help="Videos and frame folders, nested; labels.csv optional."),
+    workspace=WorkspaceOption,
+    align="One transform per still clip and a smooth track else (auto); `frame` is for comparison.",
+    size=typer.Option(min=32, max=1024, help="Width and height of a crop, in pixels."),
+    jpeg_quality=typer.Option(
+        min=1, max=100, help="JPEG quality of the crops. 75 takes 40 % of the bytes of 95, 100 twice as many."
+    ),
+    faces="Faces to follow at a time: all, largest, or a number.",
+    landmarker="MediaPipe's face mesh, or face-alignment's 68 points.",
+    landmarker_model=typer.Option(
+        exists=True, dir_okay=False, help="A face_landmarker.task.", show_default="bundled weights"
+    ),
+    landmark_hz="Landmark measurements per second of video.",
+    decoder="FFmpeg's libraries, or the ffmpeg program.",
+    hwaccel="Decode on hardware: a name from `ffmpeg -hwaccels`; with --decoder ffmpeg.",
+    filters=typer.Option("--filter", help="A filter graph as for `ffmpeg -vf`; with --decoder ffmpeg."),
+    fps="Frame rate of frame folders; video files carry their own.",
+    dataset="The layout of FOLDER: auto, videos, or a dataset's name (docs/datasets.md).",
+    name=typer.Option(help="Prefix of the ids of your own videos.", show_default="videos"),
+    distribution="Which distribution of the dataset to read; auto: raw where it exists.",
+    labels=typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="labels.csv, or a dataset's annotation sheet.",
+        show_default="searched for",
+    ),
+    errata="Correct known mistakes of annotations (docs/datasets.md).",
+    workers=WorkersOption,
+    engine=EngineOption,
+    address=AddressOption,
+    timeout="Per-input timeout, in seconds.",
+    limit=typer.Option(min=1, help="Ingest at most this many inputs, then stop."),
+    retry_failed="Retry the inputs that failed, and no others.",
+    redo=typer.Option(
+        "--redo/--no-redo", help="Ingest an input again whose clips were cut through a label that came later."
+    ),
+    overwrite="Delete the corpus of this workspace and make it again.",
+    dry_run="Report what would be done and how long it may take, then stop.",
+)
+def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
     """Turn raw face video into aligned face crops with manifests."""
     progress = Progress("ingest")
-    from mbert import api
     from mbert.pipeline.ingest import IngestEstimate, IngestPlan, IngestSummary
     from mbert.pipeline.ingest_input import Going, Outcome
 
-    run = functools.partial(
-        api.ingest,
-        folder,
-        workspace=workspace,
-        align=align,
-        size=size,
-        jpeg_quality=jpeg_quality,
-        faces=faces,
-        landmarker=landmarker,
-        landmarker_model=landmarker_model,
-        landmark_hz=landmark_hz,
-        decoder=decoder,
-        hwaccel=hwaccel,
-        filters=filters,
-        fps=fps,
-        dataset=dataset,
-        name=name,
-        distribution=distribution,
-        labels=labels,
-        errata=errata,
-        workers=workers,
-        engine=engine,
-        address=address,
-        timeout=timeout,
-        limit=limit,
-        retry_failed=retry_failed,
-        redo=redo,
-        overwrite=overwrite,
-    )
-    if dry_run:
-        estimate = run(dry_run=True)
+    if options["dry_run"]:
+        estimate = api.ingest(**options)
         assert isinstance(estimate, IngestEstimate)
         if as_json:
             return print_json(estimate)
@@ -174,7 +112,7 @@ def ingest(
             counts["frames"] += outcome.video.num_frames or 0
             advance(outcome.video.num_bytes + 1 - (before.num_bytes if before else 0))
 
-        summary = run(on_plan=begin, on_outcome=note_outcome, on_going=note_going)
+        summary = api.ingest(**options, on_plan=begin, on_outcome=note_outcome, on_going=note_going)
     assert isinstance(summary, IngestSummary)
     if as_json:
         return print_json(summary)

@@ -1,12 +1,17 @@
-"""Options and small pieces that several commands share."""
+"""How a command gets its options from a function of the API, and what several commands share."""
 
 import dataclasses
+import functools
+import inspect
 import json
 import os
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.models import ParameterInfo
 
 if TYPE_CHECKING:
     from mbert.manifests.workspace import Workspace
@@ -74,3 +79,55 @@ def print_next(where: str, command: str) -> None:
 def listed(text: str | None) -> tuple[str, ...] | None:
     """The parts of an option that takes several by commas."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def options_of(function: Callable[..., Any], **texts: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options of a function of the API: names, types and defaults are said there alone.
+
+    `texts` says the rest of each option: a help text, a typer.Option or Argument, or these with another type in
+    Annotated. The command gets all values of these options in a dictionary, as its first argument. What takes several
+    words takes them by commas.
+    """
+    found = inspect.signature(function).parameters.items()
+    wanted = {name: parameter for name, parameter in found if not name.startswith("on_")}
+    if texts.keys() != wanted.keys():
+        raise TypeError(f"{function.__name__}: texts and options differ in {texts.keys() ^ wanted.keys()}")
+    several = {name for name, parameter in wanted.items() if Sequence[str] in typing.get_args(parameter.annotation)}
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        own = list(inspect.signature(command).parameters.values())[1:]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> Any:
+            options = {name: values.pop(name) for name in wanted}
+            for name in several:
+                if isinstance(options[name], str):
+                    options[name] = listed(options[name])
+            return command(options, **values)
+
+        of_api = [
+            parameter.replace(annotation=_annotated(parameter.annotation, texts[name]), kind=parameter.KEYWORD_ONLY)
+            for name, parameter in wanted.items()
+        ]
+        of_command = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in own]
+        run.__signature__ = inspect.Signature([*of_api, *of_command])  # type: ignore[attr-defined]
+        run.__annotations__ = {}
+        return run
+
+    return decorate
+
+
+def _annotated(annotation: Any, text: Any) -> Any:
+    """The type of an option on the command line, and its text."""
+    if typing.get_origin(text) is Annotated:
+        return text
+    info = text if isinstance(text, ParameterInfo) else typer.Option(help=text)
+    parts = typing.get_args(annotation) or (annotation,)
+    shown: Any = annotation
+    if Mapping[str, Any] in parts:
+        shown = list[str]
+    elif Sequence[str] in parts or {int, str} <= set(parts):
+        shown = str
+    elif Path in parts:
+        shown = Path
+    return Annotated[shown | None if type(None) in parts and shown is not annotation else shown, info]

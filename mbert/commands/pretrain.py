@@ -1,18 +1,17 @@
 """`mbert train pretrain`: learn from unlabelled pairs."""
 
-import functools
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mbert import api
 from mbert.commands.console import Progress, counted
 from mbert.commands.options import (
-    DEFAULT_WORKSPACE,
     CacheOption,
     JsonOption,
     WorkspaceOption,
     is_first_process,
+    options_of,
     print_json,
 )
 from mbert.commands.train import (
@@ -39,105 +38,56 @@ if TYPE_CHECKING:
     from mbert.model.training.pretrain import PretrainEstimate
 
 
-def pretrain(
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    shards: ShardsOption = None,
-    cache: CacheOption = None,
-    preset: Annotated[
-        Literal["tiny", "small", "base"] | None,
-        typer.Option(help="Size of the model; `small` is the paper's.", show_default="small with a GPU, else tiny"),
-    ] = None,
-    variant: Annotated[
-        Literal["motion", "paper", "released"] | None,
-        typer.Option(
-            help="The paper's model with a diagonal that learns what moved, the paper's as published, or that of the "
-            "authors' released code (docs/model.md).",
-            show_default="motion",
-        ),
-    ] = None,
-    steps: StepsOption = None,
-    epochs: EpochsOption = None,
-    batch_size: BatchOption = None,
-    accumulate: Annotated[int | None, typer.Option(min=1, help="Passes per step.", show_default="1")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default="by the preset")] = None,
-    exclude_subjects_of: Annotated[
+@options_of(
+    api.pretrain,
+    workspace=WorkspaceOption,
+    shards=ShardsOption,
+    cache=CacheOption,
+    preset=typer.Option(help="Size of the model; `small` is the paper's.", show_default="small with a GPU, else tiny"),
+    variant=typer.Option(
+        help="The paper's model with a diagonal that learns what moved, the paper's as published, or that of the "
+        "authors' released code (docs/model.md).",
+        show_default="motion",
+    ),
+    steps=StepsOption,
+    epochs=EpochsOption,
+    batch_size=BatchOption,
+    accumulate=typer.Option(min=1, help="Passes per step.", show_default="1"),
+    lr=typer.Option(help="Peak learning rate.", show_default="by the preset"),
+    exclude_subjects_of=Annotated[
         list[str] | None,
         typer.Option(
             help="Learn nothing from these people: a dataset, e.g. casme2, or a subject, e.g. casme2/sub01; may be "
             "given several times."
         ),
-    ] = None,
-    swap_ratio: Annotated[
-        float | None, typer.Option(help="Share of the patches that are swapped.", show_default="0.5")
-    ] = None,
-    swap_block: Annotated[
-        int | None,
-        typer.Option(min=1, help="Side of the swapped squares, in patches.", show_default="1, as in the paper"),
-    ] = None,
-    config_file: ConfigOption = None,
-    assignments: SetOption = None,
-    seed: TrainSeedOption = None,
-    precision: PrecisionOption = None,
-    compiled: Annotated[
-        bool | None,
-        typer.Option("--compile", help="Compile the blocks with torch.compile: the first step takes up to a minute."),
-    ] = None,
-    workers: LoadersOption = None,
-    max_bad: Annotated[
-        float | None, typer.Option(help="Share of an epoch's pairs that may be damaged.", show_default="0.001")
-    ] = None,
-    max_minutes: MinutesOption = None,
-    keep: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of newest checkpoints to keep, besides the best.", show_default="1"),
-    ] = None,
-    report_to: Annotated[
-        Literal["none", "wandb"] | None, typer.Option(help="Where to send metrics, besides the run's folder.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="WORKSPACE/runs/pretrain")] = None,
-    resume: ResumeOption = False,
-    force: ForceOption = False,
-    overwrite: OverwriteOption = False,
-    dry_run: Annotated[bool, typer.Option(help="Report what the run would cost, then stop.")] = False,
-    as_json: JsonOption = False,
-) -> None:
+    ],
+    swap_ratio=typer.Option(help="Share of the patches that are swapped.", show_default="0.5"),
+    swap_block=typer.Option(min=1, help="Side of the swapped squares, in patches.", show_default="1, as in the paper"),
+    config=ConfigOption,
+    set=SetOption,
+    seed=TrainSeedOption,
+    precision=PrecisionOption,
+    compile=typer.Option(
+        "--compile", help="Compile the blocks with torch.compile: the first step takes up to a minute."
+    ),
+    workers=LoadersOption,
+    max_bad=typer.Option(help="Share of an epoch's pairs that may be damaged.", show_default="0.001"),
+    max_minutes=MinutesOption,
+    keep=typer.Option(min=1, help="Number of newest checkpoints to keep, besides the best.", show_default="1"),
+    report_to="Where to send metrics, besides the run's folder.",
+    out=typer.Option(help="Folder of the run.", show_default="WORKSPACE/runs/pretrain"),
+    resume=ResumeOption,
+    force=ForceOption,
+    overwrite=OverwriteOption,
+    dry_run="Report what the run would cost, then stop.",
+)
+def pretrain(options: dict[str, Any], as_json: JsonOption = False) -> None:
     """Pretrain without labels; an interrupted run resumes where it stopped. Under torchrun: on all GPUs and nodes."""
     progress = Progress("pretrain", quiet=not is_first_process())
-    from mbert import api
     from mbert.model.training.pretrain import PretrainEstimate, PretrainPlan, PretrainSummary
 
-    run = functools.partial(
-        api.pretrain,
-        workspace=workspace,
-        shards=shards,
-        cache=cache,
-        preset=preset,
-        variant=variant,
-        steps=steps,
-        epochs=epochs,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        lr=lr,
-        exclude_subjects_of=exclude_subjects_of,
-        swap_ratio=swap_ratio,
-        swap_block=swap_block,
-        config=config_file,
-        set=assignments,
-        seed=seed,
-        precision=precision,
-        compile=compiled,
-        workers=workers,
-        max_bad=max_bad,
-        max_minutes=max_minutes,
-        keep=keep,
-        report_to=report_to,
-        out=out,
-        resume=resume,
-        force=force,
-        overwrite=overwrite,
-    )
-    if dry_run:
-        estimate = run(dry_run=True)
+    if options["dry_run"]:
+        estimate = api.pretrain(**options)
         assert isinstance(estimate, PretrainEstimate)
         return print_json(estimate) if as_json else _print_estimate(estimate)
     with progress:
@@ -145,7 +95,7 @@ def pretrain(
         def begin(plan: PretrainPlan) -> None:
             begin_training(progress, plan, plan.preset)
 
-        summary = run(on_plan=begin, on_step=lambda report: progress.advance(1, told_step(report)))
+        summary = api.pretrain(**options, on_plan=begin, on_step=lambda report: progress.advance(1, told_step(report)))
     assert isinstance(summary, PretrainSummary)
     if not is_first_process():
         return None

@@ -1,12 +1,12 @@
 """`mbert synthesize`: videos whose motion is known."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import typer
 
+from mbert import api
 from mbert.commands.console import Progress, counted, print_some
-from mbert.commands.options import JsonOption, SeedOption, WorkersOption, print_json, print_next
+from mbert.commands.options import JsonOption, SeedOption, WorkersOption, options_of, print_json, print_next
 
 _BY_PRESET = "by the preset"
 
@@ -15,75 +15,50 @@ def _strength(text: str) -> Any:
     return typer.Option(min=0, help=f"{text}; 0: off.", show_default=_BY_PRESET, rich_help_panel="Nuisances")
 
 
-def synthesize(
-    photos: Annotated[
-        Path | None,
-        typer.Argument(
-            exists=True,
-            file_okay=False,
-            help="Portraits, one of each person.",
-            show_default="the bundled photo, varied",
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the videos, their labels and their truth.")] = Path("videos"),
-    preset: Annotated[
-        Literal["easy", "standard", "hard"], typer.Option(help="Amplitudes and nuisances (docs/synthetic.md).")
-    ] = "standard",
-    part: Annotated[
-        Literal["all", "pretrain", "train", "test"],
-        typer.Option(help="Of the fixed split of photos, mbert-synth-v1: make these clips only."),
-    ] = "all",
-    emotions: Annotated[
-        Literal["three", "five"],
-        typer.Option(help="Disgust, happiness, surprise; five: anger and sadness besides."),
-    ] = "three",
-    prototypes: Annotated[
-        bool, typer.Option("--prototypes", help="Show each emotion by the same units always, as in a textbook.")
-    ] = False,
-    subjects_per_photo: Annotated[
-        int | None,
-        typer.Option(min=1, help="Pseudo-subjects made of a photo.", show_default="2; of the bundled photo 8"),
-    ] = None,
-    clips_per_emotion: Annotated[int, typer.Option(min=1, help="Clips of each emotion, per subject.")] = 4,
-    neutral_clips: Annotated[int, typer.Option(min=0, help="Clips without an expression, per subject.")] = 2,
-    label_neutral: Annotated[
-        bool, typer.Option("--label-neutral", help="List neutral clips in labels.csv, with the emotion neutral.")
-    ] = False,
-    fps: Annotated[int, typer.Option(min=30, max=500, help="Frames per second.")] = 100,
-    frame_folders: Annotated[
-        bool, typer.Option("--frame-folders", help="Write folders of JPEG images instead of H.264 videos.")
-    ] = False,
-    min_amplitude_px: Annotated[
-        float | None,
-        typer.Option(help="Smallest motion at the apex, in pixels of a 224 px crop.", show_default=_BY_PRESET),
-    ] = None,
-    max_amplitude_px: Annotated[
-        float | None, typer.Option(help="Largest motion at the apex.", show_default=_BY_PRESET)
-    ] = None,
-    asymmetry: Annotated[
-        float, typer.Option(min=0, max=0.99, help="A side of the face may be weaker by this share.")
-    ] = 0.3,
-    noise: Annotated[float | None, _strength("Noise of the sensor, standard deviation, 0-255")] = None,
-    crf: Annotated[int | None, _strength("Compression, H.264's crf")] = None,
-    light: Annotated[float | None, _strength("Slow drift of the light, as a share")] = None,
-    flicker: Annotated[float | None, _strength("Flicker of the lamps, as a share")] = None,
-    tone: Annotated[float | None, _strength("Slow drift of white balance and gamma, as a share")] = None,
-    head_px: Annotated[float | None, _strength("Slow drift of the head, in crop pixels")] = None,
-    head_degrees: Annotated[float | None, _strength("Slow rotation of the head in the image")] = None,
-    blinks: Annotated[float | None, _strength("Blinks per second")] = None,
-    gaze_px: Annotated[float | None, _strength("Jumps of the eyes, in crop pixels")] = None,
-    mouth_px: Annotated[float | None, _strength("Motion of the mouth as in speech, in crop pixels")] = None,
-    scene_px: Annotated[float | None, _strength("Motion in hair and background, in crop pixels")] = None,
-    seed: SeedOption = 0,
-    workers: WorkersOption = None,
-    overwrite: Annotated[
-        bool, typer.Option(help="Delete the synthetic corpus in the folder and make it again.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
+@options_of(
+    api.synthesize,
+    photos=typer.Argument(
+        exists=True,
+        file_okay=False,
+        help="Portraits, one of each person.",
+        show_default="the bundled photo, varied",
+    ),
+    out="Folder of the videos, their labels and their truth.",
+    preset="Amplitudes and nuisances (docs/synthetic.md).",
+    part="Of the fixed split of photos, mbert-synth-v1: make these clips only.",
+    emotions="Disgust, happiness, surprise; five: anger and sadness besides.",
+    prototypes=typer.Option("--prototypes", help="Show each emotion by the same units always, as in a textbook."),
+    subjects_per_photo=typer.Option(
+        min=1, help="Pseudo-subjects made of a photo.", show_default="2; of the bundled photo 8"
+    ),
+    clips_per_emotion=typer.Option(min=1, help="Clips of each emotion, per subject."),
+    neutral_clips=typer.Option(min=0, help="Clips without an expression, per subject."),
+    label_neutral=typer.Option("--label-neutral", help="List neutral clips in labels.csv, with the emotion neutral."),
+    fps=typer.Option(min=30, max=500, help="Frames per second."),
+    frame_folders=typer.Option("--frame-folders", help="Write folders of JPEG images instead of H.264 videos."),
+    min_amplitude_px=typer.Option(
+        help="Smallest motion at the apex, in pixels of a 224 px crop.", show_default=_BY_PRESET
+    ),
+    max_amplitude_px=typer.Option(help="Largest motion at the apex.", show_default=_BY_PRESET),
+    asymmetry=typer.Option(min=0, max=0.99, help="A side of the face may be weaker by this share."),
+    noise=_strength("Noise of the sensor, standard deviation, 0-255"),
+    crf=_strength("Compression, H.264's crf"),
+    light=_strength("Slow drift of the light, as a share"),
+    flicker=_strength("Flicker of the lamps, as a share"),
+    tone=_strength("Slow drift of white balance and gamma, as a share"),
+    head_px=_strength("Slow drift of the head, in crop pixels"),
+    head_degrees=_strength("Slow rotation of the head in the image"),
+    blinks=_strength("Blinks per second"),
+    gaze_px=_strength("Jumps of the eyes, in crop pixels"),
+    mouth_px=_strength("Motion of the mouth as in speech, in crop pixels"),
+    scene_px=_strength("Motion in hair and background, in crop pixels"),
+    seed=SeedOption,
+    workers=WorkersOption,
+    overwrite="Delete the synthetic corpus in the folder and make it again.",
+)
+def synthesize(options: dict[str, Any], as_json: JsonOption = False) -> None:
     """Make labelled videos of small facial motion, and the truth of it, from photos of faces."""
     progress = Progress("synthesize")
-    from mbert import api
     from mbert.pipeline.synthetic.synthesize import TRUTH_NAME
 
     with progress:
@@ -94,40 +69,7 @@ def synthesize(
             done += 1
             progress.advance(1, f"{counted(done, 'clip')}, {done / progress.seconds:.1f} clips/s")
 
-        summary = api.synthesize(
-            photos,
-            out=out,
-            preset=preset,
-            part=part,
-            emotions=emotions,
-            prototypes=prototypes,
-            subjects_per_photo=subjects_per_photo,
-            clips_per_emotion=clips_per_emotion,
-            neutral_clips=neutral_clips,
-            label_neutral=label_neutral,
-            fps=fps,
-            frame_folders=frame_folders,
-            min_amplitude_px=min_amplitude_px,
-            max_amplitude_px=max_amplitude_px,
-            asymmetry=asymmetry,
-            noise=noise,
-            crf=crf,
-            light=light,
-            flicker=flicker,
-            tone=tone,
-            head_px=head_px,
-            head_degrees=head_degrees,
-            blinks=blinks,
-            gaze_px=gaze_px,
-            mouth_px=mouth_px,
-            scene_px=scene_px,
-            seed=seed,
-            workers=workers,
-            overwrite=overwrite,
-            on_note=progress.say,
-            on_plan=progress.begin,
-            on_clip=tell,
-        )
+        summary = api.synthesize(**options, on_note=progress.say, on_plan=progress.begin, on_clip=tell)
     if as_json:
         return print_json(summary)
     parts = ", ".join(f"{name} {count}" for name, count in summary.subjects_by_part.items())
@@ -142,6 +84,6 @@ def synthesize(
     if summary.skipped:
         typer.echo(f"{counted(len(summary.skipped), 'photo')} left out:")
         print_some([f"{name}: {reason}" for name, reason in summary.skipped.items()], rest="see synthesis.json")
-    typer.echo(f"the true motion is in {out / TRUTH_NAME}")
-    rate = f" --fps {fps}" if frame_folders else ""
-    print_next(summary.folder, f"mbert ingest {out}{rate}")
+    typer.echo(f"the true motion is in {options['out'] / TRUTH_NAME}")
+    rate = f" --fps {options['fps']}" if options["frame_folders"] else ""
+    print_next(summary.folder, f"mbert ingest {options['out']}{rate}")
