@@ -64,9 +64,9 @@ def test_each_input_has_its_size_and_is_finite(name, frames):
     assert torch.isfinite(pair_inputs(model, frames[0], frames[0], [name])).all()
 
 
-def test_motion_is_in_one_unit_beside_what_a_head_should_scale():
-    flags = in_own_units(MOTION, ("distance", "motion", "measured"))
-    assert flags.tolist() == [False] * SIZES["distance"] + [True] * (SIZES["motion"] + SIZES["measured"])
+def test_motion_and_measured_have_a_unit_each_beside_what_a_head_should_scale():
+    units = in_own_units(MOTION, ("distance", "motion", "measured"))
+    assert units.tolist() == [0] * SIZES["distance"] + [1] * SIZES["motion"] + [2] * SIZES["measured"]
 
 
 @torch.no_grad()

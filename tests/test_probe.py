@@ -51,13 +51,14 @@ def test_the_heads_are_those_of_scikit_learn_on_standardised_features(num_featur
 @pytest.mark.parametrize("num_features", [7, 400])
 def test_features_in_own_units_keep_their_sizes_to_each_other(num_features):
     features, truth, subjects = drawn(num_features=num_features, signal=0.2)
-    own_units = np.arange(num_features) % 2 == 0
-    features[:, own_units] *= np.linspace(0.1, 10, own_units.sum(), dtype=np.float32)
+    own_units = np.arange(num_features) % 3  # two units, and features without one
+    features *= np.linspace(0.1, 10, num_features, dtype=np.float32)
     expected = [""] * len(truth)
     for fold in leave_one_subject_out(subjects):
         train = features[list(fold.train)].astype(np.float64)
         scale = train.std(axis=0)
-        scale[own_units] = np.linalg.norm(scale[own_units]) / own_units.sum() ** 0.5
+        for unit in (1, 2):
+            scale[own_units == unit] = train[:, own_units == unit].var(axis=0).mean() ** 0.5
         head = LogisticRegression(class_weight="balanced", max_iter=2000, tol=1e-8)
         head.fit((train - train.mean(axis=0)) / scale, [truth[index] for index in fold.train])
         others = (features[list(fold.test)] - train.mean(axis=0)) / scale
@@ -66,6 +67,15 @@ def test_features_in_own_units_keep_their_sizes_to_each_other(num_features):
     found = predicted(features, truth, subjects, own_units=own_units)
     assert sum(one != other for one, other in zip(found, expected, strict=True)) <= 1
     assert found != predicted(features, truth, subjects)
+
+
+def test_a_unit_is_not_drowned_by_another_with_larger_numbers():
+    features, truth, subjects = drawn(signal=0.3, num_features=8)
+    own_units = np.repeat([1, 2], 4)
+    before = predicted(features, truth, subjects, own_units=own_units)
+    features[:, 4:] *= 1000  # noise beside the signal of the first unit, if they shared a scale
+    assert predicted(features, truth, subjects, own_units=own_units) == before
+    assert predicted(features, truth, subjects, own_units=np.ones(8, int)) != before
 
 
 def test_labels_of_the_held_out_subject_do_not_touch_its_predictions():

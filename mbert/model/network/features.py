@@ -26,7 +26,9 @@ MAP_REGIONS = 2 * REGIONS  # what has one number for each place may be finer
 # of attention `motion` are weighted by the Patch of Interest where the model has it.
 INPUTS = ("change", "dma", "dma_both", "map", "distance", "motion", "measured")
 DEFINITION = 2  # to be raised when an input becomes another: features kept by an evaluation are then made again
-_IN_OWN_UNITS = ("motion", "measured")  # where a patch moves little is said by its size: it is not to be scaled up
+# Where a place moves little is said by its size, so it is not to be scaled up. The two have a unit each: compressed
+# pixels and standard deviations.
+_OWN_UNITS = {"motion": 1, "measured": 2}
 _SMALL_PX = 0.15  # below, `motion` grows as the displacement does, above, as its logarithm
 _NEEDS = {"dma": ("diagonal", "motion"), "dma_both": ("diagonal", "motion"), "motion": ("motion",)}  # attention
 
@@ -51,9 +53,13 @@ def num_features(config: MicronBertConfig, inputs: Sequence[str] = ("change",)) 
     return sum(each[name] for name in inputs)
 
 
-def in_own_units(config: MicronBertConfig, inputs: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Which features are in one unit, so that a head should leave their sizes to each other as they are: (F,)."""
-    return np.concatenate([np.full(num_features(config, (name,)), name in _IN_OWN_UNITS) for name in inputs])
+def in_own_units(config: MicronBertConfig, inputs: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Which unit each feature is in, (F,): a head should leave the sizes of those in one unit to each other as they are.
+
+    Equal numbers above 0 are one unit; 0 is a feature without one, to be scaled by itself.
+    """
+    units = [_OWN_UNITS.get(name, 0) for name in inputs]
+    return np.repeat(units, [num_features(config, (name,)) for name in inputs])
 
 
 def check_inputs(inputs: Sequence[str], config: MicronBertConfig | None = None) -> None:

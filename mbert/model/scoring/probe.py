@@ -7,7 +7,7 @@ hundreds of numbers per sample instead of tens of thousands.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ _CONSTANT = 1e-12  # scale below which a feature says nothing
 _NO_AXIS = 1e-6  # share of the largest eigenvalue below which there is rounding only
 
 Features = npt.NDArray[np.float32]
-OwnUnits = npt.NDArray[np.bool_]  # (F,): features in one unit, see `in_own_units`
+OwnUnits = npt.NDArray[np.int64]  # (F,): equal numbers above 0 are one unit, 0 is none, see `in_own_units`
 Axes = npt.NDArray[np.float64]
 
 
@@ -42,9 +42,9 @@ def predict_folds(
 ) -> list[str]:
     """The class of every sample, named by the head that did not see its fold's test side; samples in no fold get "".
 
-    `features` (n, F), of which those in `own_units` (F,) keep their sizes to each other. `select`: C is 1 (fixed), the
-    best on inner splits by subject of the training side (inner), or the best on the test side (oracle), which is no
-    honest score.
+    `features` (n, F), of which those of one unit in `own_units` (F,) keep their sizes to each other. `select`: C is 1
+    (fixed), the best on inner splits by subject of the training side (inner), or the best on the test side (oracle),
+    which is no honest score.
     """
     predicted = [""] * len(truth)
     for fold in folds:
@@ -96,13 +96,12 @@ def _classify(train: Axes, labels: Sequence[str], test: Axes, regularisation: fl
 def _axes(features: Features, train: list[int], test: list[int], own_units: OwnUnits | None) -> tuple[Axes, Axes]:
     """Standardised features in the axes of the span of the training samples, (n_train, r) and (n_test, r).
 
-    Mean and scale are those of the training samples, one scale for all that are in own units; a constant feature is
-    left out.
+    Mean and scale are those of the training samples, one scale for each unit; a constant feature is left out.
     """
     known, unknown = features[train], features[test]
     mean, scale = known.mean(axis=0, dtype=np.float64), known.std(axis=0, dtype=np.float64)
-    if own_units is not None and own_units.any():
-        scale[own_units] = np.sqrt(np.square(scale[own_units]).mean())
+    if own_units is not None:
+        scale = by_unit(scale, own_units)
     kept = scale > _CONSTANT
     mean, scale = mean[kept].astype(np.float32), scale[kept].astype(np.float32)
     known, unknown = (known[:, kept] - mean) / scale, (unknown[:, kept] - mean) / scale
@@ -112,6 +111,14 @@ def _axes(features: Features, train: list[int], test: list[int], own_units: OwnU
     kept = values > values[-1] * _NO_AXIS
     values, vectors = values[kept], vectors[:, kept]
     return vectors * np.sqrt(values), (unknown @ known.T).astype(np.float64) @ vectors / np.sqrt(values)
+
+
+def by_unit(spread: npt.NDArray[np.floating[Any]], own_units: OwnUnits) -> npt.NDArray[np.floating[Any]]:
+    """The scale of each feature, (F,), of its standard deviation: of those in one unit the root of the mean square."""
+    scale = spread.copy()
+    for unit in np.unique(own_units[own_units > 0]):
+        scale[own_units == unit] = np.sqrt(np.square(spread[own_units == unit]).mean())
+    return scale
 
 
 def _chosen_inside(
