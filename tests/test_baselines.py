@@ -113,6 +113,17 @@ def test_nothing_of_the_test_samples_is_learned_from(flows):
     assert not np.array_equal(predict_flow_cnn(images, taught, TRAIN, TEST, 3, seed=0, steps=20), before)
 
 
+def test_a_direction_in_which_nothing_moves_is_not_scaled_up(flows):
+    _, labels = flows
+    rng = np.random.default_rng(0)
+    along_y = rng.normal(size=(90, 3, 28, 28)).astype(np.float32)  # nothing to learn: small things decide
+    along_y[:, 0] = 0
+    noisy = along_y.copy()
+    noisy[:, 0] = rng.normal(0, 1e-4, noisy[:, 0].shape)  # in the unit that y is in
+    still, other = (predict_flow_cnn(each, labels, TRAIN, TEST, 3, seed=0, steps=40) for each in (along_y, noisy))
+    assert (still == other).mean() > 0.9
+
+
 def test_a_seed_decides_and_leaves_other_randomness_alone(flows):
     torch.manual_seed(5)
     expected = torch.rand(1)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -173,17 +174,56 @@ def test_several_settings_on_the_same_samples_are_counted(corpus, checkpoint, tm
     assert run_eval(corpus.expressions, corpus.labels, checkpoint, tmp_path / "c", other).evaluations_before == 0
 
 
-def test_more_frames_and_inputs_reach_the_heads(corpus, checkpoint, tmp_path):
-    workspace = Workspace(tmp_path / "workspace")
+@pytest.fixture(scope="module")
+def frames_between(corpus, tmp_path_factory):
+    """The corpus with four pairs of each expression."""
+    workspace = Workspace(tmp_path_factory.mktemp("between"))
     shutil.copytree(corpus.corpus, workspace.corpus)
     run_shard(workspace, PairOptions(frames_between=3))
+    return workspace
+
+
+def test_more_frames_and_inputs_reach_the_heads(frames_between, checkpoint, tmp_path):
+    shards, labels = frames_between.expressions, frames_between.labels
     config = EvalConfig(frames=3, inputs=("distance", "map"), baselines=("majority",))
-    run_eval(workspace.expressions, workspace.labels, checkpoint, tmp_path / "out", config)
+    run_eval(shards, labels, checkpoint, tmp_path / "out", config)
     kept = [np.load(file) for file in (tmp_path / "out" / "features").iterdir()]
     assert [features.shape for features in kept] == [(18, 2 * 14**2)] * 3
     assert not np.array_equal(kept[0], kept[1])
     with pytest.raises(ConfigError, match=r"5 frames .* the shards hold 4: .*--frames-between 4 --overwrite"):
-        run_eval(workspace.expressions, workspace.labels, checkpoint, tmp_path / "out", EvalConfig(frames=5))
+        run_eval(shards, labels, checkpoint, tmp_path / "out", EvalConfig(frames=5))
+
+
+def test_baselines_see_as_many_frames_as_the_model(frames_between, checkpoint, tmp_path):
+    rng = np.random.default_rng(0)  # with random labels whatever is added to the features shows in the predictions
+    rows = read_rows(frames_between.labels, LabelRow)
+    rows = [dataclasses.replace(row, emotion=str(rng.choice(["a", "b", "c"]))) for row in rows]
+    write_rows(tmp_path / "labels.parquet", LabelRow, rows)
+    seen, predicted, kept = ("frame_difference", "optical_flow", "flow_cnn"), [], []
+    for frames in (1, 3):
+        config = EvalConfig(baselines=seen, inputs=("map",), frames=frames)
+        run_eval(frames_between.expressions, tmp_path / "labels.parquet", checkpoint, tmp_path / "out", config)
+        predicted.append(pq.read_table(tmp_path / "out" / "predictions.parquet"))
+        kept.append([np.load(file).shape for file in (tmp_path / "out" / "features").iterdir()])
+    assert Counter(kept[0]) == {(18, 14**2): 2, (18, 3 * 14**2): 1, (18, 3, 28, 28): 1}
+    assert Counter(kept[1]) == {shape: 3 * count for shape, count in Counter(kept[0]).items()}
+    for name in ("optical_flow", "flow_cnn"):  # differences of these frames say what those at the apex do
+        assert predicted[0][name] != predicted[1][name], name
+
+
+def test_features_of_other_frames_are_not_taken_for_these(corpus, frames_between, checkpoint, tmp_path):
+    """Half-way to the apex is another frame where the shards hold two or four frames of an expression."""
+    other = Workspace(tmp_path / "other")
+    shutil.copytree(corpus.corpus, other.corpus)
+    run_shard(other, PairOptions(frames_between=2))
+    config = EvalConfig(baselines=("optical_flow", "flow_cnn"), inputs=("measured",), frames=2)
+    for workspace, out in ((frames_between, "kept"), (other, "kept"), (other, "new")):
+        run_eval(workspace.expressions, workspace.labels, checkpoint, tmp_path / out, config)
+    for file in (tmp_path / "new" / "features").iterdir():
+        assert np.array_equal(np.load(tmp_path / "kept" / "features" / file.name), np.load(file))
+    assert pq.read_table(tmp_path / "kept" / "predictions.parquet") == pq.read_table(
+        tmp_path / "new" / "predictions.parquet"
+    )
 
 
 @pytest.mark.parametrize("select", ["fixed", "inner", "oracle"])

@@ -54,9 +54,9 @@ def num_features(config: MicronBertConfig, inputs: Sequence[str] = ("change",)) 
 
 
 def in_own_units(config: MicronBertConfig, inputs: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Which unit each feature is in, (F,): a head should leave the sizes of those in one unit to each other as they are.
+    """Which unit each feature is in, (F,): equal numbers above 0 are one unit, 0 is a feature without one.
 
-    Equal numbers above 0 are one unit; 0 is a feature without one, to be scaled by itself.
+    A head should scale all features of a unit alike, each other one by itself.
     """
     units = [_OWN_UNITS.get(name, 0) for name in inputs]
     return np.repeat(units, [num_features(config, (name,)) for name in inputs])
@@ -105,8 +105,8 @@ def parts_behind(model: MicronBert, inputs: Sequence[str]) -> list[nn.Module]:
 def join_steps(steps: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
     """Features of an expression that is seen as several pairs: onset and f_1, ..., onset and f_K, the apex.
 
-    K arrays (n, F), in time order, one for each pair -> (n, K * F). Raises ModelError where they differ in shape, as
-    then some expression would lack a step.
+    K arrays (n, F), in time order, one for each pair -> (n, K * F); of images, (n, C, h, w) -> (n, K * C, h, w). Raises
+    ModelError where they differ in shape, as then some expression would lack a step.
     """
     if not steps or any(step.shape != steps[0].shape for step in steps):
         shapes = ", ".join(str(step.shape) for step in steps)

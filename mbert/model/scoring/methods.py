@@ -20,6 +20,9 @@ from mbert.model.network.features import DEFINITION, in_own_units, join_steps, p
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.network.weights import hash_weights
 from mbert.model.scoring.baselines import (
+    BASELINE_DEFINITION,
+    DIFFERENCE_UNITS,
+    FLOW_UNITS,
     difference_features,
     flow_features,
     flow_images,
@@ -29,7 +32,7 @@ from mbert.model.scoring.baselines import (
 )
 from mbert.model.scoring.config import OURS, EvalConfig
 from mbert.model.scoring.fold_runs import FinetuneTask, FoldResults, finetune_fold, run_in_processes
-from mbert.model.scoring.probe import predict_folds, predict_units
+from mbert.model.scoring.probe import OwnUnits, predict_folds, predict_units
 from mbert.shards.pair import FramePair
 
 _BATCH = 32
@@ -103,26 +106,29 @@ class Methods:
 
     def _features_of(self, method: str, seed: int) -> Features:
         if method == "frame_difference":
-            return self._kept("frame difference", [], difference_features)
+            return self._kept("frame difference", BASELINE_DEFINITION, difference_features)
         if method == "optical_flow":
-            return self._kept("optical flow", [], flow_features)
+            return self._kept("optical flow", BASELINE_DEFINITION, flow_features)
         model = self.model if method == OURS else random_model(self.model.config, seed)
-        weights, inputs, frames = hash_weights(model), self.config.inputs_for(model.config), self.config.frames
+        inputs = self.config.inputs_for(model.config)
 
         def compute(pairs: Sequence[FramePair]) -> Features:
             return pair_features(model, pairs, inputs)
 
         what = "features" if method == OURS else "features of random weights"
-        return join_steps(
-            [self._kept(what, [weights, inputs, DEFINITION, step, frames], compute, step) for step in range(frames)]
-        )
+        return self._kept(what, [hash_weights(model), inputs, DEFINITION], compute)
 
-    def _kept(
-        self, what: str, about: Any, compute: Callable[[Sequence[FramePair]], Features], step: int = -1
+    def _kept(self, what: str, about: Any, compute: Callable[[Sequence[FramePair]], Features]) -> Features:
+        """Features of every expression, its pairs side by side as in `join_steps`."""
+        return join_steps([self._kept_step(what, about, compute, step) for step in range(self.config.frames)])
+
+    def _kept_step(
+        self, what: str, about: Any, compute: Callable[[Sequence[FramePair]], Features], step: int
     ) -> Features:
-        """Features of one step of every expression; computed once, then read."""
-        path = self.out / "features" / f"{hash_of([what, about, self.samples])[:24]}.npy"
+        """Features of one pair of every expression; computed once, then read."""
         pairs = self.expressions.pairs(step)
+        keys = [pair.key for pair in pairs]  # which frames a step is of depends on the shards and on how many are asked
+        path = self.out / "features" / f"{hash_of([what, about, keys, self.samples])[:24]}.npy"
         if path.exists():
             found: Features = np.load(path, allow_pickle=False)
             return found
@@ -143,10 +149,7 @@ class Methods:
             done += 1
             self.on_progress(f"heads on {method}", done, len(self.folds))
 
-        own_units = None
-        if method in (OURS, "random_weights"):
-            own_units = in_own_units(self.model.config, self.config.inputs_for(self.model.config))
-            own_units = np.tile(own_units, self.config.frames)
+        own_units = self._own_units_of(method)
         if self.units is not None:
             return predict_units(features, self.units, self.folds, own_units=own_units, on_fold=tell)
         rows = [expression.annotation for expression in self.expressions.found]
@@ -161,6 +164,16 @@ class Methods:
             on_fold=tell,
         )
 
+    def _own_units_of(self, method: str) -> OwnUnits:
+        """Which unit each feature of a method is in, (F,), the same at every step."""
+        if method == "frame_difference":
+            of_step = DIFFERENCE_UNITS
+        elif method == "optical_flow":
+            of_step = FLOW_UNITS
+        else:
+            of_step = in_own_units(self.model.config, self.config.inputs_for(self.model.config))
+        return np.tile(of_step, self.config.frames)
+
     def _by_majority(self) -> Predictions:
         if self.units is None:
             return majority(self.truth, self.folds)
@@ -170,15 +183,15 @@ class Methods:
         return predicted
 
     def _by_flow_cnn(self, seed: int) -> Predictions:
-        images = self._kept("optical flow images", [], flow_images)
+        images = self._kept("optical flow images", BASELINE_DEFINITION, flow_images)
+        about = [BASELINE_DEFINITION, [expression.steps for expression in self.expressions.found]]
         if self.units is None:
-            return self._named(
-                self._trained("flow_cnn", seed, self._flow_tasks(images, self._places(), seed), _flow_fold)
-            )
+            tasks = self._flow_tasks(images, self._places(), seed)
+            return self._named(self._trained("flow_cnn", seed, tasks, _flow_fold, about))
         predicted = np.zeros_like(self.units)
         for unit in range(self.units.shape[1]):
             tasks = self._flow_tasks(images, self.units[:, unit].astype(int).tolist(), seed)
-            found = self._trained(f"flow_cnn-{unit}", seed, tasks, _flow_fold)
+            found = self._trained(f"flow_cnn-{unit}", seed, tasks, _flow_fold, about)
             for fold, guesses in zip(self.folds, found, strict=True):
                 predicted[list(fold.test), unit] = guesses
         return predicted
@@ -212,7 +225,7 @@ class Methods:
         return self._named(self._trained("finetune", seed, tasks, finetune_fold, about))
 
     def _trained(
-        self, name: str, seed: int, tasks: Sequence[Any], work: Callable[[Any], list[int]], about: Any = None
+        self, name: str, seed: int, tasks: Sequence[Any], work: Callable[[Any], list[int]], about: Any
     ) -> list[list[int]]:
         """What was predicted for each fold; those that an earlier run has done are not done again."""
         sides = [[fold.train, fold.test] for fold in self.folds]
