@@ -87,8 +87,10 @@ def test_the_table_of_a_model_has_its_baselines_and_what_to_know(corpus, untrain
         assert f"\n{name:18}" in out
     assert "confusion (rows true, columns predicted)" in out
     assert "heads on mbert 3/3" in err
-    code, out, _ = run("eval", *words, "--select", "oracle", "--baselines", "majority")
-    assert "μ-BERT (oracle)" in out
+    code, out, _ = run("eval", *words, "--select", "oracle", "--baselines", "frame_difference,majority")
+    assert "μ-BERT (oracle)  " in out
+    assert "frame difference (oracle)  " in out
+    assert "majority class  " in out  # it has nothing to choose
     assert "note: select is oracle" in out
     assert "1 other models or settings were scored on the same samples before" in out
     code, out, _ = run("eval", *words, "--classes", "action-units", "--baselines", "majority", "--json")

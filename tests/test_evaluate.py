@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -72,6 +73,11 @@ def as_megc(label):
     emotion = emotion if dataset == "smic" else label.emotion
     person = "1" if label.clip_id.split("_f00")[0][-1] in "1a" else "2"
     return [dataclasses.replace(label, dataset=dataset, subject=Subject(dataset, person), emotion=emotion)]
+
+
+def randomly_labelled(rows, seed=0):
+    rng = np.random.default_rng(seed)
+    return [dataclasses.replace(row, emotion=str(rng.choice(["a", "b", "c"]))) for row in rows]
 
 
 def test_results_and_predictions_agree(evaluated, corpus):
@@ -195,10 +201,8 @@ def test_more_frames_and_inputs_reach_the_heads(frames_between, checkpoint, tmp_
 
 
 def test_baselines_see_as_many_frames_as_the_model(frames_between, checkpoint, tmp_path):
-    rng = np.random.default_rng(0)  # with random labels whatever is added to the features shows in the predictions
-    rows = read_rows(frames_between.labels, LabelRow)
-    rows = [dataclasses.replace(row, emotion=str(rng.choice(["a", "b", "c"]))) for row in rows]
-    write_rows(tmp_path / "labels.parquet", LabelRow, rows)
+    """With random labels, whatever is added to the features shows in the predictions."""
+    write_rows(tmp_path / "labels.parquet", LabelRow, randomly_labelled(read_rows(frames_between.labels, LabelRow)))
     seen, predicted, kept = ("frame_difference", "optical_flow", "flow_cnn"), [], []
     for frames in (1, 3):
         config = EvalConfig(baselines=seen, inputs=("map",), frames=frames)
@@ -228,12 +232,14 @@ def test_features_of_other_frames_are_not_taken_for_these(corpus, frames_between
 
 @pytest.mark.parametrize("select", ["fixed", "inner", "oracle"])
 def test_folds_are_finetuned_and_an_oracle_is_named(corpus, checkpoint, tmp_path, select):
-    config = EvalConfig(mode="finetune", select=select, finetune=QUICK, baselines=("majority",), workers=1)
+    baselines = ("frame_difference", "majority")
+    config = EvalConfig(mode="finetune", select=select, finetune=QUICK, baselines=baselines, workers=1)
     out = tmp_path / "runs" / "tuned"
     result = run_eval(corpus.expressions, corpus.labels, checkpoint, out, config)
     scores = result.methods["mbert"].scores
     assert scores.num_samples == 18
     assert any("oracle" in text and "no score" in text for text in result.warnings) == (select == "oracle")
+    assert [each.select for each in result.methods.values()] == [select, select, "fixed"]
     assert not [path for path in out.glob("folds/*/*") if path.is_dir()]  # models of folds that are done are gone
     again = run_eval(
         corpus.expressions,
@@ -241,9 +247,53 @@ def test_folds_are_finetuned_and_an_oracle_is_named(corpus, checkpoint, tmp_path
         checkpoint,
         out,
         config,
-        on_progress=lambda *told: pytest.fail(f"{told} done again"),
+        on_progress=lambda what, *told: None if what.startswith("heads") else pytest.fail(f"{what} {told} done again"),
     )
     assert again.methods["mbert"].scores == scores
+
+
+def test_baselines_choose_as_the_model_does_and_never_by_whom_they_are_tested_on(corpus, checkpoint, tmp_path):
+    """Random labels, and those of one person changed: what follows them was chosen by them."""
+    heads = ("frame_difference", "optical_flow", "random_weights")
+    rows = randomly_labelled(read_rows(corpus.labels, LabelRow), seed=3)
+    turn = {"a": "b", "b": "c", "c": "a"}
+    turned = [
+        dataclasses.replace(row, emotion=turn[row.emotion]) if row.subject == "videos/s02" else row for row in rows
+    ]
+    found = {}
+    for select in ("fixed", "inner", "oracle"):
+        for name, each in (("before", rows), ("after", turned)):
+            labels = tmp_path / f"{name}.parquet"
+            write_rows(labels, LabelRow, each)
+            config = EvalConfig(select=select, baselines=heads)
+            result = run_eval(corpus.expressions, labels, checkpoint, tmp_path / "out", config)
+            table = pq.read_table(tmp_path / "out" / "predictions.parquet")
+            found[select, name] = table.filter(pc.equal(table["subject"], "videos/s02"))
+            assert {method.select for method in result.methods.values()} == {select}
+    for method in heads:
+        assert found["inner", "before"][method] == found["inner", "after"][method], method
+        assert found["oracle", "before"][method] != found["oracle", "after"][method], method
+        assert found["fixed", "before"][method] != found["oracle", "before"][method], method
+
+
+def test_the_flow_network_of_a_table_chooses_its_steps(corpus, checkpoint, tmp_path):
+    write_rows(tmp_path / "labels.parquet", LabelRow, randomly_labelled(read_rows(corpus.labels, LabelRow), seed=1))
+    hits = {}
+    for select in ("fixed", "oracle"):
+        config = EvalConfig(protocol="holdout", select=select, baselines=("flow_cnn", "majority"))
+        result = run_eval(corpus.expressions, tmp_path / "labels.parquet", checkpoint, tmp_path / "out", config)
+        hits[select] = result.methods["flow_cnn"].scores.accuracy
+        assert result.methods["majority"].select == "fixed"
+    assert hits["oracle"] > hits["fixed"]
+
+
+def test_a_choice_on_inner_splits_is_repeated_over_the_seeds(corpus, checkpoint, tmp_path):
+    repeated = {}
+    for select in ("fixed", "inner"):
+        config = EvalConfig(select=select, seeds=2, baselines=("frame_difference", "optical_flow", "majority"))
+        result = run_eval(corpus.expressions, corpus.labels, checkpoint, tmp_path / "out", config)
+        repeated[select] = {name for name, method in result.methods.items() if method.over_seeds is not None}
+    assert repeated == {"fixed": set(), "inner": {"mbert", "frame_difference", "optical_flow"}}
 
 
 def test_finetuned_folds_in_two_processes_predict_what_one_does(corpus, checkpoint, tmp_path):
@@ -324,12 +374,7 @@ def test_a_planted_leak_stops_the_run(relabelled, corpus, checkpoint, tmp_path, 
 
 def test_random_labels_score_at_chance(corpus, checkpoint, tmp_path):
     """A class is read from labels.parquet when a model is scored: the shards do not change."""
-    rng = np.random.default_rng(0)
-    labels = [
-        dataclasses.replace(label, emotion=str(rng.choice(["a", "b", "c"])))
-        for label in read_rows(corpus.labels, LabelRow)
-    ]
-    write_rows(tmp_path / "labels.parquet", LabelRow, labels)
+    write_rows(tmp_path / "labels.parquet", LabelRow, randomly_labelled(read_rows(corpus.labels, LabelRow)))
     result = run_eval(corpus.expressions, tmp_path / "labels.parquet", checkpoint, tmp_path / "out", EvalConfig())
     for name in METHODS:
         scores = result.methods[name].scores

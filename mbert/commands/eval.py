@@ -33,6 +33,7 @@ _NAMES = {
     "frame_difference": "frame difference",
     "majority": "majority class",
 }
+_WIDTH = 18  # of the column of names
 
 
 @options_of(
@@ -50,15 +51,15 @@ _NAMES = {
     datasets=typer.Option(help="Datasets to use, by commas, e.g. casme2,samm.", show_default="all"),
     mode=typer.Option(help="Fit linear heads on a frozen encoder, or train all of it per fold.", show_default="probe"),
     select=typer.Option(
-        help="How a fold chooses epochs or regularisation: not at all, on an inner split by subject, or on its own "
-        "test side, which is no score.",
+        help="How each fold of the model and of its baselines chooses epochs, steps or regularisation: not at all, "
+        "on inner splits by subject, or on its own test side, which is no score.",
         show_default="fixed",
     ),
     inputs=typer.Option(
         help="What the head looks at, by commas: motion, measured, distance, change, dma, dma_both, map.",
         show_default="motion,measured where the model has motion, else distance; change with --mode finetune",
     ),
-    frames=typer.Option(min=1, help="Number of frames between onset and apex to use.", show_default="1"),
+    frames=typer.Option(min=1, help="Number of frames from onset to apex that every method sees.", show_default="1"),
     baselines=typer.Option(
         help="By commas: majority, frame_difference, optical_flow, flow_cnn, random_weights.", show_default="all"
     ),
@@ -118,7 +119,7 @@ def _print_scores(scores: "PredictionScores") -> None:
     _print_row("all", scores)
     for name, each in scores.per_dataset.items():
         _print_row(f"  {name}", each)
-    typer.echo(f"{'chance':18}{_number(scores.chance_uf1)}{'':16}{_number(scores.chance_uar)}")
+    typer.echo(f"{'chance':{_WIDTH}}{_number(scores.chance_uf1)}{'':16}{_number(scores.chance_uar)}")
     _print_classes(scores)
     for warning in scores.warnings:
         typer.secho(f"note: {warning}", fg="yellow")
@@ -145,35 +146,39 @@ def _print_result(result: "EvalResult") -> None:
 
 
 def _print_methods(result: "EvalResult") -> None:
-    _print_header()
+    names = {
+        name: f"{_NAMES[name]} (oracle)" if method.select == "oracle" else _NAMES[name]
+        for name, method in result.methods.items()
+    }
+    width = max(_WIDTH, *(len(f"  {name}") for name in names.values()))
+    _print_header(width)
     for name, method in result.methods.items():
-        told = f"{_NAMES[name]} (oracle)" if name == "mbert" and result.select == "oracle" else _NAMES[name]
-        _print_row(told, method.scores)
+        _print_row(names[name], method.scores, width)
         if method.over_seeds is not None:
             uf1, uar = method.over_seeds.uf1, method.over_seeds.uar
             typer.echo(
-                f"{f'  {len(result.seeds)} seeds':18}{_number(uf1.mean)}  +- {uf1.standard_deviation:.3f}       "
+                f"{f'  {len(result.seeds)} seeds':{width}}{_number(uf1.mean)}  +- {uf1.standard_deviation:.3f}       "
                 f"{_number(uar.mean)}  +- {uar.standard_deviation:.3f}"
             )
     ours: Any = result.methods["mbert"].scores
-    typer.echo(f"{'chance':18}{_number(ours.chance_uf1)}{'':16}{_number(ours.chance_uar)}")
+    typer.echo(f"{'chance':{width}}{_number(ours.chance_uf1)}{'':16}{_number(ours.chance_uar)}")
     for dataset in result.methods["mbert"].per_dataset:
         typer.echo(f"{dataset}, from the same predictions:")
         for name, method in result.methods.items():
-            _print_row(f"  {_NAMES[name]}", method.per_dataset[dataset])
+            _print_row(f"  {names[name]}", method.per_dataset[dataset], width)
     _print_classes(ours)
 
 
-def _print_header() -> None:
-    typer.echo(f"{'':18}{'UF1':>7}{'':16}{'UAR':>7}{'':16}{'accuracy':>9}{'weighted F1':>13}")
+def _print_header(width: int = _WIDTH) -> None:
+    typer.echo(f"{'':{width}}{'UF1':>7}{'':16}{'UAR':>7}{'':16}{'accuracy':>9}{'weighted F1':>13}")
 
 
-def _print_row(name: str, scores: "Scores | Any") -> None:
+def _print_row(name: str, scores: "Scores | Any", width: int = _WIDTH) -> None:
     uf1, uar = (
         f"{_number(value)}  {_interval(interval):14}"
         for value, interval in ((scores.uf1, scores.uf1_interval), (scores.uar, scores.uar_interval))
     )
-    typer.echo(f"{name:18}{uf1}{uar}{scores.accuracy:9.3f}{scores.weighted_f1:13.3f}")
+    typer.echo(f"{name:{width}}{uf1}{uar}{scores.accuracy:9.3f}{scores.weighted_f1:13.3f}")
 
 
 def _print_classes(scores: "Scores") -> None:
@@ -186,7 +191,7 @@ def _print_classes(scores: "Scores") -> None:
 
 
 def _print_units(result: "EvalResult") -> None:
-    typer.echo(f"{'':18}{'F1':>7}{'':16}{'macro F1':>9}")
+    typer.echo(f"{'':{_WIDTH}}{'F1':>7}{'':16}{'macro F1':>9}")
     for name, method in result.methods.items():
         _print_unit_row(_NAMES[name], method.scores)
     for dataset in result.methods["mbert"].per_dataset:
@@ -203,7 +208,7 @@ def _print_units(result: "EvalResult") -> None:
 def _print_unit_row(name: str, scores: "ActionUnitScores | Any") -> None:
     binary = f"{_number(scores.binary_of_defined)}  {_interval(scores.binary_of_defined_interval):14}"
     macro = f"{_number(scores.macro_of_defined):>9}  {_interval(scores.macro_of_defined_interval)}"
-    typer.echo(f"{name:18}{binary}{macro}")
+    typer.echo(f"{name:{_WIDTH}}{binary}{macro}")
 
 
 def _number(value: float | None) -> str:

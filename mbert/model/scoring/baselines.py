@@ -1,5 +1,5 @@
 """What a μ-BERT has to beat, under the same folds: frame difference, optical flow, a small network on flow, and no
-learning at all. Nothing here is chosen by a score; what is fitted sees the training samples of its fold alone.
+learning at all. What is fitted sees the training samples of its fold alone.
 """
 
 import contextlib
@@ -30,7 +30,8 @@ FLOW_UNITS: OwnUnits = np.repeat(_FLOW_UNITS, MAP_REGIONS**2)  # of `flow_featur
 _FLOW_SCALE = 100  # flow in hundredths of the crop's width: 1 px of 224 is 0.45
 _STRAIN_SCALE = 10  # a micro-expression stretches skin by some hundredths: about as large as its flow
 _FILTERS = (3, 5, 8)  # of the three streams, as published
-_STEPS = 80  # of the network; on synthetic flow, held-out accuracy is 0.78 after 40, 0.81 after 80 and after 200
+FLOW_STEPS = 80  # of the network; on synthetic flow, held-out accuracy is 0.78 after 40, 0.81 after 80 and after 200
+FLOW_STEPS_GRID = (20, 40, 80, 160, 320)  # that a fold may choose from; as many as there are for a linear head
 _BATCH = 32
 _LR = 0.005
 _WEIGHT_DECAY = 0.01
@@ -117,12 +118,12 @@ def predict_flow_cnn(
     num_classes: int,
     *,
     seed: int,
-    steps: int = _STEPS,
+    steps: int = FLOW_STEPS,
 ) -> npt.NDArray[np.int64]:
     """Train a FlowCnn on the samples `train` of one fold and name the classes of `test`, in its order.
 
     `images` (n, 3 K, h, w) as `flow_images` gives them of K pairs, `labels` in [0, num_classes). Statistics, class
-    weights and weights are those of `train`, with one scale for flow x and y; a fixed number of steps (AdamW, batches
+    weights and weights are those of `train`, with one scale for flow x and y; `steps` steps (AdamW, batches
     of 32, learning rate falling to 0 along a cosine); the classes weigh alike. On one CPU core, in a third of a second
     for 442 samples, and the same for the same seed.
     """

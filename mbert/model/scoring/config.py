@@ -9,7 +9,7 @@ from mbert.manifests.labels.classes import ClassMap, class_map
 from mbert.manifests.labels.folds import PROTOCOLS, EvalProtocol
 from mbert.model.network.config import MicronBertConfig
 from mbert.model.network.features import check_inputs
-from mbert.model.scoring.probe import SELECT, Select
+from mbert.model.scoring.choice import SELECT, Select
 from mbert.model.training.finetune import FinetuneConfig
 
 Mode = Literal["probe", "finetune"]

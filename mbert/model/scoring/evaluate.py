@@ -44,6 +44,7 @@ class MethodResult:
     scores: Scores | ActionUnitScores  # of the first seed
     per_dataset: dict[str, Scores] | dict[str, ActionUnitScores]  # of the same predictions, where there are several
     over_seeds: SeedScores | None  # None where there is one seed, or no randomness
+    select: str  # how its folds chose; "fixed" where there is nothing to choose
     seconds: float  # of this run, without what was there already
 
 
@@ -153,7 +154,7 @@ def run_eval(
     for name in (OURS, *config.baselines):
         started = time.monotonic()
         predicted[name] = [methods.predict(name, seed) for seed in methods.seeds_of(name)]
-        results[name] = _result(methods, predicted[name], time.monotonic() - started)
+        results[name] = _result(methods, name, predicted[name], time.monotonic() - started)
     about = _about(methods)
     history = _history(out, about)
     seen = model.state.subjects if model.state else ()
@@ -222,14 +223,17 @@ def _tested(folds: Iterable[Fold]) -> list[int]:
     return sorted(index for fold in folds for index in fold.test)
 
 
-def _result(methods: Methods, predicted: Sequence[Predictions], seconds: float) -> MethodResult:
+def _result(methods: Methods, name: str, predicted: Sequence[Predictions], seconds: float) -> MethodResult:
+    select = methods.select_of(name)
     tested = _tested(methods.folds)
     subjects = [methods.expressions.found[index].subject for index in tested]
     datasets = [methods.expressions.found[index].row.dataset for index in tested]
     if methods.units is not None:
         flags = np.asarray(predicted[0])[tested]
         found = score_action_units(methods.units[tested], flags, CD6ME_UNITS, subjects, datasets)
-        return MethodResult(scores=found.pooled, per_dataset=found.per_dataset, over_seeds=None, seconds=seconds)
+        return MethodResult(
+            scores=found.pooled, per_dataset=found.per_dataset, over_seeds=None, select=select, seconds=seconds
+        )
     truth = [methods.expressions.found[index].label for index in tested]
     guesses = [[str(each[index]) for index in tested] for each in predicted]
     scores = [score(truth, each, subjects, classes=methods.classes) for each in guesses]
@@ -238,6 +242,7 @@ def _result(methods: Methods, predicted: Sequence[Predictions], seconds: float) 
         scores=scores[0],
         per_dataset=per_dataset if len(per_dataset) > 1 else {},
         over_seeds=over_seeds(scores) if len(scores) > 1 else None,
+        select=select,
         seconds=seconds,
     )
 
@@ -289,7 +294,8 @@ def _warnings(result: EvalResult, expressions: Sequence[Expression], *, knows_pe
     found = []
     if result.select == "oracle":
         found.append(
-            "select is oracle: each fold was chosen by its own test side; to compare with papers that did so, no score"
+            "select is oracle: the folds of all methods but majority were chosen by their own test side; to compare "
+            "with papers that did so, no score"
         )
     if result.encoder_learned_labels_of:
         found.append(

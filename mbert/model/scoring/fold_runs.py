@@ -18,7 +18,8 @@ from mbert.model.data.labelled import Expressions, LabelledPairs, decode_pairs, 
 from mbert.model.data.pixels import normalize
 from mbert.model.device import pick_compute
 from mbert.model.network.classifier import Classifier
-from mbert.model.scoring.probe import Select, selection_score
+from mbert.model.scoring.baselines import FLOW_STEPS, FLOW_STEPS_GRID, Features, predict_flow_cnn
+from mbert.model.scoring.choice import Choice, Select, selection_score
 from mbert.model.training.finetune import FinetuneConfig, Watch, finetune_pairs
 from mbert.shards.engine import Engine, run_tasks
 
@@ -166,3 +167,34 @@ def _predict(classifier: Classifier, pairs: LabelledPairs) -> list[int]:
                 found += classifier(t0, t1).argmax(dim=1).tolist()
     classifier.train(was_training)
     return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowTask:
+    """One fold of the flow network."""
+
+    number: int
+    fold: Fold
+    images: Features  # (n, 3 K, h, w), of all samples
+    labels: Sequence[int]  # of all samples, in [0, num_classes)
+    num_classes: int
+    choice: Choice  # of the number of steps
+    seed: int
+    folder: Path  # not used: nothing is kept of a fold in work
+
+
+def flow_fold(task: FlowTask) -> list[int]:
+    """Choose the steps, train on a fold's training side, and name the classes of its test side by their numbers."""
+    labels = task.labels
+
+    def named(train: Sequence[int], test: Sequence[int], steps: int) -> list[int]:
+        if len({labels[index] for index in train}) == 1:  # nothing to tell apart
+            return [labels[train[0]]] * len(test)
+        found = predict_flow_cnn(task.images, labels, train, test, task.num_classes, seed=task.seed, steps=steps)
+        return [int(place) for place in found]
+
+    def attempt(train: Sequence[int], test: Sequence[int]) -> dict[int, list[str]]:
+        return {steps: [str(place) for place in named(train, test, steps)] for steps in FLOW_STEPS_GRID}
+
+    steps = task.choice.among(FLOW_STEPS_GRID, FLOW_STEPS, [str(label) for label in labels], attempt)
+    return named(task.fold.train, task.fold.test, steps)

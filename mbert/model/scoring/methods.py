@@ -13,6 +13,7 @@ import torch
 
 from mbert.manifests.files import replacing
 from mbert.manifests.labels.folds import Fold
+from mbert.manifests.schema import LabelRow
 from mbert.model.data.labelled import Expressions, decode_pairs
 from mbert.model.data.pixels import normalize
 from mbert.model.device import pick_compute
@@ -27,11 +28,18 @@ from mbert.model.scoring.baselines import (
     flow_features,
     flow_images,
     majority,
-    predict_flow_cnn,
     random_model,
 )
+from mbert.model.scoring.choice import Choice, Select
 from mbert.model.scoring.config import OURS, EvalConfig
-from mbert.model.scoring.fold_runs import FinetuneTask, FoldResults, finetune_fold, run_in_processes
+from mbert.model.scoring.fold_runs import (
+    FinetuneTask,
+    FlowTask,
+    FoldResults,
+    finetune_fold,
+    flow_fold,
+    run_in_processes,
+)
 from mbert.model.scoring.probe import OwnUnits, predict_folds, predict_units
 from mbert.shards.pair import FramePair
 
@@ -86,12 +94,21 @@ class Methods:
         """Classes of the samples."""
         return [expression.label for expression in self.expressions.found]
 
+    @property
+    def rows(self) -> list[LabelRow]:
+        """How the samples are annotated."""
+        return [expression.annotation for expression in self.expressions.found]
+
+    def select_of(self, method: str) -> Select:
+        """How each fold of a method chooses: as the evaluation is asked to, the model and its baselines alike."""
+        return "fixed" if method == "majority" else self.config.select
+
     def seeds_of(self, method: str) -> list[int]:
         """Those of the evaluation, or one where another could not give another prediction."""
         config = self.config
-        is_random = method in ("flow_cnn", "random_weights")
-        if method == OURS:
-            is_random = config.mode == "finetune" or config.select == "inner"
+        is_random = method in ("flow_cnn", "random_weights") or self.select_of(method) == "inner"
+        if method == OURS and config.mode == "finetune":
+            is_random = True
         return list(range(config.seed, config.seed + (config.seeds if is_random else 1)))
 
     def predict(self, method: str, seed: int) -> Predictions:
@@ -152,14 +169,13 @@ class Methods:
         own_units = self._own_units_of(method)
         if self.units is not None:
             return predict_units(features, self.units, self.folds, own_units=own_units, on_fold=tell)
-        rows = [expression.annotation for expression in self.expressions.found]
         return predict_folds(
             features,
             self.truth,
             self.folds,
-            rows,
+            self.rows,
             own_units=own_units,
-            select=self.config.select if method == OURS else "fixed",
+            select=self.select_of(method),
             seed=seed,
             on_fold=tell,
         )
@@ -184,21 +200,33 @@ class Methods:
 
     def _by_flow_cnn(self, seed: int) -> Predictions:
         images = self._kept("optical flow images", BASELINE_DEFINITION, flow_images)
-        about = [BASELINE_DEFINITION, [expression.steps for expression in self.expressions.found]]
+        about = [BASELINE_DEFINITION, self.config.select, [expression.steps for expression in self.expressions.found]]
         if self.units is None:
             tasks = self._flow_tasks(images, self._places(), seed)
-            return self._named(self._trained("flow_cnn", seed, tasks, _flow_fold, about))
+            return self._named(self._trained("flow_cnn", seed, tasks, flow_fold, about))
         predicted = np.zeros_like(self.units)
         for unit in range(self.units.shape[1]):
             tasks = self._flow_tasks(images, self.units[:, unit].astype(int).tolist(), seed)
-            found = self._trained(f"flow_cnn-{unit}", seed, tasks, _flow_fold, about)
+            found = self._trained(f"flow_cnn-{unit}", seed, tasks, flow_fold, about)
             for fold, guesses in zip(self.folds, found, strict=True):
                 predicted[list(fold.test), unit] = guesses
         return predicted
 
-    def _flow_tasks(self, images: Features, labels: list[int], seed: int) -> list["_FlowTask"]:
-        num_classes = max(2, len(self.classes))
-        return [_FlowTask(number, images, labels, fold, num_classes, seed) for number, fold in enumerate(self.folds)]
+    def _flow_tasks(self, images: Features, labels: list[int], seed: int) -> list[FlowTask]:
+        rows, select, num_classes = self.rows, self.select_of("flow_cnn"), max(2, len(self.classes))
+        return [
+            FlowTask(
+                number=number,
+                fold=fold,
+                images=images,
+                labels=labels,
+                num_classes=num_classes,
+                choice=Choice.of(select, fold, rows, seed),
+                seed=seed,
+                folder=Path(),
+            )
+            for number, fold in enumerate(self.folds)
+        ]
 
     def _by_finetuning(self, seed: int) -> Predictions:
         config = dataclasses.replace(
@@ -257,24 +285,3 @@ class Methods:
 
     def _places(self) -> list[int]:
         return [self.classes.index(name) for name in self.truth]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _FlowTask:
-    """One fold of the flow network."""
-
-    number: int
-    images: Features
-    labels: list[int]
-    fold: Fold
-    num_classes: int
-    seed: int
-    folder: Path = Path()  # not used: nothing is kept of a fold in work
-
-
-def _flow_fold(task: _FlowTask) -> list[int]:
-    fold = task.fold
-    if len({task.labels[index] for index in fold.train}) == 1:  # nothing to tell apart
-        return [task.labels[fold.train[0]]] * len(fold.test)
-    found = predict_flow_cnn(task.images, task.labels, fold.train, fold.test, task.num_classes, seed=task.seed)
-    return [int(place) for place in found]

@@ -7,20 +7,17 @@ hundreds of numbers per sample instead of tens of thousands.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mbert.manifests.labels.classes import Labelled
-from mbert.manifests.labels.folds import Fold, inner_split
-from mbert.model.scoring.metrics import score
+from mbert.manifests.labels.folds import Fold
+from mbert.model.scoring.choice import Choice, Select
 
-Select = Literal["fixed", "inner", "oracle"]
-SELECT: tuple[Select, ...] = ("fixed", "inner", "oracle")
 REGULARISATION = 1.0  # scikit-learn's default C
-_GRID = (0.001, 0.01, 0.1, 1.0, 10.0)  # for `inner` and `oracle`
-_INNER_SPLITS = 3
+_GRID = (0.001, 0.01, 0.1, 1.0, 10.0)  # that a fold may choose from
 _CONSTANT = 1e-12  # scale below which a feature says nothing
 _NO_AXIS = 1e-6  # share of the largest eigenvalue below which there is rounding only
 
@@ -46,17 +43,18 @@ def predict_folds(
     (fixed), the best on inner splits by subject of the training side (inner), or the best on the test side (oracle),
     which is no honest score.
     """
+
+    def attempt(train: Sequence[int], test: Sequence[int]) -> dict[float, list[str]]:
+        axes_train, axes_test = _axes(features, train, test, own_units)
+        known = [truth[index] for index in train]
+        return {value: _classify(axes_train, known, axes_test, value) for value in _GRID}
+
     predicted = [""] * len(truth)
     for fold in folds:
-        test = list(fold.test)
-        regularisation = REGULARISATION
-        if select == "inner":
-            regularisation = _chosen_inside(features, truth, fold, samples, seed, own_units)
-        elif select == "oracle":
-            regularisation = _chosen_on(features, truth, [(list(fold.train), test)], own_units, by_accuracy=True)
-        axes_train, axes_test = _axes(features, list(fold.train), test, own_units)
+        regularisation = Choice.of(select, fold, samples, seed).among(_GRID, REGULARISATION, truth, attempt)
+        axes_train, axes_test = _axes(features, fold.train, fold.test, own_units)
         guesses = _classify(axes_train, [truth[index] for index in fold.train], axes_test, regularisation)
-        for index, guess in zip(test, guesses, strict=True):
+        for index, guess in zip(fold.test, guesses, strict=True):
             predicted[index] = guess
         on_fold()
     return predicted
@@ -93,12 +91,14 @@ def _classify(train: Axes, labels: Sequence[str], test: Axes, regularisation: fl
     return [str(name) for name in head.fit(train, labels).predict(test)]
 
 
-def _axes(features: Features, train: list[int], test: list[int], own_units: OwnUnits | None) -> tuple[Axes, Axes]:
+def _axes(
+    features: Features, train: Sequence[int], test: Sequence[int], own_units: OwnUnits | None
+) -> tuple[Axes, Axes]:
     """Standardised features in the axes of the span of the training samples, (n_train, r) and (n_test, r).
 
     Mean and scale are those of the training samples, one scale for each unit; a constant feature is left out.
     """
-    known, unknown = features[train], features[test]
+    known, unknown = features[list(train)], features[list(test)]
     mean, scale = known.mean(axis=0, dtype=np.float64), known.std(axis=0, dtype=np.float64)
     if own_units is not None:
         scale = by_unit(scale, own_units)
@@ -119,50 +119,3 @@ def by_unit(spread: npt.NDArray[np.floating[Any]], own_units: OwnUnits) -> npt.N
     for unit in np.unique(own_units[own_units > 0]):
         scale[own_units == unit] = np.sqrt(np.square(spread[own_units == unit]).mean())
     return scale
-
-
-def _chosen_inside(
-    features: Features,
-    truth: Sequence[str],
-    fold: Fold,
-    samples: Sequence[Labelled],
-    seed: int,
-    own_units: OwnUnits | None,
-) -> float:
-    splits = [inner_split(samples, fold.train, seed=seed + number) for number in range(_INNER_SPLITS)]
-    return _chosen_on(features, truth, [(list(train), list(validation)) for train, validation in splits], own_units)
-
-
-def _chosen_on(
-    features: Features,
-    truth: Sequence[str],
-    splits: Sequence[tuple[list[int], list[int]]],
-    own_units: OwnUnits | None,
-    *,
-    by_accuracy: bool = False,
-) -> float:
-    """The C whose predictions of the second sides, pooled, score best; of equals the smallest."""
-    guesses: dict[float, list[str]] = {value: [] for value in _GRID}
-    labels: list[str] = []
-    for train, other in splits:
-        axes_train, axes_other = _axes(features, train, other, own_units)
-        known = [truth[index] for index in train]
-        labels += [truth[index] for index in other]
-        for value, found in guesses.items():
-            found += _classify(axes_train, known, axes_other, value)
-
-    def quality(value: float) -> float:
-        return selection_score(labels, guesses[value], by_accuracy=by_accuracy)
-
-    return max(_GRID, key=lambda value: (quality(value), -value))
-
-
-def selection_score(labels: Sequence[str], guesses: Sequence[str], *, by_accuracy: bool = False) -> float:
-    """What a choice inside a fold goes by: the mean F1 of the classes that are there, or accuracy as the literature's
-    oracle does. No score to report.
-    """
-    scores = score(labels, guesses, ["all"] * len(labels), classes=sorted({*labels, *guesses}))
-    if by_accuracy:
-        return scores.accuracy
-    present = [each.f1 for each in scores.per_class.values() if each.f1 is not None]
-    return float(np.mean(present))
