@@ -22,6 +22,8 @@ from mbert.model.data.labelled import labelled_expressions
 from mbert.model.network.features import INPUTS, in_own_units, num_features
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.scoring.baselines import (
+    DIFFERENCE_UNITS,
+    FLOW_UNITS,
     difference_features,
     flow_features,
     flow_images,
@@ -90,8 +92,9 @@ def measure(workspace, steps, seeds):
         print(f"{name}: UF1 {found[name][-1][0]:.3f}", flush=True)
 
     note("majority", majority(truth, folds))
-    note("frame difference", predict_folds(difference_features(pairs), truth, folds, rows))
-    note("flow", predict_folds(flow_features(pairs), truth, folds, rows))
+    difference, flow = difference_features(pairs), flow_features(pairs)
+    note("frame difference", predict_folds(difference, truth, folds, rows, own_units=DIFFERENCE_UNITS))
+    note("flow", predict_folds(flow, truth, folds, rows, own_units=FLOW_UNITS))
     images = flow_images(pairs)
     for seed in range(seeds):
         print(f"seed {seed}:")
