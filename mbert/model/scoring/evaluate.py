@@ -80,7 +80,7 @@ class EvalResult:
         rows = []
         for name, method in self.methods.items():
             for dataset, scores in {"all": method.scores, **method.per_dataset}.items():
-                rows.append({"method": name, "dataset": dataset, **_cells(scores)})
+                rows.append({"method": name, "dataset": dataset, "select": method.select, **_cells(scores)})
         return rows
 
 
