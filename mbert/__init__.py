@@ -17,6 +17,8 @@ Exceptions, all of them something the user can fix:
 """
 
 import importlib
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -99,6 +101,24 @@ class ShardError(MbertError):
 class ModelError(MbertError):
     """A checkpoint cannot be loaded, or a run cannot be resumed."""
 
+
+def _let_idle_threads_sleep() -> None:
+    """Keep a run on the CPU usable on a machine that others use too; changes speed, never a number.
+
+    A thread of OpenMP that waits for the others spins for milliseconds before it sleeps. Where another program has the
+    core, the thread that is waited for stands still meanwhile: one busy process next to it took training on two cores
+    to a fifteenth of its speed (docs/benchmarks.md). OpenMP reads its settings once, when torch loads it, so they are
+    made here: whatever of mbert is imported first, this module runs before it. Processes that are started later inherit
+    them.
+    """
+    if any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        return  # the user knows better
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1") and any(Path("/dev").glob("nvidia[0-9]*")):
+        return  # a run on a GPU: the card does the work, and asking torch would load it
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+_let_idle_threads_sleep()
 
 if TYPE_CHECKING:
     from mbert.api import (

@@ -134,18 +134,21 @@ def test_a_kill_inside_each_commit_step_of_ingest(videos, tmp_path):
 
 
 def test_a_kill_inside_each_commit_step_of_sharding(undisturbed, tmp_path):
-    """The plan's clips, then a tar and a twin for each shard, then pairs.json."""
+    """Clips and labels of both plans, then a tar and a twin for each shard, then clips and index of both sets."""
+    folders = ("pairs", "expressions")
+    num_tars = sum(len(list((undisturbed.root / "shards" / name).glob("*.tar"))) for name in folders)
     number = 0
     while True:
         workspace = Workspace(tmp_path / str(number))
         shutil.copytree(undisturbed.corpus, workspace.corpus)
         if not killed_at_rename(number, workspace, "shard"):
             break
-        assert not (workspace.pairs / "pairs.json").exists()
+        assert not (workspace.expressions / "pairs.json").exists()  # it is written last
         run_shard(workspace, PairOptions(pairs_per_shard=40))
         assert digests(workspace.pairs) == digests(undisturbed.pairs)
+        assert digests(workspace.expressions) == digests(undisturbed.expressions)
         number += 1
-    assert number == 1 + 2 * len(list(undisturbed.pairs.glob("*.tar"))) + 1
+    assert number == 4 + 2 * num_tars + 4
 
 
 @pytest.mark.parametrize("limit", [500, 4_000, 12_000, 200_000])
