@@ -17,8 +17,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Make a small corpus of real videos and run the whole pipeline on it
 	$(BIN)/mbert demo
 
-test: $(READY) ## Run all tests
-	$(BIN)/python -m pytest
+test: $(READY) ## Run all tests, a process for each core; PYTEST="-m many" for the long ones
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope $(PYTEST)
 
 check: $(READY) ## Formatting, lint and types
 	$(BIN)/ruff format --check .

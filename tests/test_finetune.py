@@ -218,7 +218,7 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(corpus, encode
     config = dataclasses.replace(QUICK, steps=6, mixup=0.4, label_smoothing=0.1)
     run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path / "one", config)
     (tmp_path / "run.yaml").write_text(json.dumps({**dataclasses.asdict(config), "batch_size": 3}))
-    words = ["--shards", str(corpus.pairs), "--checkpoint", str(encoder), "--out", "two", "--config", "run.yaml"]
+    words = ["--workspace", str(corpus.root), "--checkpoint", str(encoder), "--out", "two", "--config", "run.yaml"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*command, "-m", "mbert", "train", "finetune", *words, "--json"],
@@ -335,8 +335,8 @@ def test_what_cannot_be_learned_is_said(corpus, encoder, write_pairs, tmp_path):
     everybody = dataclasses.replace(QUICK, exclude_subjects=("videos/s01", "videos/s02", "videos/s03"))
     with pytest.raises(ConfigError, match=r"at least 2 classes, the 0 labelled .*have 0: none; label more"):
         run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path / "run", everybody)
-    with pytest.raises(ManifestError, match=r"labelled expressions are needed, but labels\.csv is missing"):
-        run_finetune(write_pairs(tmp_path / "pairs", [4]), encoder, tmp_path / "run", QUICK)
+    with pytest.raises(ManifestError, match=r"pairs holds pairs sampled by time.*WORKSPACE/shards/expressions"):
+        run_finetune(write_pairs(tmp_path / "pairs", [4]), corpus.labels, encoder, tmp_path / "run", QUICK)
     with pytest.raises(ModelError, match="there is no checkpoint"):
         run_finetune(corpus.expressions, corpus.labels, tmp_path, tmp_path / "run", QUICK)
     with pytest.raises(ModelError, match=r"holds no classifier.*mbert train finetune"):
@@ -372,7 +372,8 @@ def test_a_damaged_classifier_is_named(undisturbed, tmp_path):
 
 
 def test_the_command_line_trains_tells_and_warns_of_leaking_scores(corpus, encoder, run_mbert, tmp_path, monkeypatch):
-    words = ["train", "finetune", "--shards", str(corpus.pairs), "--checkpoint", str(encoder), "--steps", "4"]
+    words = ["train", "finetune", "--shards", str(corpus.expressions), "--labels", str(corpus.labels)]
+    words += ["--checkpoint", str(encoder), "--steps", "4"]
     words += ["--workspace", "w", "--exclude-subject", "videos/s03", "--set", "augment.flip=0"]
     done = run_mbert(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -238,7 +238,7 @@ def test_the_inner_split_needs_two_subjects():
         inner_split(samples, [0, 2], seed=0)
 
 
-SUBJECTS = ["casme2/sub01", "casme2/sub02", "casme2/sub03", "casme2/sub01"]
+SUBJECTS = [Subject("casme2", f"sub0{number}") for number in (1, 2, 3, 1)]
 
 
 def test_a_person_on_both_sides_stops():

@@ -270,6 +270,11 @@ def _name(row: PairRow | LabelRow) -> _Name:
 
 def _read_annotations(source: ShardSource, labels: Path | str) -> dict[_Name, LabelRow]:
     """The label of each expression in the shards."""
+    if any(row.kind == "sampled" for row in _read_once(source)[0]):
+        raise ManifestError(
+            f"{source.where} holds pairs sampled by time, of which no label is known: give the shards of expressions, "
+            "which lie in WORKSPACE/shards/expressions"
+        )
     rows = read_rows(open_manifest(labels, source.retry), LabelRow)
     if source.labels is not None and source.labels != digest_of_frames(rows):
         raise ManifestError(
