@@ -7,6 +7,7 @@ from mbert import ConfigError
 from mbert.manifests.query import FrameCondition
 from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
 from mbert.manifests.store import read_rows, read_table, to_table
+from mbert.manifests.subject import Subject
 from mbert.manifests.workspace import twin_paths
 from mbert.pipeline.pairs.plan import RECORD, PairOptions, pair_condition, plan_sampled, shuffled
 
@@ -30,7 +31,10 @@ def clip(key, video, **more):
 
 @pytest.fixture
 def condition():
-    clips = to_table(ClipRow, [clip("a_c0", "a"), clip("a_c1", "a", jitter_px=0.5), clip("b_c0", "b", emotion="joy")])
+    clips = to_table(
+        ClipRow,
+        [clip("a_c0", "a"), clip("a_c1", "a", jitter_px=0.5), clip("b_c0", "b", subject=Subject("videos", "s1"))],
+    )
     videos = to_table(
         VideoRow,
         [
@@ -50,7 +54,7 @@ ASKED = {
     "jitter_px < 0.2 and face_px > 120": [],
     "jitter_px < 0.2": [0, 1, 2, 6, 7, 8],
     "codec = 'vp9'": [6, 7, 8],
-    "emotion IS NOT NULL AND frame_index BETWEEN 1 AND 2": [7, 8],
+    "subject IS NOT NULL AND frame_index BETWEEN 1 AND 2": [7, 8],
     "score > 0.5": [1, 2, 4, 5, 7, 8],  # unknown is no
     "path LIKE 'a%' -- and so on": [0, 1, 2, 3, 4, 5],
 }
