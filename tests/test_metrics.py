@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from mbert import ConfigError, ModelError
 from mbert.manifests.labels.folds import leave_one_subject_out
+from mbert.manifests.subject import Subject
 from mbert.model.scoring.confusion import confusion_matrix, uar, uf1
 from mbert.model.scoring.metrics import over_seeds, score, score_by_dataset
 
@@ -228,14 +229,14 @@ def test_random_predictions_score_at_chance():
 
 
 def test_folds_test_every_sample_once_and_never_train_on_its_subject():
-    subjects = ["b", "a", "b", "c", "a"]
+    subjects = [Subject("x", name) for name in "babca"]
     folds = list(leave_one_subject_out(subjects))
-    assert [fold.name for fold in folds] == ["a", "b", "c"]
+    assert [fold.name for fold in folds] == ["x/a", "x/b", "x/c"]
     assert sorted(index for fold in folds for index in fold.test) == [0, 1, 2, 3, 4]
     assert [{subjects[index] for index in fold.train} & {fold.name} for fold in folds] == [set(), set(), set()]
     assert [len(fold.train) + len(fold.test) for fold in folds] == [5, 5, 5]
 
 
 def test_one_subject_cannot_be_left_out():
-    with pytest.raises(ConfigError, match="at least 2 subjects, found 1: only"):
-        list(leave_one_subject_out(["only", "only"]))
+    with pytest.raises(ConfigError, match="at least 2 subjects, found 1: x/only"):
+        list(leave_one_subject_out([Subject("x", "only")] * 2))
