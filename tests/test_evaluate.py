@@ -216,7 +216,7 @@ def test_baselines_see_as_many_frames_as_the_model(frames_between, checkpoint, t
 
 
 def test_features_of_other_frames_are_not_taken_for_these(corpus, frames_between, checkpoint, tmp_path):
-    """Half-way to the apex is another frame where the shards hold two or four frames of an expression."""
+    """The frame before the apex is another one in shards with two frames between than in shards with three."""
     other = Workspace(tmp_path / "other")
     shutil.copytree(corpus.corpus, other.corpus)
     run_shard(other, PairOptions(frames_between=2))
