@@ -18,7 +18,7 @@ demo: $(READY) ## Make a small corpus of real videos and run the whole pipeline 
 	$(BIN)/mbert demo
 
 test: $(READY) ## Run all tests, a process for each core; PYTEST="-m many" for the long ones
-	$(BIN)/python -m pytest --numprocesses auto --dist loadscope $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder $(PYTEST)
 
 check: $(READY) ## Formatting, lint and types
 	$(BIN)/ruff format --check .

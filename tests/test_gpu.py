@@ -68,6 +68,7 @@ def test_the_bundle_holds_test_pairs_with_their_truth(bundle):
         assert len(test["people"]) == 6
 
 
+@pytest.mark.many  # a minute and a half: run it before a card is at hand
 def test_the_program_for_a_gpu_runs_on_a_cpu(bundle, tmp_path):
     done = run_gpu(
         "--rehearse", "--bundle", bundle, "--out", tmp_path, "--stages", "equality,speed,feeding,learn,encode"
