@@ -300,8 +300,8 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(corpus, tmp_pa
     assert [report.loss for report in two] == pytest.approx([report.loss for report in one], rel=1e-4)
     assert [report.grad_norm for report in two] == pytest.approx([report.grad_norm for report in one], rel=1e-3)
     mine, theirs = tensors(tmp_path / "one"), tensors(tmp_path / "two")
-    # Of six steps of 1e-3. AdamW makes whole steps of gradients that are rounding alone, so a few weights differ by more
-    # than the losses do.
+    # Of six steps of 1e-3. AdamW makes whole steps of gradients that are rounding alone, so a few weights differ by
+    # more than the losses do.
     assert max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < 5e-4
 
 
