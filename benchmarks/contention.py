@@ -2,7 +2,8 @@
 
 Threads of OpenMP that have nothing to do spin before they sleep. Beside a busy process they take the core from the
 thread they wait for. `mbert` therefore asks for none (`mbert/__init__.py`). Compared are the old setting, which is
-libgomp's own (a spin of 300,000 turns), and the new one; both alone and beside one busy process, a loop in Python.
+libgomp's own (a spin of 300,000 turns), and the new one; both alone and beside one busy process, a loop in Python. That
+has a session of its own, as another user's program does: Linux shares the cores out between sessions first.
 Each measurement is a run of `mbert train pretrain`, `tiny`, in a process of its own, since libgomp reads its settings
 when torch is loaded; its first steps do not count. Rounds alternate.
 
@@ -21,7 +22,6 @@ import contextlib
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -92,7 +92,8 @@ def measure(shards, folder, setting, load, seconds):
     log = folder.with_suffix(".log")
     with log.open("w") as told, started([command], env=environment(setting), stdout=told, stderr=told) as (run,):
         wait_for_steps(folder, WARM_UP, run, log)
-        with started([[sys.executable, "-c", "while True: pass"]] * LOADS[load]) as busy:
+        loops = [[sys.executable, "-c", "while True: pass"]] * LOADS[load]
+        with started(loops, start_new_session=True) as busy:
             first = len(read_reports(folder)) + 1  # the step in which the busy process begins does not count
             wait_for_steps(folder, first, run, log)
             began, ours, all_of_it = time.monotonic(), process_times(run, busy), machine_seconds()
@@ -101,7 +102,6 @@ def measure(shards, folder, setting, load, seconds):
             others = machine_seconds() - all_of_it - (process_times(run, busy) - ours)
             others /= time.monotonic() - began
             reports = read_reports(folder)
-        run.send_signal(signal.SIGKILL)
     counted = reports[first:]
     rate = len(counted) * BATCH / sum(BATCH / report.pairs_per_second for report in counted)
     return rate, max(0.0, others), [report.loss for report in reports]
