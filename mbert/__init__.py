@@ -45,26 +45,6 @@ __all__ = [
     "synthesize",
     "to_pandas",
 ]
-_LAZY = {
-    "MicronBert": "mbert.model.network.micron_bert",
-    **dict.fromkeys(
-        (
-            "compare",
-            "evaluate",
-            "finetune",
-            "ingest",
-            "load_model",
-            "open_frames",
-            "open_pairs",
-            "pretrain",
-            "score_predictions",
-            "shard",
-            "synthesize",
-            "to_pandas",
-        ),
-        "mbert.api",
-    ),
-}
 
 
 class MbertError(Exception):
@@ -140,9 +120,10 @@ else:
 
     def __getattr__(name: str) -> Any:
         """Load what a name of the API needs when it is asked for: `import mbert` stays light."""
-        if name not in _LAZY:
+        if name not in __all__:
             raise AttributeError(f"module 'mbert' has no attribute {name!r}")
-        found = getattr(importlib.import_module(_LAZY[name]), name)
+        home = "mbert.model.network.micron_bert" if name == "MicronBert" else "mbert.api"
+        found = getattr(importlib.import_module(home), name)
         globals()[name] = found
         return found
 

@@ -135,6 +135,11 @@ def test_labels_of_two_people_are_never_put_on_one_face():
     assert second.remark == "label line 3: no clip holds frames 30-40"
 
 
+def test_a_label_that_names_nobody_may_lie_on_anybody_s_face():
+    _, rows = join([clip("c0", 0, 60)], [label(), label(line=3, onset=30, apex=35, offset=40, subject=None)])
+    assert [(row.clip_id, row.subject) for row in rows] == [("c0", "videos/s1"), ("c0", None)]
+
+
 def test_one_clip_holds_several_expressions():
     _, rows = join([clip("c0", 0, 60)], [label(), label(line=3, onset=30, apex=35, offset=40)])
     assert [(row.sample, row.clip_id, row.remark) for row in rows] == [("a_10", "c0", None), ("a_30", "c0", None)]

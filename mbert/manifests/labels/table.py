@@ -172,7 +172,7 @@ def join_labels(
         line = lines.setdefault((label.subject, label.sample), label.line)
         if line != label.line and label.fault is None:
             label = dataclasses.replace(label, fault=f"{_where(label)}: line {line} has the same subject and sample")
-        possible = [clip for clip in clips if people.get(clip.track, label.subject) == label.subject]
+        possible = [clip for clip in clips if label.subject in (None, people.get(clip.track, label.subject))]
         clip = None if label.fault else _clip_of(label, possible)
         problem = label.fault or _why_unusable(label, clip, video, clips)
         if clip is None or problem:
