@@ -23,7 +23,7 @@ from pathlib import Path
 from gpu_stage import Stage, write_json
 
 # Seconds of each stage when there are 8 minutes; `learn` gets the rest.
-SECONDS = {"sanity": 75, "equality": 60, "speed": 100, "feeding": 35, "learn": None, "encode": 12}
+SECONDS = {"sanity": 75, "equality": 60, "speed": 100, "feeding": 45, "learn": None, "encode": 12}
 REHEARSED_SECONDS = 600  # nobody measures time in a rehearsal
 MARK = "MBERT_GPU_STAGE"  # in the environment of all that a stage starts
 SPARE = 8  # seconds for this program itself
