@@ -2,6 +2,7 @@
 
 The Python API is here by name (docs/python.md); what a name needs is loaded when it is asked for:
 
+    predict                                                                       what moves in any face video
     ingest, shard, pretrain, finetune, evaluate, score_predictions, synthesize    the commands as functions
     load_model, compare, MicronBert                                               models, and what moved in a pair
     open_frames, open_pairs, to_pandas                                            crops, pairs and tables
@@ -39,6 +40,7 @@ __all__ = [
     "load_model",
     "open_frames",
     "open_pairs",
+    "predict",
     "pretrain",
     "score_predictions",
     "shard",
@@ -109,6 +111,7 @@ if TYPE_CHECKING:
         load_model,
         open_frames,
         open_pairs,
+        predict,
         pretrain,
         score_predictions,
         shard,

@@ -18,6 +18,7 @@ from mbert.manifests.workspace import Workspace
 if TYPE_CHECKING:
     import pandas
 
+    from mbert.building import BuiltWeights
     from mbert.model.network.compare import Comparison
     from mbert.model.network.micron_bert import MicronBert
     from mbert.model.scoring.evaluate import EvalResult
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mbert.pipeline.ingest_input import Going, Outcome
     from mbert.pipeline.shard import ShardSummary
     from mbert.pipeline.synthetic.synthesize import SynthesisSummary
+    from mbert.predicting import PredictRun
     from mbert.shards.engine import Engine
     from mbert.shards.frames import CorpusFrames, PairFrames
 
@@ -342,7 +344,7 @@ def finetune(
     return run_finetune(
         shards or space.expressions,
         labels or space.labels,
-        checkpoint or space.runs / "pretrain",
+        _checkpoint(checkpoint, space),
         _path(out) or space.runs / "finetune",
         settings,
         cache=_path(cache),
@@ -416,7 +418,7 @@ def evaluate(
     return run_eval(
         shards or space.expressions,
         labels or space.labels,
-        checkpoint or space.runs / "pretrain",
+        _checkpoint(checkpoint, space),
         _path(out) or space.runs / settings.protocol,
         settings,
         cache=_path(cache),
@@ -524,14 +526,82 @@ def synthesize(
     )
 
 
+@_choices_checked
+def predict(
+    video: Where,
+    *,
+    out: Where = Path("predictions"),
+    per_minute: float = 1.0,
+    faces: str | int = "all",
+    model: Where | None = None,
+    classifier: Where | None = None,
+    overlay: bool = True,
+    embed_video: bool = False,
+    fps: float = 30.0,
+    decoder: Literal["pyav", "ffmpeg"] = "pyav",
+    workers: int | None = None,
+    overwrite: bool = False,
+    command: str = "mbert.predict(...)",
+    on_plan: "Callable[[int, int], None]" = lambda num_videos, num_frames: None,
+    on_ingested: "Callable[[Outcome], None]" = lambda outcome: None,
+    on_progress: "Callable[[str, int], None]" = lambda video, num_frames: None,
+) -> "PredictRun":
+    """Find what moves in the faces of a video, or of each video of a folder: `mbert predict`.
+
+    `model` is whatever `load_model` takes, None: the built-in one; `classifier` a run of `mbert train finetune`, which
+    names emotions. Tables and pages go to a folder of each video in `out`. Raises ConfigError for options that cannot
+    be used and a folder without videos, ModelError for a model that cannot.
+    """
+    from mbert.predicting import run_predict
+
+    return run_predict(
+        Path(video),
+        Path(out),
+        per_minute=per_minute,
+        max_faces=_max_faces(faces),
+        model=model,
+        classifier=_path(classifier),
+        overlay=overlay,
+        embed_video=embed_video,
+        folder_fps=fps,
+        decoder=decoder,
+        engine=engine_of("local", workers),
+        overwrite=overwrite,
+        command=command,
+        on_plan=on_plan,
+        on_ingested=on_ingested,
+        on_progress=on_progress,
+    )
+
+
+@_choices_checked
+def build_weights(
+    out: Where,
+    *,
+    photos: Where | None = None,
+    subjects_per_photo: int = 14,
+    steps: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    on_note: Callable[[str], None] = lambda text: None,
+) -> "BuiltWeights":
+    """Make a model for `predict` from synthetic people: `mbert weights build`. None: the bundled photo, all steps."""
+    from mbert.building import BuildOptions
+    from mbert.building import build_weights as build
+
+    options = BuildOptions(seed=seed, steps=steps, subjects_per_photo=subjects_per_photo)
+    return build(Path(out), options, photos=_path(photos), engine=engine_of("local", workers), on_note=on_note)
+
+
 def load_model(model: Where | None = None, *, workspace: Where = DEFAULT_WORKSPACE) -> "MicronBert":
     """A trained μ-BERT, ready to use: a run, a checkpoint folder, a file, or a name on the hub.
 
-    None: the workspace's run `pretrain`. Raises ModelError when there is no such model.
+    None: the workspace's run `pretrain` where there is one, else the model that comes with mbert. Raises ModelError
+    when there is no such model.
     """
     from mbert.model.network.micron_bert import MicronBert
 
-    return MicronBert.from_pretrained(model or Workspace(Path(workspace)).runs / "pretrain").eval()
+    return MicronBert.from_pretrained(_checkpoint(model, Workspace(Path(workspace)))).eval()
 
 
 def compare(t0: Any, t1: Any, model: "MicronBert | Where | None" = None) -> "Comparison":
@@ -579,6 +649,14 @@ def to_pandas(rows: Any) -> "pandas.DataFrame":
     from mbert.manifests.tables import to_pandas as convert
 
     return convert(rows)
+
+
+def _checkpoint(model: Where | None, space: Workspace) -> Where:
+    """A model that is named, else the workspace's pretraining, else the built-in one."""
+    from mbert.weights import BUILT_IN
+
+    pretrained = space.runs / "pretrain"
+    return model or (pretrained if (pretrained / "checkpoints").exists() else BUILT_IN)
 
 
 def engine_of(

@@ -21,11 +21,13 @@ from mbert.commands.finetune import finetune
 from mbert.commands.ingest import ingest
 from mbert.commands.labels import labels
 from mbert.commands.options import is_first_process
+from mbert.commands.predict import predict
 from mbert.commands.pretrain import pretrain
 from mbert.commands.runs import runs
 from mbert.commands.shard import shard
 from mbert.commands.synthesize import synthesize
 from mbert.commands.verify import verify
+from mbert.commands.weights import weights
 
 # Words that people type first, and what they mean.
 _MEANT = {
@@ -117,6 +119,7 @@ def _options(
     pass
 
 
+app.command()(predict)
 app.command()(ingest)
 app.command()(labels)
 app.command()(shard)
@@ -127,6 +130,7 @@ train.command()(finetune)
 app.command("eval")(evaluate)
 app.command()(runs)
 app.command()(convert)
+app.add_typer(weights, name="weights")
 app.command()(synthesize)
 app.command()(demo)
 app.command()(doctor)

@@ -95,6 +95,14 @@ def read_rows(path: Path | BinaryIO, row_type: type[Row], *, where: pc.Expressio
     return to_rows(row_type, read_table(path, row_type, where=where))
 
 
+def iterate_rows(path: Path, row_type: type[Row]) -> Iterator[Row]:
+    """The rows of a manifest one after the other, of which some thousands are in memory at a time."""
+    _checked_metadata(path, row_type)
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=4096):
+            yield from to_rows(row_type, pa.Table.from_batches([batch]))
+
+
 def to_rows(row_type: type[Row], table: pa.Table) -> list[Row]:
     """The rows of a table that has the columns of their class. Inverse of `to_table`."""
     hints = typing.get_type_hints(row_type)

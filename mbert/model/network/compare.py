@@ -10,6 +10,7 @@ import torch
 from mbert import ConfigError, ModelError
 from mbert.model.data.pixels import normalize, resize, stack_images
 from mbert.model.device import pick_compute
+from mbert.model.network.classifier import Classifier
 from mbert.model.network.micron_bert import MicronBert
 
 _BATCH = 32
@@ -72,6 +73,28 @@ def compare_crops(t0: Any, t1: Any, model: MicronBert) -> Comparison:
         attention=model.config.attention,
         motion=np.concatenate(displacements).reshape(-1, grid, grid, 2) if is_motion else None,
     )
+
+
+@torch.inference_mode()
+def name_emotions(t0: Any, t1: Any, classifier: Classifier) -> list[tuple[str, float]]:
+    """The likeliest class of each pair of onset and apex crops, and its probability; arrays as in `compare_crops`.
+
+    The probability is the classifier's own: it is only as good as what it was finetuned on.
+    """
+    compute = pick_compute()
+    classifier.to(compute.device).eval()
+    size, channels = classifier.config.image_size, classifier.backbone.config.in_chans
+    earlier, later = (
+        normalize(stack_images([resize(crop, size) for crop in _crops(crops, name)]).to(compute.device), channels)
+        for crops, name in ((t0, "t0"), (t1, "t1"))
+    )
+    with compute.autocast():
+        shares = classifier(earlier, later).float().softmax(dim=1).cpu()
+    best = shares.max(dim=1)
+    return [
+        (classifier.config.classes[place], float(share))
+        for place, share in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
 
 
 def _crops(value: Any, name: str) -> npt.NDArray[np.uint8]:

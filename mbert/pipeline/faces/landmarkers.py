@@ -1,6 +1,7 @@
 """The programs that find landmarks: MediaPipe's face mesh, with its bundled or newer weights, and FAN.
 
-Each frame is measured by itself: a tracking mode would smooth towards the past, and its lag looks like motion.
+For alignment each frame is measured by itself: a tracking mode would smooth towards the past, and its lag looks like
+motion. Within crops that are aligned already, following a face only saves the search for it.
 """
 
 import contextlib
@@ -31,10 +32,11 @@ _TASK_ADDRESS = (
 _TASK_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
 
 
-def open_landmarker(name: LandmarkerName, *, model: Path | None = None) -> Landmarker:
+def open_landmarker(name: LandmarkerName, *, model: Path | None = None, follows: bool = False) -> Landmarker:
     """Open a landmarker; `model` is a `face_landmarker.task` for MediaPipe.
 
-    Raises ConfigError when weights are missing.
+    Raises ConfigError when weights are missing. One that `follows` looks for one face where it was in the picture
+    before, which suits aligned crops: on them its lids are steadier and it takes half the time. FAN cannot.
     MediaPipe's bundled weights come first, so that the same installation gives the same landmarks; releases that carry
     none use the file from the cache, or fetch it once.
     """
@@ -43,14 +45,14 @@ def open_landmarker(name: LandmarkerName, *, model: Path | None = None) -> Landm
             raise ConfigError("a landmarker model belongs to --landmarker mediapipe; fan has its own files")
         return Fan()
     if model is not None:
-        return MediaPipeTask(model)
+        return MediaPipeTask(model, follows=follows)
     with _quiet_native_log():
         import mediapipe
 
     if hasattr(mediapipe, "solutions"):
-        return MediaPipeMesh()
+        return MediaPipeMesh(follows=follows)
     file = fetched(_TASK_ADDRESS, cache_folder() / "face_landmarker.task", sha256=_TASK_SHA256)
-    return MediaPipeTask(file)
+    return MediaPipeTask(file, follows=follows)
 
 
 def weights_sha256(name: LandmarkerName, *, model: Path | None = None) -> str:
@@ -89,14 +91,15 @@ def _weight_files(name: LandmarkerName, model: Path | None) -> list[Path]:
 class MediaPipeMesh:
     """MediaPipe's face mesh with the weights that its wheel carries (up to release 0.10.21)."""
 
-    def __init__(self, *, max_faces: int = _MAX_FACES) -> None:
+    def __init__(self, *, max_faces: int = _MAX_FACES, follows: bool = False) -> None:
         os.environ.setdefault("GLOG_minloglevel", "2")
         self._seen_a_face = False
+        self._follows = follows
         with _quiet_native_log():
             import mediapipe
 
             self.name = f"mediapipe {mediapipe.__version__} face mesh"
-            self._graph = _open_graph(max_faces)
+            self._graph = _open_graph(1 if follows else max_faces, follows)
             # The graph opens in threads of its own; a first frame waits until they have had their say.
             self._graph.process(input_data={"image": np.zeros((64, 64, 3), np.uint8)})
 
@@ -109,9 +112,19 @@ class MediaPipeMesh:
                 found = self._graph.process(input_data={"image": rgb})
             self._seen_a_face = bool(found.multi_face_landmarks)
         meshes = found.multi_face_landmarks or []
-        scores = [float(detection.score[0]) for detection in found.face_detections or []]
+        scores: list[float | None] = [float(detection.score[0]) for detection in found.face_detections or []]
+        if self._follows:  # the detector is asked only where there was no face before
+            scores = [None] * len(meshes)
         faces = [_mesh_face(mesh.landmark, rgb, score) for mesh, score in zip(meshes, scores, strict=False)]
         return sorted(faces, key=lambda face: -face.size_px)
+
+    def forget(self) -> None:
+        """Look for the next face everywhere."""
+        if self._follows:
+            with _quiet_native_log():
+                self._graph.reset()
+                self._graph.process(input_data={"image": np.zeros((64, 64, 3), np.uint8)})
+            self._seen_a_face = False
 
     def close(self) -> None:
         """Free the native graph."""
@@ -121,7 +134,7 @@ class MediaPipeMesh:
 class MediaPipeTask:
     """MediaPipe's Tasks API with a `face_landmarker.task` file: works with every release. It gives no confidence."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, *, follows: bool = False) -> None:
         try:
             data = model.read_bytes()
         except OSError as exc:
@@ -134,14 +147,17 @@ class MediaPipeTask:
             self.name = f"mediapipe {mediapipe.__version__} {model.name} {hashlib.sha256(data).hexdigest()[:8]}"
             options = vision.FaceLandmarkerOptions(
                 base_options=BaseOptions(model_asset_buffer=data),
-                num_faces=_MAX_FACES,
+                running_mode=vision.RunningMode.VIDEO if follows else vision.RunningMode.IMAGE,
+                num_faces=1 if follows else _MAX_FACES,
                 min_face_detection_confidence=_MIN_CONFIDENCE,
                 min_face_presence_confidence=_MIN_CONFIDENCE,
             )
+            self._open: Any = lambda: vision.FaceLandmarker.create_from_options(options)
             try:
-                self._task = vision.FaceLandmarker.create_from_options(options)
+                self._task = self._open()
             except (RuntimeError, ValueError) as exc:
                 raise ConfigError(f"{model} is not a face_landmarker.task that mediapipe can open: {exc}") from exc
+        self._follows, self._time_ms = follows, 0
         self._image: Any = mediapipe.Image
         self._format = mediapipe.ImageFormat.SRGB
 
@@ -149,14 +165,28 @@ class MediaPipeTask:
         """Faces of an (H, W, 3) uint8 RGB frame, largest first."""
         picture = self._image(image_format=self._format, data=rgb)
         if self._seen_a_face:
-            found = self._task.detect(picture)
+            found = self._look(picture)
         else:
             with _quiet_native_log():
-                found = self._task.detect(picture)
+                found = self._look(picture)
             self._seen_a_face = bool(found.face_landmarks)
         # Ten more points are the irises.
         faces = [_mesh_face(points[: MESH.num_points], rgb, None) for points in found.face_landmarks]
         return sorted(faces, key=lambda face: -face.size_px)
+
+    def _look(self, picture: Any) -> Any:
+        if not self._follows:
+            return self._task.detect(picture)
+        self._time_ms += 33  # only their order counts
+        return self._task.detect_for_video(picture, self._time_ms)
+
+    def forget(self) -> None:
+        """Look for the next face everywhere."""
+        if self._follows:
+            self._task.close()
+            with _quiet_native_log():
+                self._task = self._open()
+            self._seen_a_face, self._time_ms = False, 0
 
     def close(self) -> None:
         """Free the native graph."""
@@ -214,6 +244,9 @@ class Fan:
         ]
         return sorted(faces, key=lambda face: -face.size_px)
 
+    def forget(self) -> None:
+        """Nothing: each picture is looked at by itself."""
+
     def close(self) -> None:
         """Nothing to free."""
 
@@ -256,7 +289,7 @@ def _mesh_face(landmarks: Any, rgb: Image, score: float | None) -> Face:
     return Face(np.array([(p.x * width, p.y * height) for p in landmarks], dtype=np.float64), MESH, score)
 
 
-def _open_graph(max_faces: int) -> Any:
+def _open_graph(max_faces: int, follows: bool) -> Any:
     """The graph behind `FaceMesh`, opened directly because that class hides the detector's confidence."""
     from mediapipe.python.solution_base import SolutionBase
     from mediapipe.python.solutions import face_mesh
@@ -264,7 +297,7 @@ def _open_graph(max_faces: int) -> Any:
     detector = "facedetectionshortrangecpu__facedetectionshortrange__facedetection__TensorsToDetectionsCalculator"
     return SolutionBase(
         binary_graph_path=face_mesh._BINARYPB_FILE_PATH,
-        side_inputs={"num_faces": max_faces, "with_attention": False, "use_prev_landmarks": False},
+        side_inputs={"num_faces": max_faces, "with_attention": False, "use_prev_landmarks": follows},
         calculator_params={
             f"{detector}.min_score_thresh": _MIN_CONFIDENCE,
             "facelandmarkcpu__ThresholdingCalculator.threshold": _MIN_CONFIDENCE,

@@ -34,6 +34,7 @@ class Layout:
     left_lids: tuple[Pair, ...]  # points of the upper lid with their opposites
     right_lids: tuple[Pair, ...]
     lips: Pair  # middle of the inner lips
+    regions: tuple[tuple[int, ...], ...]  # points amid each of `manifests.regions.REGIONS`
 
 
 # MediaPipe's face mesh. Its rigid points are eye corners, bridge of the nose, temples and cheekbones: medians over 42
@@ -64,6 +65,12 @@ MESH = Layout(
     left_lids=((160, 144), (158, 153)),
     right_lids=((385, 380), (387, 373)),
     lips=(13, 14),
+    regions=(
+        *((70, 46, 63, 53), (107, 55, 66, 65), (336, 285, 296, 295), (300, 276, 293, 283)),  # brows
+        *((159, 158, 160, 145, 144, 153), (386, 385, 387, 374, 373, 380)),  # lids
+        *((5, 4, 45, 275), (50, 101, 205), (280, 330, 425)),  # nose, cheeks
+        *((61, 57), (291, 287), (0, 13, 37, 267), (17, 14, 84, 314), (152, 199, 200, 175)),  # lips, chin
+    ),
 )
 # The 68 points of the 300-W challenge, as FAN finds them. The eye corners lie where the mesh has them; the bridge of
 # the nose is annotated in even steps down to the tip.
@@ -78,6 +85,12 @@ FAN68 = Layout(
     left_lids=((37, 41), (38, 40)),
     right_lids=((43, 47), (44, 46)),
     lips=(62, 66),
+    regions=(
+        *((17, 18, 19), (20, 21), (22, 23), (24, 25, 26)),
+        *((37, 38, 40, 41), (43, 44, 46, 47)),
+        *((30, 33), (31, 41, 48), (35, 46, 54)),  # no point lies on a cheek: between eye, nose and mouth
+        *((48,), (54,), (50, 51, 52, 62), (56, 57, 58, 66), (7, 8, 9, 57)),
+    ),
 )
 
 
@@ -128,9 +141,22 @@ class Face:
     @property
     def eye_open(self) -> float:
         """Eye aspect ratio (Soukupova & Cech 2016), mean of both eyes: about 0.3 when open, below 0.2 in a blink."""
+        return float(np.mean(self.eyes_open))
+
+    @property
+    def eyes_open(self) -> tuple[float, float]:
+        """The aspect ratio of the eye at the image's left, and of that at its right."""
         layout = self.layout
-        eyes = ((layout.left_eye, layout.left_lids), (layout.right_eye, layout.right_lids))
-        return float(np.mean([self._distance(lid) / self._distance(eye) for eye, lids in eyes for lid in lids]))
+        left, right = (
+            float(np.mean([self._distance(lid) / self._distance(eye) for lid in lids]))
+            for eye, lids in ((layout.left_eye, layout.left_lids), (layout.right_eye, layout.right_lids))
+        )
+        return left, right
+
+    @property
+    def region_centres(self) -> Points:
+        """Where the regions of `mbert.manifests.regions.REGIONS` lie, (R, 2)."""
+        return np.stack([self.points[list(region)].mean(axis=0) for region in self.layout.regions])
 
     @property
     def mouth_open(self) -> float:
@@ -148,6 +174,10 @@ class Landmarker(Protocol):
 
     def detect(self, rgb: Image) -> list[Face]:
         """Faces of an (H, W, 3) uint8 RGB frame, largest first."""
+        ...
+
+    def forget(self) -> None:
+        """What comes next is another video: only a landmarker that follows a face has anything to forget."""
         ...
 
     def close(self) -> None:

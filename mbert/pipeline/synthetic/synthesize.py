@@ -73,8 +73,9 @@ class SynthesisOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.subjects_per_photo < 1 or self.clips_per_emotion < 1 or self.neutral_clips < 0:
-            raise ConfigError("a corpus needs at least 1 subject per photo and 1 clip per emotion")
+        clips = (self.clips_per_emotion, self.neutral_clips)
+        if self.subjects_per_photo < 1 or min(clips) < 0 or not any(clips):
+            raise ConfigError("a corpus needs at least 1 subject per photo, and 1 clip per emotion or neutral")
         if not 30 <= self.fps <= 500:
             raise ConfigError(f"fps is {self.fps}; allowed are 30 to 500")
         if not 0 < self.min_amplitude_px <= self.max_amplitude_px:

@@ -1,0 +1,70 @@
+"""`mbert predict`: any face video in; what moved, when and how sure out."""
+
+import shlex
+import sys
+from typing import Any
+
+import typer
+
+from mbert import api
+from mbert.commands.console import Progress, counted, print_some, told_time
+from mbert.commands.options import JsonOption, WorkersOption, options_of, print_json
+
+
+@options_of(
+    api.predict,
+    video=typer.Argument(exists=True, help="A video, a frame folder, or a folder of them."),
+    out="Folder for tables and pages.",
+    per_minute="False alarms to accept per minute of a still face: fewer is stricter.",
+    faces="Faces to follow at a time: all, largest, or a number.",
+    model=typer.Option(exists=True, help="Checkpoint or run.", show_default="built in"),
+    classifier=typer.Option(exists=True, help="A run of mbert train finetune; it names emotions."),
+    overlay=typer.Option("--overlay/--no-overlay", help="Draw what was found over a copy of the video."),
+    embed_video="Put a small copy of the video into the page.",
+    fps="Frame rate of frame folders; video files carry their own.",
+    decoder="FFmpeg's libraries, or the ffmpeg program.",
+    workers=WorkersOption,
+    overwrite="Predict again what is already there.",
+    command=typer.Option(hidden=True),
+)
+def predict(options: dict[str, Any], as_json: JsonOption = False) -> None:
+    """Find what moves in the faces of a video: tables, ELAN and Praat files, an overlay and a page to look at."""
+    options["command"] = shlex.join(["mbert", *sys.argv[1:]])
+    with Progress("predict") as progress:
+        frames: dict[str, int] = {}
+        counts = {"ingested": 0}
+
+        def note_ingested(outcome: Any) -> None:
+            counts["ingested"] += 1
+            progress.say(f"predict: {outcome.video.path}: {outcome.video.reason or 'faces found'}")
+
+        def advance(video: str, num_frames: int) -> None:
+            before = sum(frames.values())
+            frames[video] = max(frames.get(video, 0), num_frames)
+            done = sum(frames.values())
+            progress.advance(done - before, f"{done} frames, {done / progress.seconds:.0f} frames/s")
+
+        run = api.predict(
+            **options,
+            on_plan=lambda num_videos, num_frames: progress.begin(num_frames),
+            on_ingested=note_ingested,
+            on_progress=advance,
+        )
+    if as_json:
+        return print_json(run)
+    typer.echo(
+        f"{counted(len(run.folders), 'video')} of {run.num_videos}, {run.num_new} new, {run.num_frames} frames in "
+        f"{told_time(run.seconds)}"
+    )
+    found = run.counts
+    typer.echo(
+        f"{counted(found.get('micro', 0), 'micro movement')}, {found.get('macro', 0)} macro "
+        f"({found.get('flagged', 0)} of both flagged: speech, blink, head, ...), {counted(found.get('blink', 0), 'blink')}, "
+        f"{found.get('speech', 0)} stretches of speech"
+    )
+    if run.failures:
+        typer.echo("without predictions:")
+        print_some([f"{path}: {reason}" for path, reason in run.failures.items()], rest="see the page")
+    if run.page:
+        typer.echo(f"open {run.page}")
+    return None

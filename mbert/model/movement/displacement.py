@@ -1,0 +1,228 @@
+"""From aligned crops in time to where each region of the face is in each frame.
+
+Optical flow says how far the skin went between two crops; the model says where that is a movement of the face at all
+and not the head, the light or noise. Their product is the movement of a patch: flow alone moves with every turn of the
+head, and the model alone holds back what goes further than what it was trained on. Pairs of several distances in time
+are joined to one path of each region by least squares, so that slow movements are not lost in the noise of
+neighbouring frames and fast ones are not smeared.
+
+Shapes: N frames, L pairs, R regions of `mbert.manifests.regions.REGIONS`, 14 x 14 patches. Lengths are in pixels of a
+224 px crop, times in seconds.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import torch
+
+from mbert import ConfigError
+from mbert.model.data.pixels import normalize, resize, stack_images
+from mbert.model.device import Compute, pick_compute
+from mbert.model.network.micron_bert import MicronBert
+from mbert.model.network.motion import CROP_PX
+from mbert.shards.image import Image
+from mbert.shards.optical_flow import quick_flow
+
+Numbers = npt.NDArray[np.float64]
+GRID = 14
+MAP_SECONDS = 0.08  # the distance of the pairs that the model is shown
+DISTANCES = (0.04, MAP_SECONDS, 0.16)  # of the pairs that flow is measured on, besides neighbouring frames
+_PATCH_PX = CROP_PX / GRID
+_REACH = 11 / _PATCH_PX  # of a region: standard deviation, in patches
+_BATCH = 32  # pairs the model is shown at once
+_ROUNDS = 4  # of the robust fit of what is left of the head's motion
+_HELD_SECONDS = 0.5  # frames that are further apart are not compared
+_SAME_LEVELS = 0.05  # two pictures whose luma differs by less, on average, are one picture shown twice
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RegionPaths:
+    """Where the regions of one face were while it was followed without a break."""
+
+    seconds: Numbers  # (N,)
+    positions: Numbers  # (N, R, 2): x, y beside the head; only differences in time have a meaning
+    maps: npt.NDArray[np.uint8]  # (N, 14, 14): the probability that a patch moved in the 80 ms before, times 255
+    repeated: npt.NDArray[np.bool_]  # (N,): the same picture as the one before
+
+
+class MovementMeter:
+    """Takes the crops of one face in time order, a few of which it keeps, and gives the paths of its regions."""
+
+    def __init__(self, model: MicronBert, *, compute: Compute | None = None, threads: int = 2) -> None:
+        if model.config.attention != "motion":
+            raise ConfigError(
+                f"the model has attention={model.config.attention!r}; movement needs a model with attention='motion', "
+                "the default of mbert train pretrain"
+            )
+        self._compute = compute or pick_compute()
+        self._model = model.to(self._compute.device).eval()
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads)
+        self._start()
+
+    def _start(self) -> None:
+        self._seconds: list[float] = []
+        self._frames: collections.deque[_Frame] = collections.deque()
+        self._num_measured = 0
+        self._links: list[tuple[int, int, Numbers]] = []
+        self._maps: list[npt.NDArray[np.uint8]] = []
+        self._repeated: list[bool] = []
+
+    def __len__(self) -> int:
+        return len(self._seconds)
+
+    def push(self, seconds: float, crop: Image, centres: Numbers) -> None:
+        """The next frame: its time, its crop (S, S, 3) uint8 RGB, the centres of the regions (R, 2) in crop pixels."""
+        grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+        small = stack_images([resize(crop, self._model.config.image_size)])
+        weights = _region_weights(centres * (GRID / crop.shape[0]))
+        is_same = bool(self._frames) and float(cv2.absdiff(grey, self._frames[-1].grey).mean()) < _SAME_LEVELS
+        self._repeated.append(is_same)
+        self._frames.append(_Frame(len(self._seconds), seconds, grey, small, weights))
+        self._seconds.append(seconds)
+        if len(self._seconds) - self._num_measured >= _BATCH:
+            self._measure()
+
+    def moved_lately(self) -> float:
+        """The largest probability that a patch moved, over the frames of the latest batch; 0 before the first."""
+        return float(np.max(self._maps[-_BATCH:])) / 255 if self._maps else 0.0
+
+    def finish(self) -> RegionPaths:
+        """The paths of what was pushed; the next frame that is pushed begins another path."""
+        self._measure()
+        found = RegionPaths(
+            np.array(self._seconds),
+            _joined(len(self._seconds), self._links),
+            np.stack(self._maps) if self._maps else np.empty((0, GRID, GRID), np.uint8),
+            np.array(self._repeated, dtype=bool),
+        )
+        self._start()
+        return found
+
+    def _measure(self) -> None:
+        """Compare the frames that came since the last time with those before them."""
+        new = [frame for frame in self._frames if frame.number >= self._num_measured]
+        pairs = {frame.number: self._partners(frame) for frame in new}
+        maps = self._moved(new)
+        self._maps += [(np.clip(found, 0, 1) * 255).round().astype(np.uint8) for found in maps]
+        jobs = [(earlier, frame) for frame in new for earlier in pairs[frame.number]]
+        flows = self._pool.map(lambda pair: _patch_flow(pair[0].grey, pair[1].grey), jobs)
+        for (earlier, frame), flow in zip(jobs, flows, strict=True):
+            moved = self._moved_between(earlier, frame)
+            beside = _beside_head(flow, 1 - moved) * moved[:, None]
+            self._links.append((earlier.number, frame.number, earlier.weights @ beside))
+        self._num_measured = len(self._seconds)
+        while self._frames and self._frames[-1].seconds - self._frames[0].seconds > _HELD_SECONDS:
+            self._frames.popleft()
+
+    def _moved_between(self, earlier: "_Frame", later: "_Frame") -> Numbers:
+        """(196,): the probability that a patch moved at some time between two frames, from the maps that cover it."""
+        numbers = [later.number]
+        if later.seconds - earlier.seconds > 1.5 * MAP_SECONDS:
+            numbers.append(self._nearest(list(self._frames), later.seconds - MAP_SECONDS).number)
+        moved: Numbers = np.max([self._maps[number] for number in numbers], axis=0).reshape(-1) / 255
+        return moved
+
+    def _partners(self, frame: "_Frame") -> list["_Frame"]:
+        """The earlier frames to compare with: the one before, and those nearest to each distance."""
+        before = [other for other in self._frames if other.number < frame.number]
+        if not before:
+            return []
+        wanted = [before[-1]] + [self._nearest(before, frame.seconds - distance) for distance in DISTANCES]
+        return list({other.number: other for other in wanted}.values())
+
+    def _nearest(self, frames: "list[_Frame]", seconds: float) -> "_Frame":
+        return min(frames, key=lambda frame: abs(frame.seconds - seconds))
+
+    @torch.inference_mode()
+    def _moved(self, frames: "list[_Frame]") -> npt.NDArray[np.float64]:
+        """(len(frames), 14, 14): the probability that a patch moved since MAP_SECONDS before."""
+        if not frames:
+            return np.empty((0, GRID, GRID))
+        earlier = []
+        for frame in frames:
+            before = [other for other in self._frames if other.number < frame.number]
+            earlier.append(self._nearest(before, frame.seconds - MAP_SECONDS) if before else frame)
+        images = torch.cat([each.small for each in [*earlier, *frames]]).to(self._compute.device)
+        t0, t1 = normalize(images, self._model.config.in_chans).chunk(2)
+        with self._compute.autocast():
+            moved = self._model.motion_of(t0, t1).moved
+        grid = self._model.config.grid
+        found = moved.float().cpu().numpy().astype(np.float64).reshape(-1, grid, grid)
+        if grid != GRID:
+            found = np.stack([cv2.resize(each, (GRID, GRID), interpolation=cv2.INTER_AREA) for each in found])
+        first = np.array([one is other for one, other in zip(earlier, frames, strict=True)])
+        found[first] = 0  # the first frame has nothing before it
+        return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Frame:
+    number: int
+    seconds: float
+    grey: npt.NDArray[np.uint8]
+    small: torch.Tensor  # (1, C, S, S), as `stack_images` gives it
+    weights: Numbers  # (R, 196)
+
+
+def _region_weights(centres: Numbers) -> Numbers:
+    """(R, 2) in patches -> (R, 196): how much each patch counts for each region; sums are 1."""
+    along = np.arange(GRID) + 0.5
+    x, y = (np.exp(-((along - centre[:, None]) ** 2) / (2 * _REACH**2)) for centre in centres.T)  # (R, 14) each
+    weights: Numbers = (y[:, :, None] * x[:, None, :]).reshape(len(centres), -1)
+    return weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
+
+
+def _patch_flow(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> Numbers:
+    """(196, 2): mean optical flow of each patch, in pixels of a 224 px crop."""
+    flow = quick_flow(first, second)
+    patches = cv2.resize(flow, (GRID, GRID), interpolation=cv2.INTER_AREA)
+    found: Numbers = patches.reshape(-1, 2).astype(np.float64) * (CROP_PX / first.shape[0])
+    return found
+
+
+def _beside_head(flow: Numbers, trust: Numbers) -> Numbers:
+    """Flow (196, 2) without one affine motion of all, fitted to patches by how far they are to be trusted, robustly."""
+    weight = trust + 1e-3
+    for _ in range(_ROUNDS):
+        weighted = _PLACES * weight[:, None]
+        affine = np.linalg.lstsq(weighted.T @ _PLACES, weighted.T @ flow, rcond=None)[0]
+        rest: Numbers = flow - _PLACES @ affine
+        length = np.linalg.norm(rest, axis=1)
+        weight = (trust + 1e-3) / (1 + (length / (np.median(length) + 0.05)) ** 2)
+    return rest
+
+
+def _places() -> Numbers:
+    along = (np.arange(GRID) + 0.5) / GRID * 2 - 1
+    y, x = np.meshgrid(along, along, indexing="ij")
+    return np.stack([np.ones(GRID**2), x.ravel(), y.ravel()], axis=1)
+
+
+_PLACES = _places()  # (196, 3): 1, x, y of each patch
+
+
+def _joined(count: int, links: list[tuple[int, int, Numbers]]) -> Numbers:
+    """Positions (N, R, 2) whose differences come nearest to all links (earlier, later, displacement (R, 2))."""
+    if not links:
+        return np.zeros((count, 0, 2))
+    earlier, later = (np.array([link[place] for link in links]) for place in (0, 1))  # type: ignore[misc]
+    moved = np.stack([link[2] for link in links])  # (L, R, 2)
+    flat = moved.reshape(len(links), -1)
+    width = int((later - earlier).max())
+    # The normal equations of a graph: banded, as links are short. The first frame is held, or all could float.
+    banded = np.zeros((width + 1, count))
+    np.add.at(banded[0], earlier, 1.0)
+    np.add.at(banded[0], later, 1.0)
+    np.add.at(banded, (later - earlier, earlier), -1.0)
+    banded[0] += 1e-9
+    banded[0, 0] += 1.0
+    right = np.zeros((count, flat.shape[1]))
+    np.add.at(right, later, flat)
+    np.add.at(right, earlier, -flat)
+    positions: Numbers = scipy.linalg.solveh_banded(banded, right, lower=True)
+    return positions.reshape(count, *moved.shape[1:])

@@ -1,0 +1,140 @@
+"""One stretch of one face, measured -> curves of every frame and what was found in it."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from mbert.manifests.predictions import MICRO_SECONDS, EventType
+from mbert.manifests.regions import PARTS, REGIONS, Part
+from mbert.model.movement.calibration import Calibration
+from mbert.model.movement.curves import Numbers, find_blinks, find_speech, rate_of_change, velocity
+from mbert.model.movement.displacement import RegionPaths
+from mbert.model.movement.events import Movement, find_movements, find_phases
+
+_SPEECH_SPEED = 0.8  # px per 100 ms: slower turns of the mouth are no speech
+_HEAD_SPEED = 2.0  # px per 100 ms: from here on what is left of the head's motion may look like an expression
+_LIGHT_SPEED = 4.0  # levels per 100 ms
+_EDGE_SECONDS = 0.1  # what begins so soon after the face was found may have begun before
+_DIRECTIONS = ("right", "down right", "down", "down left", "left", "up left", "up", "up right")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stretch:
+    """What was measured of a face while it was followed without a break, frame by frame."""
+
+    paths: RegionPaths
+    eye_open: Numbers  # (N,): mean aspect ratio of both eyes
+    mouth_open: Numbers  # (N,)
+    head: Numbers  # (N, 8): four points of the head in px of a 224 px crop, as the video shows them
+    brightness: Numbers  # (N,): mean luma, 0-255
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """One event; positions in the arrays of the stretch."""
+
+    type: EventType
+    part: Part
+    onset: int
+    apex: int
+    offset: int
+    speed: float = 0.0
+    size_px: float = 0.0
+    direction: str | None = None
+    regions: tuple[str, ...] = ()
+    false_alarms_per_minute: float | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Findings:
+    """Curves, (N,) each unless said otherwise, and events in order of onset."""
+
+    regions: Numbers  # (N, R): speed of each region, px per 100 ms
+    head: Numbers  # px per 100 ms
+    light: Numbers  # levels per 100 ms
+    blink: npt.NDArray[np.bool_]
+    speech: npt.NDArray[np.bool_]
+    events: list[Found]
+
+
+def find_events(stretch: Stretch, calibration: Calibration, *, per_minute: float) -> Findings:
+    """What happens in a stretch, with as many false alarms per minute of a still face as `per_minute` accepts."""
+    seconds, positions = stretch.paths.seconds, stretch.paths.positions
+    velocities = velocity(seconds, positions)
+    head = np.linalg.norm(velocity(seconds, stretch.head).reshape(len(seconds), -1, 2), axis=-1).mean(axis=1)
+    light = rate_of_change(seconds, stretch.brightness)
+    blinks = find_blinks(seconds, stretch.eye_open)
+    mouth = _places(PARTS["mouth"])
+    turns = [(phase.start, phase.stop) for phase in find_phases(velocities[:, mouth], _SPEECH_SPEED)]
+    speech = find_speech(seconds, turns)
+    events = [Found(type="blink", part="eyes", onset=start, apex=apex, offset=stop) for start, apex, stop in blinks]
+    events += [Found(type="speech", part="mouth", onset=a, apex=(a + b) // 2, offset=b) for a, b in speech]
+    marks = {
+        "blink": _marked(len(seconds), [(start, stop) for start, _, stop in blinks]),
+        "head": head >= _HEAD_SPEED,
+        "light": light >= _LIGHT_SPEED,
+    }
+    in_speech = _marked(len(seconds), speech)
+    for part, names in PARTS.items():
+        places = _places(names)
+        threshold = calibration.threshold(part, per_minute)
+        for movement in find_movements(seconds, positions[:, places], velocities[:, places], threshold):
+            flags = _flags(movement, seconds, {**marks, "speech": in_speech} if part == "mouth" else marks)
+            if part == "eyes" and "blink" in flags:
+                continue  # that is the blink
+            events.append(_found(movement, part, names, seconds, calibration, flags))
+    events.sort(key=lambda event: (event.onset, event.apex))
+    return Findings(np.linalg.norm(velocities, axis=-1), head, light, marks["blink"], in_speech, events)
+
+
+def _found(
+    movement: Movement,
+    part: Part,
+    names: tuple[str, ...],
+    seconds: Numbers,
+    calibration: Calibration,
+    flags: tuple[str, ...],
+) -> Found:
+    is_micro = movement.is_back and seconds[movement.offset] - seconds[movement.onset] <= MICRO_SECONDS
+    return Found(
+        type="micro" if is_micro else "macro",
+        part=part,
+        onset=movement.onset,
+        apex=movement.apex,
+        offset=movement.offset,
+        speed=movement.speed,
+        size_px=movement.size_px,
+        direction=direction(movement.way),
+        regions=tuple(names[region] for region in movement.regions),
+        false_alarms_per_minute=calibration.per_minute(part, movement.speed),
+        flags=flags,
+    )
+
+
+def _flags(movement: Movement, seconds: Numbers, marks: Mapping[str, npt.NDArray[np.bool_]]) -> tuple[str, ...]:
+    rise = slice(movement.onset, movement.apex + 1)
+    flags = [name for name, mask in marks.items() if mask[rise].any()]
+    if seconds[movement.onset] - seconds[0] < _EDGE_SECONDS or seconds[-1] - seconds[movement.apex] < _EDGE_SECONDS:
+        flags.append("edge")
+    if not movement.is_back:
+        flags.append("held")
+    return tuple(flags)
+
+
+def direction(way: Numbers) -> str:
+    """(2,), x and y in the image -> one of eight words."""
+    return _DIRECTIONS[round(float(np.degrees(np.arctan2(way[1], way[0]))) / 45) % 8]
+
+
+def _places(names: tuple[str, ...]) -> list[int]:
+    return [REGIONS.index(name) for name in names]
+
+
+def _marked(count: int, spans: list[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+    marks = np.zeros(count, bool)
+    for start, stop in spans:
+        marks[start : stop + 1] = True
+    return marks
