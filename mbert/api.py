@@ -18,7 +18,6 @@ from mbert.manifests.workspace import Workspace
 if TYPE_CHECKING:
     import pandas
 
-    from mbert.building import BuiltWeights
     from mbert.model.network.compare import Comparison
     from mbert.model.network.micron_bert import MicronBert
     from mbert.model.scoring.evaluate import EvalResult
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from mbert.pipeline.ingest_input import Going, Outcome
     from mbert.pipeline.shard import ShardSummary
     from mbert.pipeline.synthetic.synthesize import SynthesisSummary
-    from mbert.predicting import PredictRun
+    from mbert.prediction.build import BuiltWeights
+    from mbert.prediction.run import PredictRun
     from mbert.shards.engine import Engine
     from mbert.shards.frames import CorpusFrames, PairFrames
 
@@ -552,7 +552,7 @@ def predict(
     names emotions. Tables and pages go to a folder of each video in `out`. Raises ConfigError for options that cannot
     be used and a folder without videos, ModelError for a model that cannot.
     """
-    from mbert.predicting import run_predict
+    from mbert.prediction.run import run_predict
 
     return run_predict(
         Path(video),
@@ -586,8 +586,8 @@ def build_weights(
     on_note: Callable[[str], None] = lambda text: None,
 ) -> "BuiltWeights":
     """Make a model for `predict` from synthetic people: `mbert weights build`. None: the bundled photo, all steps."""
-    from mbert.building import BuildOptions
-    from mbert.building import build_weights as build
+    from mbert.prediction.build import BuildOptions
+    from mbert.prediction.build import build_weights as build
 
     options = BuildOptions(seed=seed, steps=steps, subjects_per_photo=subjects_per_photo)
     return build(Path(out), options, photos=_path(photos), engine=engine_of("local", workers), on_note=on_note)

@@ -14,8 +14,11 @@ MAY_IMPORT = {
     "manifests": {"mbert", "manifests"},
     "shards": {"mbert", "manifests", "shards"},
     "pipeline": {"mbert", "manifests", "shards", "pipeline"},
-    "model": {"mbert", "manifests", "shards", "model"},
-    "api": {"mbert", "manifests", "shards", "pipeline", "model"},
+    "weights": {"mbert"},
+    "model": {"mbert", "manifests", "shards", "weights", "model"},
+    "reports": {"mbert", "manifests", "reports"},
+    "prediction": {"mbert", "manifests", "shards", "pipeline", "weights", "model", "reports", "prediction"},
+    "api": {"mbert", "manifests", "shards", "pipeline", "weights", "model", "prediction"},
     "commands": {"mbert", "manifests", "shards", "pipeline", "model", "api", "commands"},
     "__main__": {"cli"},
     "cli": {"mbert", "commands"},
@@ -24,7 +27,7 @@ MAY_IMPORT = {
 WINGS = {
     "manifests": ("labels",),
     "pipeline": ("video", "faces", "pairs", "corpora", "synthetic"),
-    "model": ("device", "data", "network", "training", "scoring"),
+    "model": ("device", "data", "network", "movement", "training", "scoring"),
 }
 BELOW_LABELS = {"schema", "subject", "files", "store", "workspace", "query"}  # what the wing `labels` stands on
 OWN_ROOM = {
@@ -39,6 +42,7 @@ OWN_ROOM = {
     "s3fs": "shards",
     "duckdb": "manifests",
     "ray": "shards",
+    "jinja2": "reports",
 }
 
 

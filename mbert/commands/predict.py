@@ -59,8 +59,8 @@ def predict(options: dict[str, Any], as_json: JsonOption = False) -> None:
     found = run.counts
     typer.echo(
         f"{counted(found.get('micro', 0), 'micro movement')}, {found.get('macro', 0)} macro "
-        f"({found.get('flagged', 0)} of both flagged: speech, blink, head, ...), {counted(found.get('blink', 0), 'blink')}, "
-        f"{found.get('speech', 0)} stretches of speech"
+        f"({found.get('flagged', 0)} of both flagged: speech, blink, head, ...), "
+        f"{counted(found.get('blink', 0), 'blink')}, {found.get('speech', 0)} stretches of speech"
     )
     if run.failures:
         typer.echo("without predictions:")

@@ -80,8 +80,8 @@ class EventRow:
     speed: Float32  # the fastest frame, px per 100 ms
     direction: str | None  # where that region went, in the image: `up`, `down left`, ...
     regions: str  # those that moved, furthest first, separated by spaces
-    score: Float32 | None  # -log10 of `false_alarms_per_minute`; None: of blinks and speech
-    false_alarms_per_minute: Float32 | None  # how often a still face gives an event at least as fast
+    score: Float32 | None  # `speed` over the threshold of the part, so at least 1; None: of blinks and speech
+    false_alarms_per_minute: Float32 | None  # how often a still face gives an event as fast, at most
     like: str | None  # action units whose motion it is most like, best first: `12:0.81 6:0.40 25:0.11`
     emotion: str | None = None  # of the user's own classifier
     emotion_probability: Float32 | None = None

@@ -119,3 +119,13 @@ def joined_processes() -> Iterator[Processes]:
         yield processes
     finally:
         dist.destroy_process_group()
+
+
+def use_threads(count: int) -> None:
+    """Let products on the CPU use so many threads, in this process, from now on."""
+    torch.set_num_threads(count)
+
+
+def num_threads() -> int:
+    """How many threads products on the CPU use: sums are rounded otherwise with another number."""
+    return torch.get_num_threads()

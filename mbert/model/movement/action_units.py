@@ -56,7 +56,10 @@ class ActionUnitBases:
 
     def write(self, folder: Path) -> None:
         """Beside the weights of a model."""
-        tensors: dict[str, npt.NDArray[Any]] = {"numbers": np.array(self.numbers, np.int64), "fields": self.fields.astype(np.float32)}
+        tensors: dict[str, npt.NDArray[Any]] = {
+            "numbers": np.array(self.numbers, np.int64),
+            "fields": self.fields.astype(np.float32),
+        }
         (folder / FILE_NAME).write_bytes(safetensors.numpy.save(tensors))
 
     @classmethod

@@ -174,7 +174,8 @@ def _region_weights(centres: Numbers) -> Numbers:
     along = np.arange(GRID) + 0.5
     x, y = (np.exp(-((along - centre[:, None]) ** 2) / (2 * _REACH**2)) for centre in centres.T)  # (R, 14) each
     weights: Numbers = (y[:, :, None] * x[:, None, :]).reshape(len(centres), -1)
-    return weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
+    return weights
 
 
 def _patch_flow(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> Numbers:
@@ -210,7 +211,7 @@ def _joined(count: int, links: list[tuple[int, int, Numbers]]) -> Numbers:
     """Positions (N, R, 2) whose differences come nearest to all links (earlier, later, displacement (R, 2))."""
     if not links:
         return np.zeros((count, 0, 2))
-    earlier, later = (np.array([link[place] for link in links]) for place in (0, 1))  # type: ignore[misc]
+    earlier, later = (np.array([link[place] for link in links]) for place in (0, 1))
     moved = np.stack([link[2] for link in links])  # (L, R, 2)
     flat = moved.reshape(len(links), -1)
     width = int((later - earlier).max())

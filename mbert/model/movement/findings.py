@@ -14,7 +14,7 @@ from mbert.model.movement.displacement import RegionPaths
 from mbert.model.movement.events import Movement, find_movements, find_phases
 
 _SPEECH_SPEED = 0.8  # px per 100 ms: slower turns of the mouth are no speech
-_HEAD_SPEED = 2.0  # px per 100 ms: from here on what is left of the head's motion may look like an expression
+HEAD_SPEED = 2.0  # px per 100 ms: from here on what is left of the head's motion may look like an expression
 _LIGHT_SPEED = 4.0  # levels per 100 ms
 _EDGE_SECONDS = 0.1  # what begins so soon after the face was found may have begun before
 _DIRECTIONS = ("right", "down right", "down", "down left", "left", "up left", "up", "up right")
@@ -44,6 +44,7 @@ class Found:
     size_px: float = 0.0
     direction: str | None = None
     regions: tuple[str, ...] = ()
+    score: float | None = None  # speed over the threshold
     false_alarms_per_minute: float | None = None
     flags: tuple[str, ...] = ()
 
@@ -74,7 +75,7 @@ def find_events(stretch: Stretch, calibration: Calibration, *, per_minute: float
     events += [Found(type="speech", part="mouth", onset=a, apex=(a + b) // 2, offset=b) for a, b in speech]
     marks = {
         "blink": _marked(len(seconds), [(start, stop) for start, _, stop in blinks]),
-        "head": head >= _HEAD_SPEED,
+        "head": head >= HEAD_SPEED,
         "light": light >= _LIGHT_SPEED,
     }
     in_speech = _marked(len(seconds), speech)
@@ -85,19 +86,14 @@ def find_events(stretch: Stretch, calibration: Calibration, *, per_minute: float
             flags = _flags(movement, seconds, {**marks, "speech": in_speech} if part == "mouth" else marks)
             if part == "eyes" and "blink" in flags:
                 continue  # that is the blink
-            events.append(_found(movement, part, names, seconds, calibration, flags))
+            found = _found(movement, part, names, seconds, flags)
+            score, alarms = movement.speed / threshold, calibration.per_minute(part, movement.speed)
+            events.append(dataclasses.replace(found, score=score, false_alarms_per_minute=alarms))
     events.sort(key=lambda event: (event.onset, event.apex))
     return Findings(np.linalg.norm(velocities, axis=-1), head, light, marks["blink"], in_speech, events)
 
 
-def _found(
-    movement: Movement,
-    part: Part,
-    names: tuple[str, ...],
-    seconds: Numbers,
-    calibration: Calibration,
-    flags: tuple[str, ...],
-) -> Found:
+def _found(movement: Movement, part: Part, names: tuple[str, ...], seconds: Numbers, flags: tuple[str, ...]) -> Found:
     is_micro = movement.is_back and seconds[movement.offset] - seconds[movement.onset] <= MICRO_SECONDS
     return Found(
         type="micro" if is_micro else "macro",
@@ -109,7 +105,6 @@ def _found(
         size_px=movement.size_px,
         direction=direction(movement.way),
         regions=tuple(names[region] for region in movement.regions),
-        false_alarms_per_minute=calibration.per_minute(part, movement.speed),
         flags=flags,
     )
 

@@ -15,12 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mbert import __version__
 from mbert.manifests.files import replacing, write_json
 from mbert.manifests.regions import PARTS, REGIONS
 from mbert.manifests.workspace import Workspace
+from mbert.model.device import num_threads
 from mbert.model.movement.action_units import ActionUnitBases
 from mbert.model.movement.calibration import Calibration
 from mbert.model.movement.curves import velocity
@@ -201,7 +201,7 @@ def drawn_pair(
     crop: Image, units: Sequence[ActiveUnit], mesh: npt.NDArray[np.float64], amplitude: float, rng: np.random.Generator
 ) -> tuple[Image, Image]:
     """A crop (S, S, 3) twice, some units moving its skin by `amplitude` pixels in the second, each with its noise."""
-    velocity_field = with_amplitude(unit_velocity(units, mesh, crop.shape[:2]), amplitude)
+    velocity_field = with_amplitude(unit_velocity(units, mesh, (crop.shape[0], crop.shape[1])), amplitude)
     places = pixel_grid(crop.shape) + follow(-velocity_field)
     moved = cv2.remap(crop, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     noisy = [np.clip(each + rng.normal(0, 2.0, crop.shape), 0, 255).round().astype(np.uint8) for each in (crop, moved)]
@@ -227,7 +227,7 @@ def _recipe(options: BuildOptions, people: SynthesisOptions, photos: Path | None
         "photos": files,
         "weights_sha256": digest,
         "versions": {"mbert": __version__, **{name: importlib.metadata.version(name) for name in names}},
-        "threads": torch.get_num_threads(),
+        "threads": num_threads(),
     }
 
 
@@ -247,14 +247,14 @@ def _card(recipe: dict[str, Any], calibration: Calibration, model: MicronBert) -
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return f"""# The model that comes with mbert
 
-A μ-BERT of preset `tiny` with attention `motion` ({parameters / 1e6:.1f} M parameters): what `mbert predict`, `load_model()` and
-`compare()` use when you name no other. It says which patches of a face moved between two aligned crops. It was trained
-without labels, on motion that is drawn onto faces; it has seen no recorded expression.
+A μ-BERT of preset `tiny` with attention `motion` ({parameters / 1e6:.1f} M parameters): what `mbert predict`,
+`load_model()` and `compare()` use when you name no other. It says which patches of a face moved between two aligned
+crops. It was trained without labels, on motion that is drawn onto faces; it has seen no recorded expression.
 
-- **Made by** `{recipe["command"]}` with seed {recipe["options"]["seed"]}. The same versions and the same number of threads
-  ({recipe["threads"]}) give the same bytes. All options and versions are in `recipe.json`.
-- **Data**: {len(model.state.subjects) if model.state else 0} synthetic people, varied from {source}. No photo or video of a
-  dataset, and nobody's private recording.
+- **Made by** `{recipe["command"]}` with seed {recipe["options"]["seed"]}. The same versions and the same number of
+  threads ({recipe["threads"]}) give the same bytes. All options and versions are in `recipe.json`.
+- **Data**: {len(model.state.subjects) if model.state else 0} synthetic people, varied from {source}. No
+  photo or video of a dataset, and nobody's private recording.
 - **Weights**: SHA-256 `{recipe["weights_sha256"]}`, Apache-2.0 as the code.
 - **Limits**: what it finds in people of other ages, skin colours, glasses and beards than its source shows was not
   measured separately. `docs/evidence.md` and `docs/predict.md` have what was measured.
@@ -271,6 +271,6 @@ No event is reported below the floor: it was chosen on stretches in which real p
 give faster ones than these synthetic faces.
 
 ## Action units
-`action_units.safetensors`: for each of {len(ACTION_UNITS)} units the displacement that this model sees when the unit is drawn onto
-its synthetic people. An event is "like AU 12" when its displacement is like that of AU 12.
+`action_units.safetensors`: for each of {len(ACTION_UNITS)} units the displacement that this model sees when the unit
+is drawn onto its synthetic people. An event is "like AU 12" when its displacement is like that of AU 12.
 """

@@ -1,0 +1,416 @@
+"""One video: its faces are measured, what they do is found, and everything about it is written.
+
+Frames are gone through once and written as they come: memory does not grow with the length of a video, but for its
+maps, 300 bytes a frame, which the overlay shows.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import heapq
+import importlib.metadata
+import itertools
+import json
+import mimetypes
+import os.path
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mbert import __version__
+from mbert.manifests.files import read_json, write_json
+from mbert.manifests.predictions import (
+    NO_FACE,
+    RESEARCH_ONLY,
+    EventRow,
+    FaceSummary,
+    MovementRow,
+    PredictionSummary,
+    Warning,
+)
+from mbert.manifests.regions import PARTS
+from mbert.manifests.schema import VideoRow
+from mbert.manifests.store import iterate_rows, read_rows, write_rows, writing_rows
+from mbert.model.device import pick_compute, use_threads
+from mbert.model.movement.displacement import GRID, MovementMeter
+from mbert.model.movement.findings import find_events
+from mbert.model.network.compare import compare_crops, name_emotions
+from mbert.pipeline.faces.measure import CropMeter
+from mbert.pipeline.video.overlay import OverlayFace, write_overlay
+from mbert.pipeline.video.preview import small_preview
+from mbert.prediction.face import FaceMeter, FaceStretch
+from mbert.prediction.quality import Quality
+from mbert.prediction.rows import event_row, movement_rows
+from mbert.prediction.task import Predicted, PredictProgress, PredictTask, load, load_classifier
+from mbert.reports.formats import CsvRows, write_challenge, write_eaf, write_textgrid, write_vtt
+from mbert.reports.predict_page import EventPicture, write_predict_page
+from mbert.shards.engine import tell
+from mbert.shards.frames import ClipFrames, CorpusFrames
+from mbert.shards.image import decode_jpeg
+
+SUMMARY, FRAMES, EVENTS, REPORT, OVERLAY = "summary.json", "frames.parquet", "events.csv", "report.html", "overlay.mp4"
+_VERSIONS = ("av", "mediapipe", "numpy", "opencv-contrib-python", "torch")
+_MOST_PICTURES = 60  # of events in a page
+_CURVE_POINTS = 120  # of the sparkline in the page of all videos
+_TOLD_EVERY = 100  # frames
+
+
+def predict_video(task: PredictTask) -> Predicted:
+    """Measure, find and write everything about one ingested video; `summary.json` is written last."""
+    cv2.setNumThreads(1)  # the same flow whatever the machine
+    use_threads(task.threads)
+    return _Prediction(task).run()
+
+
+def fingerprint(task: PredictTask) -> str:
+    """What the predictions of a video depend on; another one means that they are to be made again."""
+    row = _video_row(task)
+    parts = [row.sha256, load(task.options.model).digest, __version__, dataclasses.asdict(task.options)]
+    return hashlib.sha256(json.dumps([*parts, task.source.path], default=str).encode()).hexdigest()
+
+
+def finished(task: PredictTask) -> Predicted | None:
+    """The predictions that an earlier run has finished with the same options; None when there are none."""
+    file = task.folder / SUMMARY
+    if not file.exists():
+        return None
+    value = read_json(file)
+    if value.get("fingerprint") != fingerprint(task):
+        return None
+    if not all((task.folder / name).exists() for name in value["outputs"]):
+        return None
+    return Predicted(task.source.path, str(task.folder), summary_of(value), tuple(value["curve"]))
+
+
+def summary_of(value: dict[str, Any]) -> PredictionSummary:
+    """Inverse of `dataclasses.asdict`, from a `summary.json`."""
+    names = {field.name for field in dataclasses.fields(PredictionSummary)}
+    value = {name: value[name] for name in names}
+    value["faces"] = tuple(FaceSummary(**face) for face in value["faces"])
+    value["warnings"] = tuple(Warning(**warning) for warning in value["warnings"])
+    return PredictionSummary(**{**value, "outputs": tuple(value["outputs"])})
+
+
+@functools.cache
+def _crop_meter(landmarker: str) -> CropMeter:
+    return CropMeter(landmarker)  # type: ignore[arg-type]
+
+
+def _video_row(task: PredictTask) -> VideoRow:
+    rows = read_rows(task.workspace.videos, VideoRow)
+    return next(row for row in rows if row.video_id == task.source.video_id)
+
+
+@dataclasses.dataclass(slots=True)
+class _Shown:
+    """What the overlay draws of one face: arrays over its frames."""
+
+    face_id: int
+    frames: npt.NDArray[np.int64]
+    transforms: npt.NDArray[np.float64]  # (N, 2, 3)
+    boxes: npt.NDArray[np.float32]  # (N, 4)
+    maps: npt.NDArray[np.uint8]  # (N, 14, 14)
+    movement: npt.NDArray[np.float32]
+
+
+class _Prediction:
+    """The work on one video."""
+
+    def __init__(self, task: PredictTask) -> None:
+        self._task = task
+        self._row = _video_row(task)
+        self._model = load(task.options.model)
+        self._corpus = CorpusFrames(task.workspace)
+        movement = MovementMeter(self._model.network, compute=pick_compute(), threads=task.threads)
+        self._meter = FaceMeter(movement, _crop_meter(task.ingest.landmarker), task.ingest.size, self._tell)
+        self._events: list[EventRow] = []
+        self._shown: list[_Shown] = []
+        self._faces: list[FaceSummary] = []
+        self._quality = Quality()
+        self._num_done = 0
+
+    def run(self) -> Predicted:
+        folder = self._task.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SUMMARY).unlink(missing_ok=True)  # what is there is no longer whole
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".tracks-") as scratch:
+            tracks = self._tracks()
+            files = [self._write_track(number, clips, Path(scratch)) for number, clips in tracks.items()]
+            self._write_frames(files)
+        self._events.sort(key=lambda event: (event.onset_s, event.face_id))
+        self._events = [dataclasses.replace(row, event=number) for number, row in enumerate(self._events, 1)]
+        pictures = self._picture_events(tracks)
+        outputs = self._write_events()
+        if self._task.options.overlay:
+            self._write_overlay()
+            outputs.append(OVERLAY)
+        summary = self._summary([FRAMES, "frames.csv", *outputs, REPORT])
+        self._write_page(summary, pictures)
+        curve = self._curve()
+        write_json(
+            folder / SUMMARY, {**dataclasses.asdict(summary), "fingerprint": fingerprint(self._task), "curve": curve}
+        )
+        return Predicted(self._task.source.path, str(folder), summary, curve)
+
+    def _tracks(self) -> dict[int, list[ClipFrames]]:
+        found: dict[int, list[ClipFrames]] = {}
+        for clip in self._corpus.clips:
+            if clip.video_id == self._row.video_id:
+                found.setdefault(clip.track, []).append(self._corpus[clip.clip_id])
+        for clips in found.values():
+            clips.sort(key=lambda each: each.clip.first_frame)
+        return dict(sorted(found.items()))
+
+    def _tell(self) -> None:
+        self._num_done += 1
+        if self._num_done % _TOLD_EVERY == 0:
+            tell(PredictProgress(self._row.path, self._num_done))
+
+    def _write_track(self, number: int, clips: list[ClipFrames], scratch: Path) -> Path:
+        """Measure one face from its first to its last frame; its rows go to a file of its own."""
+        size = self._task.ingest.size
+        path = scratch / f"{number:06d}.parquet"
+        with writing_rows(path, MovementRow) as writer:
+            for stretch in self._meter.stretches(clips):
+                findings = find_events(
+                    stretch.measured, self._model.calibration, per_minute=self._task.options.per_minute
+                )
+                found = movement_rows(number, stretch, findings, size)
+                writer.add(found)
+                self._events += [event_row(self._row.path, number, stretch.rows, each) for each in findings.events]
+                self._quality.add(stretch.measured, findings)
+                self._shown.append(_show(number, stretch, found))
+            writer.finish({})
+        self._faces.append(
+            FaceSummary(
+                face_id=number,
+                first_s=clips[0].rows[0].pts_seconds,
+                last_s=clips[-1].rows[-1].pts_seconds,
+                num_frames=sum(each.clip.num_frames for each in clips),
+                face_px=float(np.median([row.face_px for each in clips for row in each.rows])),
+            )
+        )
+        return path
+
+    def _write_frames(self, files: Sequence[Path]) -> None:
+        """`frames.parquet` and `frames.csv`: the rows of all faces by frame, and a row for each frame without one."""
+        tracks = [iterate_rows(file, MovementRow) for file in files]
+        merged = heapq.merge(*tracks, key=lambda row: (row.frame, row.face_id))
+        folder = self._task.folder
+        with writing_rows(folder / FRAMES, MovementRow) as table, CsvRows(folder / "frames.csv", MovementRow) as csv:
+            for rows in _batches(self._with_gaps(merged), 1000):
+                table.add(rows)
+                csv.add(rows)
+            table.finish({})
+
+    def _with_gaps(self, rows: Iterator[MovementRow]) -> Iterator[MovementRow]:
+        """The rows, and one for each frame in which no face was found."""
+        seen = sum(face.num_frames for face in self._faces)
+        if len(self._faces) == 1 and seen == self._row.num_frames:
+            yield from rows  # every frame has its row: no need to decode again for the times of the others
+            return
+        row = next(rows, None)
+        for index, seconds in self._frame_times():
+            has_face = False
+            while row is not None and row.frame <= index:
+                has_face = has_face or row.frame == index
+                yield row
+                row = next(rows, None)
+            if not has_face:
+                yield MovementRow(frame=index, timestamp=seconds, face_id=NO_FACE, success=0)
+        while row is not None:
+            yield row
+            row = next(rows, None)
+
+    def _frame_times(self) -> Iterator[tuple[int, float]]:
+        decoder = self._task.ingest.open_decoder(self._task.source, self._task.threads)
+        for frame in decoder:
+            yield frame.index, frame.pts_seconds
+
+    def _write_events(self) -> list[str]:
+        folder, events = self._task.folder, self._events
+        seconds = self._row.seconds or 0.0
+        with CsvRows(folder / EVENTS, EventRow) as csv:
+            csv.add(events)
+        write_rows(folder / "events.parquet", EventRow, events)
+        media = self._task.source.location if self._row.kind == "video" else None
+        media_type = (media and mimetypes.guess_type(media.name)[0]) or "video/mp4"
+        write_eaf(folder / "events.eaf", events, media=media, media_type=media_type, seconds=seconds)
+        write_textgrid(folder / "events.TextGrid", events, seconds=seconds)
+        write_vtt(folder / "events.vtt", events)
+        write_challenge(folder / "challenge.csv", events, with_emotion=bool(self._task.options.classifier))
+        return [EVENTS, "events.parquet", "events.eaf", "events.TextGrid", "events.vtt", "challenge.csv"]
+
+    def _picture_events(self, tracks: dict[int, list[ClipFrames]]) -> list[EventPicture]:
+        """Onset and apex of the surest events as they were cut, and what they are like."""
+        wanted = [event for event in self._events if event.type in ("micro", "macro")]
+        pictures, named = [], {}
+        surest = sorted(wanted, key=lambda event: (bool(event.flags), -(event.score or 0)))
+        shown = {event.event for event in surest[:_MOST_PICTURES]}
+        for event in wanted:
+            ends = [_jpeg_at(tracks[event.face_id], frame) for frame in (event.onset_frame, event.apex_frame)]
+            t0, t1 = (decode_jpeg(data) for data in ends)
+            found = compare_crops(t0, t1, self._model.network)
+            like = self._model.units.likeness(found.displacement[0])
+            changes: dict[str, Any] = {"like": " ".join(f"{unit}:{share:.2f}" for unit, share in like) or None}
+            if self._task.options.classifier:
+                [(emotion, probability)] = name_emotions(t0, t1, load_classifier(self._task.options.classifier))
+                changes |= {"emotion": emotion, "emotion_probability": probability}
+            named[event.event] = dataclasses.replace(event, **changes)
+            if event.event in shown:
+                moved = _on_grid(found.moved[0])
+                pictures.append(EventPicture(event=event.event, onset=ends[0], apex=ends[1], moved=moved))
+        self._events = [named.get(event.event, event) for event in self._events]
+        return pictures
+
+    def _write_overlay(self) -> None:
+        task = self._task
+        decoder = task.ingest.open_decoder(task.source, task.threads)
+        labels = _Labels(self._events)
+        places: dict[int, list[tuple[_Shown, int]]] = {}
+        for shown in self._shown:
+            for place, frame in enumerate(shown.frames):
+                places.setdefault(int(frame), []).append((shown, place))
+
+        def faces_at(frame: int) -> list[OverlayFace]:
+            return [
+                OverlayFace(
+                    face_id=shown.face_id,
+                    box=tuple(float(side) for side in shown.boxes[place]),  # type: ignore[arg-type]
+                    transform=shown.transforms[place],
+                    crop_size=task.ingest.size,
+                    heat=shown.maps[place],
+                    movement=float(shown.movement[place]),
+                    label=labels.at(shown.face_id, frame),
+                )
+                for shown, place in places.get(frame, ())
+            ]
+
+        sound = task.source.location if task.source.kind == "video" else None
+        write_overlay(
+            decoder, task.folder / OVERLAY, faces_at, sound=sound, num_threads=task.threads, on_frame=lambda: None
+        )
+
+    def _write_page(self, summary: PredictionSummary, pictures: Sequence[EventPicture]) -> None:
+        folder, source = self._task.folder, self._task.source
+        video = None
+        if source.kind == "video":
+            with contextlib.suppress(ValueError):  # on another drive
+                video = Path(_relative(source.location, folder)).as_posix()
+        has_overlay = self._task.options.overlay
+        embedded = None
+        if self._task.options.embed_video:
+            shown = folder / OVERLAY if has_overlay else source.location
+            embedded = ("video/mp4", small_preview(shown))
+        write_predict_page(
+            folder / REPORT,
+            summary=summary,
+            frames=folder / FRAMES,
+            events=self._events,
+            pictures=pictures,
+            video=video,
+            overlay=OVERLAY if has_overlay else None,
+            embedded=embedded,
+        )
+
+    def _summary(self, outputs: list[str]) -> PredictionSummary:
+        row, options = self._row, self._task.options
+        counts = dict.fromkeys(("micro", "macro", "blink", "speech", "flagged"), 0)
+        for event in self._events:
+            counts[event.type] += 1
+            counts["flagged"] += bool(event.flags) and event.type in ("micro", "macro")
+        return PredictionSummary(
+            video=row.path,
+            sha256=row.sha256,
+            width=row.width,
+            height=row.height,
+            fps=row.fps,
+            fps_nominal=self._quality.fps_nominal,
+            is_vfr=self._quality.is_vfr,
+            num_frames=row.num_frames or 0,
+            seconds=row.seconds or 0.0,
+            faces=tuple(self._faces),
+            counts=counts,
+            warnings=tuple(self._quality.warnings(row, self._faces, is_calibrated=self._model.is_calibrated)),
+            note=RESEARCH_ONLY,
+            settings={
+                "per_minute": options.per_minute,
+                "thresholds_px_per_100_ms": {
+                    part: round(self._model.calibration.threshold(part, options.per_minute), 3) for part in PARTS
+                },
+                "classifier": options.classifier,
+                "ingest": {name: value for name, value in dataclasses.asdict(self._task.ingest).items() if value},
+            },
+            versions={"mbert": __version__, **{name: importlib.metadata.version(name) for name in _VERSIONS}},
+            model={"name": options.model, "sha256": self._model.digest},
+            command=self._task.command,
+            outputs=tuple(outputs),
+        )
+
+    def _curve(self) -> tuple[float, ...]:
+        """Movement of the face that is seen longest, in some steps."""
+        if not self._faces:
+            return ()
+        longest = max(self._faces, key=lambda face: face.num_frames).face_id
+        values = np.concatenate([shown.movement for shown in self._shown if shown.face_id == longest])
+        parts = np.array_split(values, min(_CURVE_POINTS, len(values)))
+        return tuple(round(float(part.max()), 3) for part in parts)
+
+
+class _Labels:
+    """What the overlay writes at a face while an event lasts."""
+
+    def __init__(self, events: Sequence[EventRow]) -> None:
+        self._events = [event for event in events if event.type != "speech"]
+
+    def at(self, face: int, frame: int) -> str:
+        running = [
+            event
+            for event in self._events
+            if event.face_id == face and event.onset_frame <= frame <= max(event.offset_frame, event.apex_frame + 2)
+        ]
+        running.sort(key=lambda event: (bool(event.flags), event.type == "macro"))
+        return ", ".join("blink" if event.type == "blink" else f"{event.type}: {event.part}" for event in running[:2])
+
+
+def _show(face: int, stretch: FaceStretch, found: Sequence[MovementRow]) -> _Shown:
+    return _Shown(
+        face,
+        np.array([row.frame_index for row in stretch.rows]),
+        np.array([row.transform for row in stretch.rows]).reshape(-1, 2, 3),
+        np.array([(row.x, row.y, row.w, row.h) for row in found], np.float32),
+        stretch.measured.paths.maps,
+        np.array([row.movement for row in found], np.float32),
+    )
+
+
+def _batches(rows: Iterator[MovementRow], size: int) -> Iterator[list[MovementRow]]:
+    while batch := list(itertools.islice(rows, size)):
+        yield batch
+
+
+def _jpeg_at(clips: Sequence[ClipFrames], frame: int) -> bytes:
+    """The crop of a frame as it lies in its tar."""
+    for clip in clips:
+        if clip.clip.first_frame <= frame <= clip.clip.last_frame:
+            for row in clip.rows:
+                if row.frame_index == frame:
+                    with clip.tar.open("rb") as file:
+                        file.seek(row.offset)
+                        return file.read(row.size)
+    raise AssertionError(f"frame {frame} has no crop")  # events have frames of crops alone
+
+
+def _on_grid(moved: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    found = cv2.resize(moved, (GRID, GRID), interpolation=cv2.INTER_AREA) if moved.shape[0] != GRID else moved
+    return found.astype(np.float64)
+
+
+def _relative(file: Path, folder: Path) -> str:
+    return os.path.relpath(file.resolve(), folder.resolve())

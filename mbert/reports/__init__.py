@@ -1,0 +1,1 @@
+"""Pages, pictures and exchange formats, from rows and arrays alone."""
