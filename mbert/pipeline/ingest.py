@@ -39,7 +39,7 @@ from mbert.pipeline.ingest_input import (
 )
 from mbert.pipeline.video.decode import content_hash
 from mbert.pipeline.video.source import Distribution, Listing, natural_order
-from mbert.shards.engine import IN_PROCESS, Engine, run_tasks
+from mbert.shards.engine import IN_PROCESS, Engine, default_workers, run_tasks
 from mbert.shards.image import JPEG_SUBSAMPLING
 
 _TRIED_INPUTS = 3
@@ -394,7 +394,7 @@ class _Corpus:
                 )
             )
         # One input alone may have all cores for decoding; else each process keeps to its own.
-        cores = engine.workers if engine.kind == "local" else 1
+        cores = (engine.workers or default_workers()) if engine.kind == "local" else 1
         num_threads = max(1, cores // max(1, len(tasks)))
         tasks = [dataclasses.replace(task, num_threads=num_threads) for task in tasks]
         # In a mixed order the first tenth is like the rest, so the time that is left can be estimated from it.

@@ -72,11 +72,14 @@ def run_predict(
     choice = CorpusChoice(dataset="videos")  # whatever they are, all videos are wanted, and no label
     listing = choice.list(path)
     workspace = _workspace_of(listing.root, out, ingest)
+    # One video has all cores to itself, in this process; several have a process each.
+    alone = dataclasses.replace(engine, workers=0)
+    cutter = engine if len(listing.sources) > 1 else alone
     with exclusive(workspace.root):
-        summary = run_ingest(path, workspace, ingest, engine=engine, choice=choice, on_outcome=on_ingested)
+        summary = run_ingest(path, workspace, ingest, engine=cutter, choice=choice, on_outcome=on_ingested)
         if summary.changed:  # another video under the same name: what was cut of the old one is of no use
             summary = run_ingest(
-                path, workspace, ingest, engine=engine, choice=choice, overwrite=True, on_outcome=on_ingested
+                path, workspace, ingest, engine=cutter, choice=choice, overwrite=True, on_outcome=on_ingested
             )
         rows = {row.video_id: row for row in read_rows(workspace.videos, VideoRow)}
         folders = folders_for([source.path for source in listing.sources], out)
@@ -90,8 +93,7 @@ def run_predict(
         on_plan(len(left), sum(rows[task.source.video_id].num_frames or 0 for task in left))
         failures = {row.path: row.reason or row.status for row in rows.values() if row.status != "ok"}
         failures = {source.path: failures[source.path] for source in listing.sources if source.path in failures}
-        # One video has all cores to itself, in this process; several have a process each.
-        runner = dataclasses.replace(engine, workers=0 if len(left) < 2 else engine.workers)
+        runner = engine if len(left) > 1 else alone
         for predicted in run_tasks(
             predict_video, left, runner, on_note=lambda note: on_progress(note.video, note.num_frames)
         ):

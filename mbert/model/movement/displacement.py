@@ -110,11 +110,14 @@ class MovementMeter:
         maps = self._moved(new)
         self._maps += [(np.clip(found, 0, 1) * 255).round().astype(np.uint8) for found in maps]
         jobs = [(earlier, frame) for frame in new for earlier in pairs[frame.number]]
-        flows = self._pool.map(lambda pair: _patch_flow(pair[0].grey, pair[1].grey), jobs)
-        for (earlier, frame), flow in zip(jobs, flows, strict=True):
-            moved = self._moved_between(earlier, frame)
-            beside = _beside_head(flow, 1 - moved) * moved[:, None]
-            self._links.append((earlier.number, frame.number, earlier.weights @ beside))
+        if jobs:
+            flows = np.stack(list(self._pool.map(lambda pair: _patch_flow(pair[0].grey, pair[1].grey), jobs)))
+            moved = np.stack([self._moved_between(earlier, frame) for earlier, frame in jobs])
+            beside = _beside_head(flows, 1 - moved) * moved[..., None]
+            self._links += [
+                (earlier.number, frame.number, earlier.weights @ each)
+                for (earlier, frame), each in zip(jobs, beside, strict=True)
+            ]
         self._num_measured = len(self._seconds)
         while self._frames and self._frames[-1].seconds - self._frames[0].seconds > _HELD_SECONDS:
             self._frames.popleft()
@@ -187,14 +190,19 @@ def _patch_flow(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> 
 
 
 def _beside_head(flow: Numbers, trust: Numbers) -> Numbers:
-    """Flow (196, 2) without one affine motion of all, fitted to patches by how far they are to be trusted, robustly."""
-    weight = trust + 1e-3
+    """Flow (L, 196, 2) without one affine motion of each pair, robustly fitted to its patches.
+
+    `trust` (L, 196) is how far each patch is to be taken for one of the head alone.
+    """
+    trust = trust + 1e-3
+    weight = trust
     for _ in range(_ROUNDS):
-        weighted = _PLACES * weight[:, None]
-        affine = np.linalg.lstsq(weighted.T @ _PLACES, weighted.T @ flow, rcond=None)[0]
+        weighted = _PLACES * weight[..., None]  # (L, 196, 3)
+        left = weighted.transpose(0, 2, 1) @ _PLACES + 1e-6 * np.eye(3)
+        affine = np.linalg.solve(left, weighted.transpose(0, 2, 1) @ flow)
         rest: Numbers = flow - _PLACES @ affine
-        length = np.linalg.norm(rest, axis=1)
-        weight = (trust + 1e-3) / (1 + (length / (np.median(length) + 0.05)) ** 2)
+        length = np.linalg.norm(rest, axis=-1)
+        weight = trust / (1 + (length / (np.median(length, axis=1, keepdims=True) + 0.05)) ** 2)
     return rest
 
 
