@@ -10,7 +10,7 @@ faces the built-in model knows), predicts them and compares:
 - apex_error_ms: of these, median distance of the apexes;
 - au_top3: of these, one of the true action units is among the three the event is most like; au_top3_by_chance: the
   same for three units drawn at random;
-- false_per_minute: unflagged events of neutral clips.
+- false_per_minute: events of neutral clips without a flag that says they may be something else (docs/predict.md).
 
 The last line of the output is one JSON object.
 """
@@ -133,7 +133,7 @@ def main():
             events = read_rows(Path(run.folders[row.path]) / "events.parquet", EventRow)
             if row.onset is None:
                 moved = [event for event in events if event.type in ("micro", "macro")]
-                false += sum(not set((event.flags or "").split()) & {"blink", "speech"} for event in moved)
+                false += sum(not set((event.flags or "").split()) - {"held"} for event in moved)
                 seconds += row.num_frames / row.fps
             else:
                 score(row, pair, events, meter, tally)

@@ -87,7 +87,7 @@ def summary(video=TRICKY, **values):
         "video": video, "sha256": "0f" * 32, "width": 640, "height": 480, "fps": 25.0, "fps_nominal": 25.0,
         "is_vfr": False, "num_frames": NUM_FRAMES, "seconds": 7.96,
         "faces": (FaceSummary(face_id=0, first_s=0.0, last_s=7.96, num_frames=NUM_FRAMES, face_px=182.0),),
-        "counts": {"micro": 2, "macro": 1, "blink": 1, "speech": 1, "flagged": 1},
+        "counts": {"micro": 2, "macro": 1, "blink": 1, "speech": 1, "doubtful": 1},
         "warnings": (
             Warning(kind="fps", text="25 frames per second: a movement of 100 ms is seen in two or three frames."),
             Warning(kind="input", text=HOSTILE),

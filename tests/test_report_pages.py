@@ -170,7 +170,7 @@ def test_everything_can_be_done_with_the_keyboard(pages, case):  # noqa: F811
         assert ring != "none" or seen[-1] == "", seen[-1]
         if seen[-1] == "event":
             break
-    assert {"play", "forward", "speed", "sound", "wider", "plot axis", "band micro", "unfold", "unflagged"} <= set(seen)
+    assert {"play", "forward", "speed", "sound", "wider", "plot axis", "band micro", "unfold", "certain"} <= set(seen)
     assert seen.count("band micro") == 1  # one stop for all of a lane
     page.keyboard.press("Enter")
     eventually(lambda: is_paused(page), False)
@@ -217,8 +217,8 @@ def test_a_click_into_the_curves_goes_there_and_one_on_a_band_loops(pages, case)
 def test_the_table_can_be_filtered_and_the_map_taken_off(pages, case):  # noqa: F811
     page = started(pages, case)
     order = page.locator("table.events tbody").evaluate_all("rows => rows.map((row) => row.id)")
-    assert order == ["event-1", "event-2", "event-5", "event-4", "event-3"]  # the flagged one last
-    page.get_by_label("unflagged only").check()
+    assert order == ["event-1", "event-2", "event-5", "event-4", "event-3"]  # the doubtful one last
+    page.get_by_label("hide what is in doubt").check()
     assert page.locator("#event-3").is_hidden()
     page.get_by_role("checkbox", name="blink").uncheck()
     assert page.locator("#event-1").is_hidden()

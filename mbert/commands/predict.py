@@ -59,7 +59,7 @@ def predict(options: dict[str, Any], as_json: JsonOption = False) -> None:
     found = run.counts
     typer.echo(
         f"{counted(found.get('micro', 0), 'micro movement')}, {found.get('macro', 0)} macro "
-        f"({found.get('flagged', 0)} of both flagged: speech, blink, head, ...), "
+        f"({found.get('doubtful', 0)} of both in doubt: speech, blink, head, ...), "
         f"{counted(found.get('blink', 0), 'blink')}, {found.get('speech', 0)} stretches of speech"
     )
     if run.failures:

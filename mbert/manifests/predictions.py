@@ -11,6 +11,9 @@ from mbert.manifests.regions import Part
 from mbert.manifests.schema import Float32
 
 EventType = Literal["micro", "macro", "blink", "speech"]
+# blink: near to one. speech: the mouth moves in speech. head: it moves strongly. light: it changes. low_light: the face
+# is dark. cut: at the beginning or end of what was seen of the face.
+DOUBTS = frozenset(["blink", "speech", "head", "light", "low_light", "cut"])
 NO_FACE = -1  # `face_id` of a frame without a face
 MICRO_SECONDS = 0.5  # an expression that is over by then is micro (Yan et al. 2013)
 RESEARCH_ONLY = (
@@ -85,7 +88,13 @@ class EventRow:
     like: str | None  # action units whose motion it is most like, best first: `12:0.81 6:0.40 25:0.11`
     emotion: str | None = None  # of the user's own classifier
     emotion_probability: Float32 | None = None
-    flags: str | None  # what else went on: blink, speech, head, light, cut, held, edge, low_fps; separated by spaces
+    # What else went on from onset to apex, separated by spaces: DOUBTS, or `held`, an expression that does not go back.
+    flags: str | None
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether something else went on that may be what moved."""
+        return not DOUBTS.isdisjoint((self.flags or "").split())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +130,7 @@ class PredictionSummary:
     num_frames: int
     seconds: float
     faces: tuple[FaceSummary, ...]
-    counts: dict[str, int]  # events by type; `flagged`: micro and macro that have a flag
+    counts: dict[str, int]  # events by type; `doubtful`: micro and macro that may be something else
     warnings: tuple[Warning, ...]
     note: str  # RESEARCH_ONLY
     settings: dict[str, Any]

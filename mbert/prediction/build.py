@@ -50,9 +50,6 @@ from mbert.shards.frames import CorpusFrames
 from mbert.shards.image import Image
 
 CARD = "README.md"
-# Slower than this, in px per 100 ms, no event is reported. Chosen on the stretches that are annotated as still in 13
-# clips of real people (docs/predict.md): faces that are made still give far slower ones, faces of people never rest.
-FLOOR = {"brows": 0.3, "eyes": 0.3, "mouth": 0.5}
 _SLOWEST = 0.02  # px per 100 ms: what still faces give above it is written down
 _KEPT = 200  # of these, the fastest
 _UNIT_PAIRS = 4  # of each unit and each person
@@ -160,7 +157,6 @@ def calibrate(model: MicronBert, workspace: Workspace, threads: int) -> Calibrat
     return Calibration(
         minutes=seconds / 60,
         speeds={part: [round(each, 4) for each in sorted(found)[::-1][:_KEPT]] for part, found in speeds.items()},
-        floor=FLOOR,
         source="synthetic people without expression, blink or gaze shift: sensor noise, H.264, light, head motion",
     )
 
@@ -241,7 +237,7 @@ def _card(recipe: dict[str, Any], calibration: Calibration, model: MicronBert) -
     )
     thresholds = "\n".join(
         f"| {part} | {calibration.threshold(part, 1.0):.2f} | {len(calibration.speeds[part])} | "
-        f"{calibration.speeds[part][0] if calibration.speeds[part] else 0:.2f} | {calibration.floor[part]:.2f} |"
+        f"{calibration.speeds[part][0] if calibration.speeds[part] else 0:.2f} |"
         for part in PARTS
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -263,12 +259,11 @@ crops. It was trained without labels, on motion that is drawn onto faces; it has
 ## Calibration
 {calibration.minutes:.1f} minutes of {calibration.source}. Speeds in pixels of a 224 px crop per 100 ms.
 
-| part | threshold at 1 false alarm per minute | alarms written down | the fastest | floor |
-|---|---|---|---|---|
+| part | threshold at 1 false alarm per minute | alarms written down | the fastest |
+|---|---|---|---|
 {thresholds}
 
-No event is reported below the floor: it was chosen on stretches in which real people are annotated as still, and who
-give faster ones than these synthetic faces.
+A part that never rests has a higher one: three times how fast it moves for most of the time (`docs/predict.md`).
 
 ## Action units
 `action_units.safetensors`: for each of {len(ACTION_UNITS)} units the displacement that this model sees when the unit

@@ -6,10 +6,9 @@ import numpy as np
 
 from mbert.manifests.predictions import FaceSummary, Warning
 from mbert.manifests.schema import VideoRow
-from mbert.model.movement.findings import HEAD_SPEED, Findings, Stretch
+from mbert.model.movement.findings import DARK, HEAD_SPEED, Findings, Stretch
 
 _FEW_BITS = 0.04  # per pixel; a webcam's H.264 has about 0.1
-_DARK = 60  # mean luma of a crop, 0-255
 _FPS, _FACE_PX = 60, 100
 _MOST_TIMES = 5000
 
@@ -26,7 +25,7 @@ class Quality:
         """Take in a stretch."""
         self._num_frames += len(stretch.brightness)
         self._sums["head"] += int((findings.head >= HEAD_SPEED).sum())
-        self._sums["dark"] += int((stretch.brightness < _DARK).sum())
+        self._sums["dark"] += int((stretch.brightness < DARK).sum())
         self._sums["repeated"] += int(stretch.paths.repeated.sum())
         self._times += [float(step) for step in np.diff(stretch.paths.seconds)][: _MOST_TIMES - len(self._times)]
 

@@ -73,7 +73,12 @@ class LoadedModel:
     calibration: Calibration
     units: ActionUnitBases
     is_calibrated: bool  # else its figures are those of the built-in model
-    digest: str
+    digest: str  # of the weights
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides what is found."""
+        return f"{self.digest} {self.calibration} {self.units.numbers} {self.units.fields.tobytes().hex()}"
 
 
 @functools.cache

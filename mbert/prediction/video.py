@@ -71,7 +71,7 @@ def predict_video(task: PredictTask) -> Predicted:
 def fingerprint(task: PredictTask) -> str:
     """What the predictions of a video depend on; another one means that they are to be made again."""
     row = _video_row(task)
-    parts = [row.sha256, load(task.options.model).digest, __version__, dataclasses.asdict(task.options)]
+    parts = [row.sha256, load(task.options.model).fingerprint, __version__, dataclasses.asdict(task.options)]
     return hashlib.sha256(json.dumps([*parts, task.source.path], default=str).encode()).hexdigest()
 
 
@@ -251,7 +251,7 @@ class _Prediction:
         """Onset and apex of the surest events as they were cut, and what they are like."""
         wanted = [event for event in self._events if event.type in ("micro", "macro")]
         pictures, named = [], {}
-        surest = sorted(wanted, key=lambda event: (bool(event.flags), -(event.score or 0)))
+        surest = sorted(wanted, key=lambda event: (event.is_doubtful, -(event.score or 0)))
         shown = {event.event for event in surest[:_MOST_PICTURES]}
         for event in wanted:
             ends = [_jpeg_at(tracks[event.face_id], frame) for frame in (event.onset_frame, event.apex_frame)]
@@ -321,10 +321,10 @@ class _Prediction:
 
     def _summary(self, outputs: list[str]) -> PredictionSummary:
         row, options = self._row, self._task.options
-        counts = dict.fromkeys(("micro", "macro", "blink", "speech", "flagged"), 0)
+        counts = dict.fromkeys(("micro", "macro", "blink", "speech", "doubtful"), 0)
         for event in self._events:
             counts[event.type] += 1
-            counts["flagged"] += bool(event.flags) and event.type in ("micro", "macro")
+            counts["doubtful"] += event.is_doubtful
         return PredictionSummary(
             video=row.path,
             sha256=row.sha256,
@@ -375,7 +375,7 @@ class _Labels:
             for event in self._events
             if event.face_id == face and event.onset_frame <= frame <= max(event.offset_frame, event.apex_frame + 2)
         ]
-        running.sort(key=lambda event: (bool(event.flags), event.type == "macro"))
+        running.sort(key=lambda event: (event.is_doubtful, event.type == "macro"))
         return ", ".join("blink" if event.type == "blink" else f"{event.type}: {event.part}" for event in running[:2])
 
 

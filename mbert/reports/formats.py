@@ -18,11 +18,9 @@ from typing import Any
 import pyarrow as pa
 
 from mbert.manifests.files import replacing
-from mbert.manifests.predictions import EventRow
+from mbert.manifests.predictions import DOUBTS, EventRow
 from mbert.manifests.regions import region_text
 from mbert.manifests.schema import arrow_schema
-
-FLAGS_LEFT_OUT = frozenset(["blink", "speech", "head"])  # what a movement with such a flag most likely is instead
 
 # A spreadsheet runs a cell that begins like this as a formula. With an apostrophe before it, it is text in every
 # spreadsheet and every reader. A text that begins with an apostrophe gets another one, so that taking away one gives
@@ -227,7 +225,7 @@ def write_challenge(
     events: Sequence[EventRow],
     *,
     with_emotion: bool | None = None,
-    leave_out: Collection[str] = FLAGS_LEFT_OUT,
+    leave_out: Collection[str] = DOUBTS,
 ) -> int:
     """Write expressions as the spotting challenges of MEGC want them, in frames; returns the number of rows.
 

@@ -65,7 +65,7 @@ def write_predict_page(
     # A page with a video in it has been made to be sent: the files beside it may be gone.
     sources = ([("Preview", data_url(*embedded))] if embedded is not None else []) + sources
     by_event = {picture.event: picture for picture in pictures}
-    ordered = sorted(events, key=lambda event: (event.flags is not None, event.onset_s, event.event))
+    ordered = sorted(events, key=lambda event: (event.is_doubtful, event.onset_s, event.event))
     html = render(
         "predict.html.j2",
         scripts=("predict.js", "curves.js"),

@@ -9,10 +9,9 @@ FLAGS = {
     "speech": "while the mouth speaks",
     "head": "the head moves, too",
     "light": "the light changes, too",
-    "cut": "next to a cut",
+    "low_light": "the face is dark",
+    "cut": "at the beginning or end of what was seen of the face",
     "held": "held: the face does not go back",
-    "edge": "at the beginning or the end of what was seen",
-    "low_fps": "too few frames for its duration",
 }
 WARNINGS = {
     "fps": "Frame rate",
@@ -101,7 +100,7 @@ def alarm_words(per_minute: float | None) -> str | None:
     for name, length in (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1)):
         if seconds >= 2 * length or name == "second":
             count = max(1, round(seconds / length))
-            return f"a still face gives one as fast every {f'{count} {name}s' if count > 1 else name}"
+            return f"a still face gives one as fast at most every {f'{count} {name}s' if count > 1 else name}"
     raise AssertionError("seconds are the last unit")
 
 

@@ -10,38 +10,31 @@ from mbert.manifests.files import read_json, write_json
 from mbert.manifests.regions import PARTS, Part
 
 FILE_NAME = "calibration.json"
-_LEAST = 3  # alarms that a tail is fitted to
+SLOWEST = 0.05  # px per 100 ms: slower movement is not looked for
+_TAIL = 20  # alarms that the tail is fitted to
 _NONE_SEEN = 3  # the rule of three
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """For each part, the speeds of the events of still faces, fastest first, in so many minutes of them.
-
-    `floor` is the slowest threshold that is used: slower than this, what still faces give says nothing about faces
-    that hold an expression, or breathe.
-    """
+    """For each part, the speeds of the events of still faces, fastest first, in so many minutes of them."""
 
     minutes: float
     speeds: Mapping[str, Sequence[float]]  # by part, px per 100 ms
-    floor: Mapping[str, float]  # by part
     source: str  # which faces, in words
 
     def threshold(self, part: Part, per_minute: float) -> float:
-        """The speed that still faces reach `per_minute` times a minute, in px per 100 ms.
+        """The speed that still faces reach `per_minute` times a minute, in px per 100 ms; at least SLOWEST.
 
-        Raises ConfigError unless `per_minute` is above 0.
+        Counted, and beyond what was seen, an exponential tail. Raises ConfigError unless `per_minute` is above 0.
         """
         if not per_minute > 0:
             raise ConfigError(f"per_minute is {per_minute:g}; it must be above 0")
+        speeds, expected = self.speeds[part], per_minute * self.minutes
+        if len(speeds) > expected >= 1:
+            return max(speeds[int(expected)], SLOWEST)
         top, scale = self._tail(part)
-        expected = per_minute * self.minutes
-        speeds = self.speeds[part]
-        if expected >= 1 and len(speeds) > expected:
-            speed = speeds[int(expected)]
-        else:
-            speed = top + scale * math.log(max(len(speeds[:1]), 1) / expected)
-        return max(speed, self.floor[part])
+        return max(top + scale * max(-math.log(expected), 0.0) if expected < 1 else SLOWEST, SLOWEST)
 
     def per_minute(self, part: Part, speed: float) -> float:
         """How many events at least as fast a still face gives in a minute.
@@ -53,10 +46,10 @@ class Calibration:
 
     def _tail(self, part: Part) -> tuple[float, float]:
         """The fastest alarm, and the scale of an exponential through the fastest ones."""
-        speeds = list(self.speeds[part][:20])
-        if len(speeds) < _LEAST:
-            return self.floor[part], self.floor[part] / 3
-        return speeds[0], max(sum(speeds[:-1]) / (len(speeds) - 1) - speeds[-1], 0.02 * speeds[0])
+        speeds = self.speeds[part][:_TAIL]
+        if len(speeds) < 2:
+            return max([*speeds, SLOWEST]), SLOWEST / 3
+        return speeds[0], max(sum(speeds) / len(speeds) - speeds[-1], SLOWEST / 10)
 
     def write(self, folder: Path) -> None:
         """Beside the weights of a model."""

@@ -260,11 +260,11 @@ window.addEventListener("resize", () => {
 
 function filter() {
   const types = new Set([...document.querySelectorAll(".type-filter:checked")].map((box) => box.value));
-  const onlyUnflagged = byId("unflagged").checked;
+  const onlyCertain = byId("certain").checked;
   let count = 0;
   for (const event of events) {
     const body = byId(`event-${event.number}`);
-    body.hidden = !types.has(event.type) || (onlyUnflagged && body.classList.contains("flagged"));
+    body.hidden = !types.has(event.type) || (onlyCertain && body.classList.contains("doubtful"));
     count += !body.hidden;
   }
   byId("shown").textContent = count < events.length ? `${count} of ${events.length} events are shown.` : "";
@@ -275,7 +275,7 @@ if (events.length) {
     const body = click.target.closest("button.event")?.closest("tbody");
     if (body) playEvent(events.find((event) => body.id === `event-${event.number}`));
   });
-  for (const box of document.querySelectorAll(".type-filter, #unflagged")) box.addEventListener("change", filter);
+  for (const box of document.querySelectorAll(".type-filter, #certain")) box.addEventListener("change", filter);
   const maps = byId("maps");
   maps.addEventListener("change", () => byId("events").classList.toggle("no-maps", !maps.checked));
   filter();
