@@ -72,6 +72,9 @@ def demo(
         typer.secho(f"\n$ mbert {' '.join(words)}", bold=True, err=True)
         results[name] = _run_command(words, out)
     results["maps"] = str(draw_maps(out))
+    clip = _shown_clip(out)
+    typer.secho(f"\n$ mbert predict {clip}", bold=True, err=True)
+    results["predict"] = _run_command(["predict", clip], out, place=())
     if as_json:
         typer.echo(json.dumps(results))
         return
@@ -118,9 +121,21 @@ def _mixed(rows: "Sequence[TruthRow]") -> "list[TruthRow]":
     return sorted(rows, key=lambda row: places[row.path])
 
 
-def _run_command(words: Sequence[str], folder: Path) -> dict[str, Any]:
+def _shown_clip(out: Path) -> str:
+    """The clip whose expression is the largest, relative to the demo's folder."""
+    from mbert.manifests.schema import TruthRow
+    from mbert.manifests.store import read_rows
+    from mbert.pipeline.synthetic.synthesize import TRUTH_NAME
+
+    rows = read_rows(out / "videos" / TRUTH_NAME, TruthRow)
+    return f"videos/{max(rows, key=lambda row: row.amplitude_px).path}"
+
+
+def _run_command(
+    words: Sequence[str], folder: Path, *, place: Sequence[str] = ("--workspace", "workspace")
+) -> dict[str, Any]:
     """Run one of our own commands as a user would, in `folder`; returns its JSON summary."""
-    command = [sys.executable, "-m", "mbert.cli", *words, "--workspace", "workspace", "--json"]
+    command = [sys.executable, "-m", "mbert.cli", *words, *place, "--json"]
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise typer.Exit(done.returncode)  # the command has said why
@@ -155,8 +170,10 @@ def _print_demo(results: dict[str, Any], out: Path, seconds: float) -> None:
         "checkpoint": workspace / "runs" / "pretrain" / "checkpoints" / "last",
         "scores": workspace / "runs" / "loso" / "results.json",
         "maps": results["maps"],
+        "a video's page": out / results["predict"]["page"],
     }.items():
         table.add_row(name, str(path))
     Console().print(table)
     typer.echo("pseudo-subjects and drawn-on motion: this shows that everything runs, not how good the method is")
     typer.echo(f"look at {results['maps']}: a good map is bright where the true motion is; optical flow comes near")
+    typer.echo(f"open {out / results['predict']['page']}: what moved in one of the videos, when and where")

@@ -13,6 +13,7 @@ Shapes: N frames, L pairs, R regions of `mbert.manifests.regions.REGIONS`, 14 x 
 import collections
 import concurrent.futures
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -34,6 +35,7 @@ MAP_SECONDS = 0.08  # the distance of the pairs that the model is shown
 DISTANCES = (0.04, MAP_SECONDS, 0.16)  # of the pairs that flow is measured on, besides neighbouring frames
 _PATCH_PX = CROP_PX / GRID
 _REACH = 11 / _PATCH_PX  # of a region: standard deviation, in patches
+_MAP_HZ = 60.0  # the model is shown so many frames per second at most
 _BATCH = 32  # pairs the model is shown at once
 _ROUNDS = 4  # of the robust fit of what is left of the head's motion
 _HELD_SECONDS = 0.5  # frames that are further apart are not compared
@@ -71,6 +73,7 @@ class MovementMeter:
         self._links: list[tuple[int, int, Numbers]] = []
         self._maps: list[npt.NDArray[np.uint8]] = []
         self._repeated: list[bool] = []
+        self._last_map = -math.inf  # the time of the latest frame that the model was shown
 
     def __len__(self) -> int:
         return len(self._seconds)
@@ -107,8 +110,7 @@ class MovementMeter:
         """Compare the frames that came since the last time with those before them."""
         new = [frame for frame in self._frames if frame.number >= self._num_measured]
         pairs = {frame.number: self._partners(frame) for frame in new}
-        maps = self._moved(new)
-        self._maps += [(np.clip(found, 0, 1) * 255).round().astype(np.uint8) for found in maps]
+        self._maps += self._maps_of(new)
         jobs = [(earlier, frame) for frame in new for earlier in pairs[frame.number]]
         if jobs:
             flows = np.stack(list(self._pool.map(lambda pair: _patch_flow(pair[0].grey, pair[1].grey), jobs)))
@@ -140,6 +142,22 @@ class MovementMeter:
 
     def _nearest(self, frames: "list[_Frame]", seconds: float) -> "_Frame":
         return min(frames, key=lambda frame: abs(frame.seconds - seconds))
+
+    def _maps_of(self, frames: "list[_Frame]") -> list[npt.NDArray[np.uint8]]:
+        """A map for each frame; at high frame rates some share that of the frame before."""
+        shown = []
+        for frame in frames:
+            if frame.seconds - self._last_map >= 1 / _MAP_HZ - 1e-6:
+                shown.append(frame)
+                self._last_map = frame.seconds
+        maps = {frame.number: found for frame, found in zip(shown, self._moved(shown), strict=True)}
+        found = []
+        latest = self._maps[-1] if self._maps else np.zeros((GRID, GRID), np.uint8)
+        for frame in frames:
+            if frame.number in maps:
+                latest = (np.clip(maps[frame.number], 0, 1) * 255).round().astype(np.uint8)
+            found.append(latest)
+        return found
 
     @torch.inference_mode()
     def _moved(self, frames: "list[_Frame]") -> npt.NDArray[np.float64]:
