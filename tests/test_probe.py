@@ -8,7 +8,7 @@ from mbert.manifests.labels.folds import leave_one_subject_out
 from mbert.manifests.schema import PairRow
 from mbert.manifests.subject import Subject
 from mbert.model.scoring.metrics import score
-from mbert.model.scoring.probe import predict_folds, predict_units
+from mbert.model.scoring.probe import fit_probe, predict_folds, predict_units
 
 
 def samples_of(subjects):
@@ -135,3 +135,16 @@ def test_each_action_unit_has_a_head_and_one_that_nobody_shows_is_absent():
     found = predict_units(features, targets, leave_one_subject_out(subjects))
     assert (found[:, :2] == targets[:, :2]).mean() > 0.9
     assert not found[:, 2].any()
+
+
+@pytest.mark.parametrize(("classes", "num_features"), [("abc", 400), ("ab", 400), ("abc", 8)])
+def test_a_head_on_all_samples_says_of_features_what_scikit_learn_says(classes, num_features):
+    features, truth, _ = drawn(num_features=num_features, signal=0.1, classes=classes)
+    features[:, 1] = 3.0  # says nothing
+    probe = fit_probe(features, truth)
+    logits = ((features - probe.mean) / probe.scale) @ probe.weights.T + probe.bias
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    head = LogisticRegression(class_weight="balanced", max_iter=5000, tol=1e-8)
+    known = make_pipeline(StandardScaler(), head).fit(features.astype(np.float64), truth)
+    assert list(probe.classes) == sorted(set(truth))
+    np.testing.assert_allclose(shares, known.predict_proba(features.astype(np.float64)), atol=1e-3)

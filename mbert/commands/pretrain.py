@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     seed=TrainSeedOption,
     precision=PrecisionOption,
     compile=typer.Option(
-        "--compile", help="Compile the blocks with torch.compile: the first step takes up to a minute."
+        "--compile", help="Compile the blocks with torch.compile: the first step takes up to two minutes."
     ),
     workers=LoadersOption,
     max_bad=typer.Option(help="Share of an epoch's pairs that may be damaged.", show_default="0.001"),

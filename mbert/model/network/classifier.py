@@ -19,8 +19,10 @@ from mbert.model.network.features import asks_encoder, check_inputs, micro_atten
 from mbert.model.network.micron_bert import MicronBert, layer_norm
 from mbert.model.network.weights import TrainingState, model_folder, write_model, write_tensors
 
-HeadKind = Literal["linear", "mlp"]
-HEADS = ("linear", "mlp")
+# probe: features standardised by a training set and a linear layer, fitted in closed form by `mbert eval`.
+HeadKind = Literal["linear", "mlp", "probe"]
+HEADS = ("linear", "mlp")  # that finetuning can learn
+FOLDER = "classifier"  # in the folder of an evaluation
 _HEAD, _CLASSIFIER = "head.safetensors", "classifier.json"
 _INIT_STD = 0.01  # all classes are nearly equally likely at the start
 
@@ -39,8 +41,8 @@ class ClassifierConfig:
 
     def __post_init__(self) -> None:
         check_inputs(self.inputs)
-        if self.head not in HEADS:
-            raise ConfigError(f"head is {self.head!r}; allowed are {', '.join(HEADS)}")
+        if self.head not in (*HEADS, "probe"):
+            raise ConfigError(f"head is {self.head!r}; allowed are {', '.join((*HEADS, 'probe'))}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
         if self.hidden_dim < 1:
@@ -100,8 +102,8 @@ class Classifier(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, frozen: bool = False) -> "Classifier":
-        """Load a classifier's folder, or the last checkpoint of a run; raises ModelError where that fails."""
-        folder = model_folder(Path(path))
+        """Load a classifier's folder, or that of a run or of an evaluation; raises ModelError where that fails."""
+        folder = Path(path) / FOLDER if (Path(path) / FOLDER).is_dir() else model_folder(Path(path))
         if not (folder / _CLASSIFIER).exists():
             raise ModelError(f"{folder} holds no classifier, there is no {_CLASSIFIER}: run `mbert train finetune`")
         try:
@@ -123,6 +125,9 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _build_head(config: ClassifierConfig) -> nn.Sequential:
     """(B, features) -> (B, K). The LayerNorm takes away how strong a motion is as a whole; where it is remains."""
+    if config.head == "probe":
+        standardised = nn.BatchNorm1d(config.num_features, eps=0.0, affine=False, momentum=0.0)
+        return nn.Sequential(standardised, nn.Linear(config.num_features, len(config.classes)))
     layers: list[nn.Module] = [layer_norm(config.num_features)]
     width = config.num_features
     if config.head == "mlp":

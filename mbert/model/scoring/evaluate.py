@@ -25,6 +25,7 @@ from mbert.manifests.labels.people import person
 from mbert.manifests.labels.published import expected
 from mbert.manifests.subject import Subject
 from mbert.model.data.labelled import Expression, labelled_expressions
+from mbert.model.network.classifier import FOLDER as CLASSIFIER_FOLDER
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.network.weights import hash_weights
 from mbert.model.scoring.config import ACTION_UNITS, BASELINES, OURS, EvalConfig
@@ -186,6 +187,8 @@ def run_eval(
     )
     result = dataclasses.replace(result, warnings=_warnings(result, expressions.found, knows_people=bool(seen)))
     _write_predictions(methods, predicted)
+    if (classifier := methods.classifier()) is not None:  # what `mbert predict --classifier` takes
+        classifier.save(out / CLASSIFIER_FOLDER, model.state)
     write_json(
         out / _RESULTS,
         {

@@ -17,6 +17,7 @@ from mbert.manifests.schema import LabelRow
 from mbert.model.data.labelled import Expressions, decode_pairs
 from mbert.model.data.pixels import normalize
 from mbert.model.device import pick_compute
+from mbert.model.network.classifier import Classifier, ClassifierConfig
 from mbert.model.network.features import DEFINITION, in_own_units, join_steps, pair_inputs
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.network.weights import hash_weights
@@ -40,7 +41,7 @@ from mbert.model.scoring.fold_runs import (
     flow_fold,
     run_in_processes,
 )
-from mbert.model.scoring.probe import OwnUnits, predict_folds, predict_units
+from mbert.model.scoring.probe import OwnUnits, fit_probe, predict_folds, predict_units
 from mbert.shards.pair import FramePair
 
 _BATCH = 32
@@ -120,6 +121,36 @@ class Methods:
         if method == "flow_cnn":
             return self._by_flow_cnn(seed)
         return self._by_heads(method, self._features_of(method, seed), seed)
+
+    def classifier(self) -> Classifier | None:
+        """The head on the features of all samples, as a model that names emotions; None where there is no such head.
+
+        For videos of other people: it has seen everybody here. Finetuned encoders are not kept, a fold has one each.
+        """
+        if self.config.mode == "finetune" or self.config.frames > 1 or self.units is not None:
+            return None
+        if len(set(self.truth)) < 2:
+            return None
+        features = self._features_of(OURS, self.config.seed)
+        probe = fit_probe(features, self.truth, own_units=self._own_units_of(OURS))
+        config = ClassifierConfig(
+            classes=probe.classes,
+            num_features=features.shape[1],
+            image_size=self.model.config.image_size,
+            head="probe",
+            inputs=tuple(self.config.inputs_for(self.model.config)),
+        )
+        found = Classifier(self.model, config, frozen=True)
+        numbers = {
+            "0.running_mean": probe.mean,
+            "0.running_var": probe.scale**2,
+            "1.weight": probe.weights,
+            "1.bias": probe.bias,
+        }
+        found.head.load_state_dict(
+            {name: torch.from_numpy(value).float() for name, value in numbers.items()}, strict=False
+        )
+        return found.eval()
 
     def _features_of(self, method: str, seed: int) -> Features:
         if method == "frame_difference":

@@ -6,6 +6,7 @@ span of its training samples. So each fold turns its features to the axes of tha
 hundreds of numbers per sample instead of tens of thousands.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,6 +80,40 @@ def predict_units(
             predicted[test, unit] = [guess == "present" for guess in guesses]
         on_fold()
     return predicted
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Probe:
+    """A linear head in the features' own space: logits = weights @ ((x - mean) / scale) + bias."""
+
+    classes: tuple[str, ...]
+    mean: Axes  # (F,)
+    scale: Axes  # (F,)
+    weights: Axes  # (K, F)
+    bias: Axes  # (K,)
+
+
+def fit_probe(features: Features, truth: Sequence[str], *, own_units: OwnUnits | None = None) -> Probe:
+    """The head that `predict_folds` fits, on all samples; C is 1. It has no score: nobody is held out."""
+    from sklearn.linear_model import LogisticRegression
+
+    every = range(len(truth))
+    mean, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    if own_units is not None:
+        scale = by_unit(scale, own_units)
+    kept = scale > _CONSTANT
+    axes, _ = _axes(features, every, every, own_units)
+    head = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=2000, solver="newton-cg")
+    head.fit(axes, list(truth))
+    # Back from the axes of the samples' span: the same linear function of the features.
+    standard = (features[:, kept] - mean[kept]) / scale[kept]
+    found = np.linalg.lstsq(standard, axes @ head.coef_.T, rcond=None)[0].T
+    weights = np.zeros((len(found), features.shape[1]))
+    weights[:, kept] = found
+    bias = head.intercept_
+    if len(head.classes_) == 2:  # one function tells two classes apart
+        weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    return Probe(tuple(str(name) for name in head.classes_), mean, np.where(kept, scale, 1.0), weights, bias)
 
 
 def _classify(train: Axes, labels: Sequence[str], test: Axes, regularisation: float) -> list[str]:

@@ -44,7 +44,7 @@ class LoopConfig:
     clip_norm: float = 1.0  # longest gradient
     average_decay: float = 0.0  # of averaged weights, kept beside the others; 0: none
     precision: Annotated[Precision, FREE] = "auto"
-    compile: Annotated[bool, FREE] = False  # with torch.compile; the first step then takes up to a minute
+    compile: Annotated[bool, FREE] = False  # with torch.compile; the first step then takes up to two minutes
     workers: Annotated[int | None, FREE] = None  # processes that load pairs, for each training process
     max_bad: Annotated[float, FREE] = 0.001  # share of an epoch's pairs that may be damaged
     max_minutes: Annotated[float | None, FREE] = None  # save and stop after so many; rerun to resume
