@@ -4,7 +4,7 @@ The Python API is here by name (docs/python.md); what a name needs is loaded whe
 
     predict                                                                       what moves in any face video
     ingest, shard, pretrain, finetune, evaluate, score_predictions, synthesize    the commands as functions
-    load_model, compare, MicronBert                                               models, and what moved in a pair
+    load_model, compare, build_weights, MicronBert                                models, and what moved in a pair
     open_frames, open_pairs, to_pandas                                            crops, pairs and tables
 
 Exceptions, all of them something the user can fix:
@@ -33,6 +33,7 @@ __all__ = [
     "ModelError",
     "ShardError",
     "__version__",
+    "build_weights",
     "compare",
     "evaluate",
     "finetune",
@@ -104,6 +105,7 @@ _let_idle_threads_sleep()
 
 if TYPE_CHECKING:
     from mbert.api import (
+        build_weights,
         compare,
         evaluate,
         finetune,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
 
+import cv2
 import torch
 import torch.distributed as dist
 
@@ -121,9 +122,17 @@ def joined_processes() -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-def use_threads(count: int) -> None:
-    """Let products on the CPU use so many threads, in this process, from now on."""
+@contextlib.contextmanager
+def limited_threads(count: int) -> Iterator[None]:
+    """Let products on the CPU use so many threads, and OpenCV one, for then its flow is the same on every machine."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(count)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 def num_threads() -> int:

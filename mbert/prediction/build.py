@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mbert import __version__
+from mbert import ConfigError, __version__
 from mbert.manifests.files import replacing, write_json
 from mbert.manifests.regions import PARTS, REGIONS
 from mbert.manifests.workspace import Workspace
-from mbert.model.device import num_threads
+from mbert.model.device import limited_threads, num_threads
 from mbert.model.movement.action_units import ActionUnitBases
 from mbert.model.movement.calibration import Calibration
 from mbert.model.movement.curves import velocity
@@ -88,8 +88,7 @@ def build_weights(
     on_note: Callable[[str], None] = lambda text: None,
 ) -> BuiltWeights:
     """Make a model folder as `mbert predict` wants it; `photos` are portraits, None: the bundled one."""
-    cv2.setNumThreads(1)
-    with tempfile.TemporaryDirectory(prefix="mbert-weights-") as name:
+    with limited_threads(num_threads()), tempfile.TemporaryDirectory(prefix="mbert-weights-") as name:
         work = Path(name)
         on_note("making people and pretraining on them")
         people = dataclasses.replace(
@@ -190,6 +189,8 @@ def _learn_units(model: MicronBert, workspace: Workspace, seed: int) -> ActionUn
             strengths.append(strength)
         found = compare_crops(np.stack([t0 for t0, _ in pairs]), np.stack([t1 for _, t1 in pairs]), model)
         displacements += list(found.displacement)
+    if not strengths:
+        raise ConfigError("no face was found in the crops of the people that were made: give other --photos")
     return ActionUnitBases.learn(numbers, np.stack(strengths), np.stack(displacements).astype(np.float64))
 
 
@@ -217,7 +218,7 @@ def _recipe(options: BuildOptions, people: SynthesisOptions, photos: Path | None
     files = sorted(file.name for file in photos.iterdir() if file.is_file()) if photos else ["skimage.data.astronaut()"]
     names = ("torch", "timm", "numpy", "opencv-contrib-python", "mediapipe", "av")
     return {
-        "command": "mbert weights build" + (f" --photos {photos.name}" if photos else ""),
+        "command": _command(options, photos),
         "options": dataclasses.asdict(options),
         "people": dataclasses.asdict(people),
         "photos": files,
@@ -225,6 +226,14 @@ def _recipe(options: BuildOptions, people: SynthesisOptions, photos: Path | None
         "versions": {"mbert": __version__, **{name: importlib.metadata.version(name) for name in names}},
         "threads": num_threads(),
     }
+
+
+def _command(options: BuildOptions, photos: Path | None) -> str:
+    words = ["mbert weights build OUT"] + ([f"--photos {photos.name}"] if photos else [])
+    for name in ("subjects_per_photo", "steps", "seed"):
+        value, usual = getattr(options, name), getattr(BuildOptions(), name)
+        words += [f"--{name.replace('_', '-')} {value}"] if value != usual else []
+    return " ".join(words)
 
 
 def _card(recipe: dict[str, Any], calibration: Calibration, model: MicronBert) -> str:
@@ -257,7 +266,8 @@ crops. It was trained without labels, on motion that is drawn onto faces; it has
 - **Not for** judging people: it does not know what a person feels, and it is no lie detector.
 
 ## Calibration
-{calibration.minutes:.1f} minutes of {calibration.source}. Speeds in pixels of a 224 px crop per 100 ms.
+{calibration.minutes:.1f} minutes of {calibration.source}.
+Speeds in pixels of a 224 px crop per 100 ms.
 
 | part | threshold at 1 false alarm per minute | alarms written down | the fastest |
 |---|---|---|---|

@@ -34,14 +34,14 @@ from mbert.manifests.predictions import (
     PredictionSummary,
     Warning,
 )
-from mbert.manifests.regions import PARTS
-from mbert.manifests.schema import VideoRow
+from mbert.manifests.regions import PARTS, REGIONS
+from mbert.manifests.schema import FrameRow, VideoRow
 from mbert.manifests.store import iterate_rows, read_rows, write_rows, writing_rows
-from mbert.model.device import pick_compute, use_threads
+from mbert.model.device import limited_threads, pick_compute
 from mbert.model.movement.displacement import GRID, MovementMeter
 from mbert.model.movement.findings import find_events
 from mbert.model.network.compare import compare_crops, name_emotions
-from mbert.pipeline.faces.measure import CropMeter
+from mbert.pipeline.faces.measure import CropMeter, guessed_measures
 from mbert.pipeline.video.overlay import OverlayFace, write_overlay
 from mbert.pipeline.video.preview import small_preview
 from mbert.prediction.face import FaceMeter, FaceStretch
@@ -63,9 +63,8 @@ _TOLD_EVERY = 100  # frames
 
 def predict_video(task: PredictTask) -> Predicted:
     """Measure, find and write everything about one ingested video; `summary.json` is written last."""
-    cv2.setNumThreads(1)  # the same flow whatever the machine
-    use_threads(task.threads)
-    return _Prediction(task).run()
+    with limited_threads(task.threads):
+        return _Prediction(task).run()
 
 
 def fingerprint(task: PredictTask) -> str:
@@ -170,7 +169,7 @@ class _Prediction:
     def _tell(self) -> None:
         self._num_done += 1
         if self._num_done % _TOLD_EVERY == 0:
-            tell(PredictProgress(self._row.path, self._num_done))
+            tell(PredictProgress(self._row.path, min(self._num_done, self._row.num_frames or 0)))
 
     def _write_track(self, number: int, clips: list[ClipFrames], scratch: Path) -> Path:
         """Measure one face from its first to its last frame; its rows go to a file of its own."""
@@ -254,11 +253,17 @@ class _Prediction:
         surest = sorted(wanted, key=lambda event: (event.is_doubtful, -(event.score or 0)))
         shown = {event.event for event in surest[:_MOST_PICTURES]}
         for event in wanted:
-            ends = [_jpeg_at(tracks[event.face_id], frame) for frame in (event.onset_frame, event.apex_frame)]
+            onset, *_ = rows = [
+                _row_at(tracks[event.face_id], frame) for frame in (event.onset_frame, event.apex_frame)
+            ]
+            ends = [_jpeg_of(tracks[event.face_id], row) for row in rows]
             t0, t1 = (decode_jpeg(data) for data in ends)
             found = compare_crops(t0, t1, self._model.network)
             like = self._model.units.likeness(found.displacement[0])
-            changes: dict[str, Any] = {"like": " ".join(f"{unit}:{share:.2f}" for unit, share in like) or None}
+            changes: dict[str, Any] = {
+                "like": " ".join(f"{unit}:{share:.2f}" for unit, share in like) or None,
+                "size_px": max(event.size_px, _way_of(event, onset, found.displacement[0], self._task.ingest.size)),
+            }
             if self._task.options.classifier:
                 [(emotion, probability)] = name_emotions(t0, t1, load_classifier(self._task.options.classifier))
                 changes |= {"emotion": emotion, "emotion_probability": probability}
@@ -395,16 +400,30 @@ def _batches(rows: Iterator[MovementRow], size: int) -> Iterator[list[MovementRo
         yield batch
 
 
-def _jpeg_at(clips: Sequence[ClipFrames], frame: int) -> bytes:
-    """The crop of a frame as it lies in its tar."""
-    for clip in clips:
-        if clip.clip.first_frame <= frame <= clip.clip.last_frame:
-            for row in clip.rows:
-                if row.frame_index == frame:
-                    with clip.tar.open("rb") as file:
-                        file.seek(row.offset)
-                        return file.read(row.size)
-    raise AssertionError(f"frame {frame} has no crop")  # events have frames of crops alone
+def _row_at(clips: Sequence[ClipFrames], frame: int) -> FrameRow:
+    """The row of a frame's crop; events have frames of crops alone."""
+    [clip] = [each for each in clips if each.clip.first_frame <= frame <= each.clip.last_frame]
+    place = int(np.searchsorted(clip.frame_indices, frame))
+    return clip.rows[place]
+
+
+def _jpeg_of(clips: Sequence[ClipFrames], row: FrameRow) -> bytes:
+    """The crop of a row as it lies in its tar."""
+    tar = next(each.tar for each in clips if each.clip.clip_id == row.clip_id)
+    with tar.open("rb") as file:
+        file.seek(row.offset)
+        return file.read(row.size)
+
+
+def _way_of(event: EventRow, onset: FrameRow, displacement: npt.NDArray[np.float32], size: int) -> float:
+    """How far the regions of an event have gone at its apex as the model sees it, in px of a 224 px crop.
+
+    The path of a region is an average over more than what moves; the model's displacement (h, w, 2) is that of a patch.
+    """
+    grid = displacement.shape[0]
+    places = np.clip(guessed_measures(onset).centres * (grid / size), 0, grid - 1).astype(int)
+    ways = np.linalg.norm(displacement[places[:, 1], places[:, 0]], axis=-1)
+    return float(max((ways[REGIONS.index(name)] for name in event.regions.split()), default=0.0))
 
 
 def _on_grid(moved: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -50,7 +50,9 @@ class ActionUnitBases:
             return []
         fields = self.fields.reshape(len(self.numbers), -1)
         weights, _ = scipy.optimize.nnls(fields.T, flat)
-        shares = weights * (fields @ flat) / energy
+        explained = float(flat @ (weights @ fields)) / energy  # of all together, at most 1
+        shares = np.maximum(weights * (fields @ flat), 0)
+        shares *= explained / max(float(shares.sum()), 1e-12)
         best = np.argsort(-shares, kind="stable")[:_SHOWN]
         return [(self.numbers[unit], float(shares[unit])) for unit in best if shares[unit] >= _LEAST_SHARE]
 
@@ -67,6 +69,9 @@ class ActionUnitBases:
         """Raises ModelError when the file cannot be used."""
         try:
             found = safetensors.numpy.load_file(folder / FILE_NAME)
-            return cls(tuple(int(number) for number in found["numbers"]), found["fields"].astype(np.float64))
-        except (OSError, KeyError, SafetensorError) as exc:
+            numbers, fields = tuple(int(number) for number in found["numbers"]), found["fields"].astype(np.float64)
+            if fields.ndim != 4 or len(fields) != len(numbers):
+                raise ValueError(f"{len(numbers)} numbers, fields {fields.shape}")
+            return cls(numbers, fields)
+        except (OSError, KeyError, ValueError, SafetensorError) as exc:
             raise ModelError(f"{folder / FILE_NAME} cannot be read: {exc}") from exc

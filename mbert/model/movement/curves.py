@@ -13,6 +13,7 @@ Numbers = npt.NDArray[np.float64]
 _SLOPE_SECONDS = 0.025  # standard deviation of the weights of a local straight line: its slope is the velocity
 _EYE_SECONDS = 0.35  # an eye is compared with how open it was so long before and after
 _BLINK_DEPTH = 0.8  # of the smaller of both: an eye that is less open blinks
+_BLINK_LEAST = 0.025  # of the eye aspect ratio: what closed eyes seem to blink by is noise of the landmarks
 _BLINK_EDGE = 0.5  # share of the depth at which a blink begins and ends
 _BLINK_MAX_SECONDS = 0.25  # between these two; what takes longer is a squint, or eyes that stay closed
 _BLINK_GAP_SECONDS = 0.08  # two dips so near are one blink
@@ -60,7 +61,7 @@ def find_blinks(seconds: Numbers, eye_open: Numbers) -> list[tuple[int, int, int
             continue
         before, after = _side(seconds, eye_open, apex, -1), _side(seconds, eye_open, apex, 1)
         level = min(before, after)
-        if not eye_open[apex] < _BLINK_DEPTH * level:
+        if not eye_open[apex] < min(_BLINK_DEPTH * level, level - _BLINK_LEAST):
             continue
         edge = eye_open[apex] + _BLINK_EDGE * (level - eye_open[apex])
         onset = offset = int(apex)
@@ -68,8 +69,10 @@ def find_blinks(seconds: Numbers, eye_open: Numbers) -> list[tuple[int, int, int
             onset -= 1
         while offset < len(seconds) - 1 and eye_open[offset + 1] < edge and not taken[offset + 1]:
             offset += 1
+        beside = [place for place in (onset - 1, offset + 1) if 0 <= place < len(seconds)]
+        is_shoulder = any(taken[place] and eye_open[place] < edge for place in beside)  # of a deeper dip
         taken[max(0, onset - 1) : offset + 2] = True
-        if seconds[offset] - seconds[onset] <= _BLINK_MAX_SECONDS:
+        if not is_shoulder and seconds[offset] - seconds[onset] <= _BLINK_MAX_SECONDS:
             found.append((onset, int(apex), offset))
     merged: list[tuple[int, int, int]] = []
     for onset, apex, offset in sorted(found):

@@ -22,6 +22,7 @@ import scipy.linalg
 import torch
 
 from mbert import ConfigError
+from mbert.manifests.regions import REGIONS
 from mbert.model.data.pixels import normalize, resize, stack_images
 from mbert.model.device import Compute, pick_compute
 from mbert.model.network.micron_bert import MicronBert
@@ -236,7 +237,7 @@ _PLACES = _places()  # (196, 3): 1, x, y of each patch
 def _joined(count: int, links: list[tuple[int, int, Numbers]]) -> Numbers:
     """Positions (N, R, 2) whose differences come nearest to all links (earlier, later, displacement (R, 2))."""
     if not links:
-        return np.zeros((count, 0, 2))
+        return np.zeros((count, len(REGIONS), 2))  # a face that was seen in one frame
     earlier, later = (np.array([link[place] for link in links]) for place in (0, 1))
     moved = np.stack([link[2] for link in links])  # (L, R, 2)
     flat = moved.reshape(len(links), -1)

@@ -41,7 +41,7 @@ class Movement:
     apex: int
     offset: int
     speed: float  # of the fastest frame from onset to apex, px per 100 ms
-    size_px: float  # how far the region that went furthest is from its place at the onset, at the apex
+    size_px: float  # how far the region that went furthest is from its place before the onset, at the apex
     regions: tuple[int, ...]  # of the part, furthest first
     way: npt.NDArray[np.float64]  # (2,): x, y of the displacement of the first of them
     is_back: bool  # a phase leads back; else the event ends with its movement
@@ -62,7 +62,8 @@ def find_movements(seconds: Numbers, positions: Numbers, velocities: Numbers, th
         if place not in ends:
             back = _return_of(place, phases, seconds, positions)
             ends |= {back} if back else set()
-            found.append(_movement(phase, phases[back] if back else None, seconds, positions, velocities))
+            earliest = phases[place - 1].stop if place else 0
+            found.append(_movement(phase, phases[back] if back else None, earliest, seconds, positions, velocities))
     return found
 
 
@@ -140,11 +141,13 @@ def _length(phase: Phase, positions: Numbers) -> float:
     return float(np.linalg.norm(positions[phase.stop] - positions[phase.start]))
 
 
-def _movement(phase: Phase, back: Phase | None, seconds: Numbers, positions: Numbers, velocities: Numbers) -> Movement:
-    start = int(np.searchsorted(seconds, seconds[phase.start] - _RISES_SECONDS))
-    onset, apex = _ends(positions[start : phase.stop + 1])
+def _movement(
+    phase: Phase, back: Phase | None, earliest: int, seconds: Numbers, positions: Numbers, velocities: Numbers
+) -> Movement:
+    start = max(earliest, int(np.searchsorted(seconds, seconds[phase.start] - _RISES_SECONDS)))
+    onset, apex = _ends(positions[start : phase.stop + 1], phase.peak - start)
     onset, apex = start + onset, start + apex
-    way = positions[apex] - positions[onset]
+    way = positions[apex] - positions[max(start, onset - 1)]  # at the onset it has moved already
     lengths = np.linalg.norm(way, axis=-1)
     order = np.argsort(-lengths, kind="stable")
     regions = tuple(int(region) for region in order if lengths[region] >= _REGION_SHARE * lengths[order[0]])
@@ -160,12 +163,12 @@ def _movement(phase: Phase, back: Phase | None, seconds: Numbers, positions: Num
     )
 
 
-def _ends(positions: Numbers) -> tuple[int, int]:
-    """The last frame before the way is visibly begun, made the first that differs, and the first at its end."""
+def _ends(positions: Numbers, peak: int) -> tuple[int, int]:
+    """The first frame in which the way is visibly begun, at the latest the fastest one, and the first at its end."""
     way = positions[-1] - positions[0]
     share = ((positions - positions[0]) * way).sum(axis=(1, 2)) / ((way**2).sum() + 1e-12)
-    before = np.flatnonzero(share < _BEGUN)
-    onset = min(int(before[-1]) + 1 if len(before) else 0, len(share) - 1)
+    before = np.flatnonzero(share[:peak] < _BEGUN)
+    onset = int(before[-1]) + 1 if len(before) else 0
     done = np.flatnonzero(share[onset:] >= _DONE)
     return onset, onset + int(done[0]) if len(done) else len(share) - 1
 

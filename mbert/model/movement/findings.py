@@ -24,7 +24,6 @@ _BLINK_SECONDS = 0.05  # around a blink: what moves so near to it is moved by it
 # real people, so that nothing is found where they are annotated as still (benchmarks/events.py).
 _RESTLESS = 3.0
 _RESTLESS_SECONDS = 3.0  # on either side
-_RESTLESS_STEP = 0.25
 _PLAIN: dict[Part, float] = {"brows": 0.3, "eyes": 0.3, "mouth": 0.5}
 _DIRECTIONS = ("right", "down right", "down", "down left", "left", "up left", "up", "up right")
 
@@ -93,9 +92,10 @@ def find_events(stretch: Stretch, calibration: Calibration, *, per_minute: float
         places = _places(names)
         moved = velocities[:, places]
         quiet = calibration.threshold(part, per_minute)
-        needed = _needed(seconds, np.linalg.norm(moved, axis=-1).max(axis=1), quiet, max(quiet, _PLAIN[part]))
+        speed = np.linalg.norm(moved, axis=-1).max(axis=1)
         for movement in find_movements(seconds, positions[:, places], moved, quiet):
-            threshold = float(needed[movement.onset : movement.apex + 1].max())
+            usual = _usual_speed(seconds, speed, movement)
+            threshold = float(np.clip(_RESTLESS * usual, quiet, max(quiet, _PLAIN[part])))
             if movement.speed < threshold:
                 continue
             flags = _flags(movement, seconds, {**marks, "speech": in_speech} if part == "mouth" else marks)
@@ -159,11 +159,8 @@ def _near(seconds: Numbers, spans: list[tuple[int, int]], margin: float) -> npt.
     return marks
 
 
-def _needed(seconds: Numbers, speed: Numbers, least: float, most: float) -> Numbers:
-    """(N,): how fast an event has to be at each frame, by how restless the part (its speed, (N,)) is around it."""
-    times = np.arange(seconds[0], seconds[-1] + _RESTLESS_STEP, _RESTLESS_STEP)
-    starts = np.searchsorted(seconds, times - _RESTLESS_SECONDS)
-    stops = np.searchsorted(seconds, times + _RESTLESS_SECONDS, side="right")
-    usual = [float(np.quantile(speed[start:stop], 0.75)) for start, stop in zip(starts, stops, strict=True)]
-    needed: Numbers = np.clip(_RESTLESS * np.interp(seconds, times, usual), least, most)
-    return needed
+def _usual_speed(seconds: Numbers, speed: Numbers, movement: Movement) -> float:
+    """How fast the part (its speed, (N,)) is for three quarters of the time around a movement, without the movement."""
+    start, stop = np.searchsorted(seconds, seconds[movement.apex] + _RESTLESS_SECONDS * np.array([-1, 1]))
+    around = np.concatenate([speed[start : movement.onset], speed[movement.offset + 1 : stop]])
+    return float(np.quantile(around, 0.75)) if len(around) else 0.0
