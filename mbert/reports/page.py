@@ -75,8 +75,10 @@ def timecode(seconds: float) -> str:
     return f"{'-' if seconds < 0 else ''}{clock}:{milliseconds // 1000:02d}.{milliseconds % 1000:03d}"
 
 
-def sparkline(values: npt.ArrayLike, *, width: int = 200, height: int = 32) -> str:
-    """Equally distant values as the path of an SVG of `width` x `height`: 0 at the bottom, the largest at the top.
+def sparkline(values: npt.ArrayLike, *, width: int = 200, height: int = 32, top: float | None = None) -> str:
+    """Equally distant values as the path of an SVG of `width` x `height`: 0 at the bottom, `top` at the top.
+
+    Larger values are cut off there; None: the largest.
 
     There is a gap where a value is NaN, a dot where its neighbours are; an empty path where there is no value.
     """
@@ -84,9 +86,9 @@ def sparkline(values: npt.ArrayLike, *, width: int = 200, height: int = 32) -> s
     known = np.isfinite(heights)
     if not known.any():
         return ""
-    top = max(float(heights[known].max()), 1e-9)
+    top = max(float(heights[known].max()) if top is None else top, 1e-9)
     xs = np.linspace(0, width, len(heights)) if len(heights) > 1 else np.array([width / 2])
-    ys = height - np.where(known, heights, 0).clip(0) / top * height
+    ys = height - np.where(known, heights, 0).clip(0, top) / top * height
     starts = known & ~np.concatenate([[False], known[:-1]])
     points = zip(xs[known], ys[known], starts[known], strict=True)
     return "".join(

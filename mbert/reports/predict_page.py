@@ -17,6 +17,7 @@ from mbert.reports.page import data_url, file_url, render, sparkline, write_page
 _MAP_LEVELS = 4
 _MAP_OPACITY = 0.72  # of the highest level: the face stays visible under it
 _INDEX_POINTS = 120
+_INDEX_TOP = 3.0  # px per 100 ms, as fast as speech
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +118,10 @@ def write_index_page(path: Path, entries: Sequence[IndexEntry], *, title: str, c
         title=title,
         command=command,
         entries=entries,
-        sparklines=[sparkline(decimate(entry.curve, _INDEX_POINTS), width=120, height=24) for entry in entries],
+        # One scale for all: a still face is to look still.
+        sparklines=[
+            sparkline(decimate(entry.curve, _INDEX_POINTS), width=120, height=24, top=_INDEX_TOP) for entry in entries
+        ],
         num_failed=sum(entry.summary is None for entry in entries),
         totals=totals,
         seconds=sum(summary.seconds for summary in summaries),
