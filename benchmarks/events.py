@@ -122,9 +122,7 @@ def main():
         videos.mkdir()
         for clip in annotations:
             (videos / clip).symlink_to((arguments.media / "videos" / clip).resolve())
-        run = mbert.predict(
-            videos, out=out, per_minute=arguments.per_minute, model=arguments.model, overlay=False, command="events.py"
-        )
+        run = mbert.predict(videos, out=out, per_minute=arguments.per_minute, model=arguments.model, overlay=False)
         for clip, rows in annotations.items():
             folder = Path(run.folders[clip])
             told = lambda text, clip=clip: print(f"{clip}: {text}") if arguments.list else None  # noqa: E731

@@ -6,6 +6,7 @@ command prints, and raises what the command reports as an error. The functions `
 
 import functools
 import inspect
+import shlex
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -541,7 +542,6 @@ def predict(
     decoder: Literal["pyav", "ffmpeg"] = "pyav",
     workers: int | None = None,
     overwrite: bool = False,
-    command: str = "mbert.predict(...)",
     on_plan: "Callable[[int, int], None]" = lambda num_videos, num_frames: None,
     on_ingested: "Callable[[Outcome], None]" = lambda outcome: None,
     on_progress: "Callable[[str, int], None]" = lambda video, num_frames: None,
@@ -554,6 +554,17 @@ def predict(
     """
     from mbert.prediction.run import run_predict
 
+    chosen = {
+        "out": out,
+        "per_minute": per_minute,
+        "faces": faces,
+        "model": model,
+        "classifier": classifier,
+        "overlay": overlay,
+        "embed_video": embed_video,
+        "fps": fps,
+        "decoder": decoder,
+    }
     return run_predict(
         Path(video),
         Path(out),
@@ -567,7 +578,7 @@ def predict(
         decoder=decoder,
         engine=engine_of("local", workers),
         overwrite=overwrite,
-        command=command,
+        command=_command_line(predict, video, chosen),
         on_plan=on_plan,
         on_ingested=on_ingested,
         on_progress=on_progress,
@@ -674,6 +685,18 @@ def _max_faces(faces: str | int) -> int | None:
     if text not in named and not text.isdecimal():
         raise ConfigError(f"--faces is {text!r}; allowed are all, largest, or a number")
     return named[text] if text in named else int(text)
+
+
+def _command_line(function: Callable[..., Any], argument: Where, chosen: Mapping[str, Any]) -> str:
+    """The command that does the same, with the options that are not at their defaults."""
+    usual = inspect.signature(function).parameters
+    words = ["mbert", function.__name__, str(argument)]
+    for name, value in chosen.items():
+        flag = name.replace("_", "-")
+        if value == usual[name].default or str(value) == str(usual[name].default):
+            continue
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return shlex.join(words)
 
 
 def _path(where: Where | None) -> Path | None:

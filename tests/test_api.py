@@ -125,9 +125,9 @@ def mbert_config(**changes):
     return dataclasses.replace(PRESETS["tiny"], **changes)
 
 
-def test_without_a_model_the_next_step_is_told(tmp_path):
+def test_where_a_named_folder_holds_no_model_the_next_step_is_told(tmp_path):
     with pytest.raises(ModelError, match="run `mbert train pretrain`"):
-        mbert.load_model(workspace=tmp_path)
+        mbert.load_model(tmp_path)
 
 
 def test_clips_come_with_times_rows_labels_and_crops(corpus):

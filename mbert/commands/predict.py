@@ -1,7 +1,5 @@
 """`mbert predict`: any face video in; what moved, when and how sure out."""
 
-import shlex
-import sys
 from typing import Any
 
 import typer
@@ -25,11 +23,9 @@ from mbert.commands.options import JsonOption, WorkersOption, options_of, print_
     decoder="FFmpeg's libraries, or the ffmpeg program.",
     workers=WorkersOption,
     overwrite="Predict again what is already there.",
-    command=typer.Option(hidden=True),
 )
 def predict(options: dict[str, Any], as_json: JsonOption = False) -> None:
     """Find what moves in the faces of a video: tables, ELAN and Praat files, an overlay and a page to look at."""
-    options["command"] = shlex.join(["mbert", *sys.argv[1:]])
     with Progress("predict") as progress:
         frames: dict[str, int] = {}
         counts = {"ingested": 0}
