@@ -56,6 +56,7 @@ from mbert.shards.image import decode_jpeg
 
 SUMMARY, FRAMES, EVENTS, REPORT, OVERLAY = "summary.json", "frames.parquet", "events.csv", "report.html", "overlay.mp4"
 _VERSIONS = ("av", "mediapipe", "numpy", "opencv-contrib-python", "torch")
+_PAIRS_AT_ONCE = 16  # of onset and apex, that the model is shown
 _MOST_PICTURES = 60  # of events in a page
 _CURVE_POINTS = 120  # of the sparkline in the page of all videos
 _TOLD_EVERY = 100  # frames
@@ -249,28 +250,37 @@ class _Prediction:
     def _picture_events(self, tracks: dict[int, list[ClipFrames]]) -> list[EventPicture]:
         """Onset and apex of the surest events as they were cut, and what they are like."""
         wanted = [event for event in self._events if event.type in ("micro", "macro")]
+        classifier = self._task.options.classifier
         pictures, named = [], {}
         surest = sorted(wanted, key=lambda event: (event.is_doubtful, -(event.score or 0)))
         shown = {event.event for event in surest[:_MOST_PICTURES]}
-        for event in wanted:
-            onset, *_ = rows = [
-                _row_at(tracks[event.face_id], frame) for frame in (event.onset_frame, event.apex_frame)
+        for start in range(0, len(wanted), _PAIRS_AT_ONCE):
+            events = wanted[start : start + _PAIRS_AT_ONCE]
+            rows = [
+                [_row_at(tracks[event.face_id], frame) for frame in (event.onset_frame, event.apex_frame)]
+                for event in events
             ]
-            ends = [_jpeg_of(tracks[event.face_id], row) for row in rows]
-            t0, t1 = (decode_jpeg(data) for data in ends)
+            ends = [
+                [_jpeg_of(tracks[event.face_id], row) for row in pair] for event, pair in zip(events, rows, strict=True)
+            ]
+            t0, t1 = (np.stack([decode_jpeg(pair[place]) for pair in ends]) for place in (0, 1))
             found = compare_crops(t0, t1, self._model.network)
-            like = self._model.units.likeness(found.displacement[0])
-            changes: dict[str, Any] = {
-                "like": " ".join(f"{unit}:{share:.2f}" for unit, share in like) or None,
-                "size_px": max(event.size_px, _way_of(event, onset, found.displacement[0], self._task.ingest.size)),
-            }
-            if self._task.options.classifier:
-                [(emotion, probability)] = name_emotions(t0, t1, load_classifier(self._task.options.classifier))
-                changes |= {"emotion": emotion, "emotion_probability": probability}
-            named[event.event] = dataclasses.replace(event, **changes)
-            if event.event in shown:
-                moved = _on_grid(found.moved[0])
-                pictures.append(EventPicture(event=event.event, onset=ends[0], apex=ends[1], moved=moved))
+            emotions = name_emotions(t0, t1, load_classifier(classifier)) if classifier else []
+            for place, event in enumerate(events):
+                like = self._model.units.likeness(found.displacement[place])
+                size = _way_of(event, rows[place][0], found.displacement[place], self._task.ingest.size)
+                emotion, probability = emotions[place] if emotions else (None, None)
+                named[event.event] = dataclasses.replace(
+                    event,
+                    like=" ".join(f"{unit}:{share:.2f}" for unit, share in like) or None,
+                    size_px=max(event.size_px, size),
+                    emotion=emotion,
+                    emotion_probability=probability,
+                )
+                if event.event in shown:
+                    onset, apex = ends[place]
+                    moved = _on_grid(found.moved[place])
+                    pictures.append(EventPicture(event=event.event, onset=onset, apex=apex, moved=moved))
         self._events = [named.get(event.event, event) for event in self._events]
         return pictures
 
