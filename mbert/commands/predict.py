@@ -47,7 +47,8 @@ def predict(options: dict[str, Any], as_json: JsonOption = False) -> None:
             on_progress=advance,
         )
     if as_json:
-        return print_json(run)
+        print_json(run)
+        return _end(run)
     typer.echo(
         f"{counted(len(run.folders), 'video')} of {run.num_videos}, {run.num_new} new, {run.num_frames} frames in "
         f"{told_time(run.seconds)}"
@@ -63,4 +64,10 @@ def predict(options: dict[str, Any], as_json: JsonOption = False) -> None:
         print_some([f"{path}: {reason}" for path, reason in run.failures.items()], rest="see the page")
     if run.page:
         typer.echo(f"open {run.page}")
-    return None
+    return _end(run)
+
+
+def _end(run: Any) -> None:
+    """Without any result the command has failed."""
+    if not run.folders:
+        raise typer.Exit(1)

@@ -10,7 +10,12 @@ from typing import Any
 
 from mbert import ManifestError, MbertError
 
-_WRITE_FAULTS = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM])
+_WRITE_FAULTS = frozenset(
+    [
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+        *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR),  # a file where a folder is to be, or the other way round
+    ]
+)
 
 
 @contextlib.contextmanager
@@ -79,7 +84,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise ManifestError(
-                f"another mbert command is at work in {folder}: wait for it, or use another --workspace"
+                f"another mbert command is at work in {folder}: wait for it, or use another folder"
             ) from exc
         except OSError as exc:
             raise MbertError(f"{folder} cannot be locked: {exc.strerror}; use a folder on another file system") from exc
@@ -103,7 +108,9 @@ def is_locked(folder: Path) -> bool:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON with sorted keys, atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        # Names may hold bytes that are not UTF-8; what is written of them is how JSON escapes them.
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:

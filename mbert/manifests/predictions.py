@@ -14,6 +14,7 @@ EventType = Literal["micro", "macro", "blink", "speech"]
 # blink: near to one. speech: the mouth moves in speech. head: it moves strongly. light: it changes. low_light: the face
 # is dark. cut: at the beginning or end of what was seen of the face.
 DOUBTS = frozenset(["blink", "speech", "head", "light", "low_light", "cut"])
+FRAMES, OVERLAY = "frames.parquet", "overlay.mp4"  # of these two a folder of results is known
 NO_FACE = -1  # `face_id` of a frame without a face
 MICRO_SECONDS = 0.5  # an expression that is over by then is micro (Yan et al. 2013)
 RESEARCH_ONLY = (

@@ -3,10 +3,11 @@
 import collections
 import dataclasses
 import hashlib
+import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from mbert.manifests.files import exclusive
@@ -14,14 +15,17 @@ from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.model.movement.displacement import MovementMeter
+from mbert.pipeline.corpora.videos import list_videos
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
 from mbert.pipeline.ingest_input import IngestOptions, Outcome
 from mbert.pipeline.video.source import Listing
-from mbert.prediction.task import Predicted, PredictOptions, PredictTask, load, load_classifier
-from mbert.prediction.video import REPORT, finished, predict_video
+from mbert.prediction.task import Predicted, PredictOptions, PredictTask, Unpredicted, load, load_classifier
+from mbert.prediction.video import REPORT, finished, predict_video, remove_results
 from mbert.reports.predict_page import IndexEntry, write_index_page
-from mbert.shards.engine import Engine, run_tasks
+from mbert.shards.engine import Engine, Loss, run_tasks
 from mbert.weights import BUILT_IN
+
+INDEX = "index.html"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +41,13 @@ class PredictRun:
     page: str | None
     seconds: float
     out: str
+
+
+class _AllVideos(CorpusChoice):
+    """Whatever they are, all videos are wanted, and no label."""
+
+    def list(self, path: Path) -> Listing:
+        return list_videos(path, with_labels=False)
 
 
 def run_predict(
@@ -69,44 +80,57 @@ def run_predict(
     )
     _check_models(options)
     ingest = IngestOptions(max_faces=max_faces, folder_fps=folder_fps, decoder=decoder)
-    choice = CorpusChoice(dataset="videos")  # whatever they are, all videos are wanted, and no label
+    choice = _AllVideos()
     listing = choice.list(path)
     workspace = _workspace_of(listing.root, out, ingest)
     # One video has all cores to itself, in this process; several have a process each.
     alone = dataclasses.replace(engine, workers=0)
     cutter = engine if len(listing.sources) > 1 else alone
-    with exclusive(workspace.root):
+    with exclusive(out):  # folders of results, too, are for one run
         summary = run_ingest(path, workspace, ingest, engine=cutter, choice=choice, on_outcome=on_ingested)
         if summary.changed:  # another video under the same name: what was cut of the old one is of no use
             summary = run_ingest(
                 path, workspace, ingest, engine=cutter, choice=choice, overwrite=True, on_outcome=on_ingested
             )
+        if overwrite and summary.failures:
+            run_ingest(path, workspace, ingest, engine=cutter, choice=choice, retry_failed=True, on_outcome=on_ingested)
         rows = {row.video_id: row for row in read_rows(workspace.videos, VideoRow)}
-        folders = folders_for([source.path for source in listing.sources], out)
+        names = {source.path: listing.root.name if source.path == "." else source.path for source in listing.sources}
+        folders = folders_for(names, out)
         used = [source for source in listing.sources if rows[source.video_id].status == "ok"]
         threads = max(1, engine.workers // max(1, len(used)))
         tasks = [
-            PredictTask(source, workspace, folders[source.path], options, ingest, command, threads) for source in used
+            PredictTask(source, names[source.path], workspace, folders[source.path], options, ingest, command, threads)
+            for source in used
         ]
         done = {} if overwrite else {task.source.path: found for task in tasks if (found := finished(task))}
         left = [task for task in tasks if task.source.path not in done]
         on_plan(len(left), sum(rows[task.source.video_id].num_frames or 0 for task in left))
         failures = {row.path: row.reason or row.status for row in rows.values() if row.status != "ok"}
         failures = {source.path: failures[source.path] for source in listing.sources if source.path in failures}
+        for name in failures:
+            remove_results(folders[name])
         runner = engine if len(left) > 1 else alone
         for predicted in run_tasks(
-            predict_video, left, runner, on_note=lambda note: on_progress(note.video, note.num_frames)
+            predict_video,
+            left,
+            runner,
+            on_lost=_lost,
+            on_note=lambda note: on_progress(note.video, note.num_frames),
         ):
+            if isinstance(predicted, Unpredicted):
+                failures[predicted.video] = predicted.reason
+                continue
             done[predicted.video] = predicted
             on_progress(predicted.video, predicted.summary.num_frames)
-            _write_index(path, out, listing, rows, folders, done, command)
-        page = _write_index(path, out, listing, rows, folders, done, command)
+            _write_index(path, out, listing, rows, folders, done, failures, command)
+        page = _write_index(path, out, listing, rows, folders, done, failures, command)
     counts = collections.Counter[str]()
     for each in done.values():
         counts.update(each.summary.counts)
     return PredictRun(
         num_videos=len(listing.sources),
-        num_new=len(left),
+        num_new=sum(task.source.path in done for task in left),
         num_frames=sum(each.summary.num_frames for each in done.values()),
         counts=dict(counts),
         failures=failures,
@@ -114,6 +138,12 @@ def run_predict(
         page=None if page is None else str(page),
         seconds=time.monotonic() - began,
         out=str(out),
+    )
+
+
+def _lost(task: PredictTask, loss: Loss) -> Unpredicted:
+    return Unpredicted(
+        task.source.path, "the process that worked on it died twice (out of memory, or a fault in a native library)"
     )
 
 
@@ -138,16 +168,20 @@ def _write_index(
     rows: Mapping[str, VideoRow],
     folders: Mapping[str, Path],
     done: Mapping[str, Predicted],
+    failures: Mapping[str, str],
     command: str,
 ) -> Path | None:
     """The page of all inputs; of one video its own page is enough."""
     if len(listing.sources) == 1:
-        only = listing.sources[0].path
-        return folders[only] / REPORT if only in done else None
+        source = listing.sources[0]
+        if source.path in done:
+            return folders[source.path] / REPORT
+        if path.is_file() or source.path not in failures:
+            return None
     entries = []
     for source in listing.sources:
         row, found = rows[source.video_id], done.get(source.path)
-        if row.status == "ok" and found is None:
+        if found is None and source.path not in failures:
             entries.append(
                 IndexEntry(name=source.path, page=None, status="pending", reason=None, summary=None, curve=())
             )
@@ -157,18 +191,36 @@ def _write_index(
             IndexEntry(
                 name=source.path,
                 page=page,
-                status=row.status,
-                reason=row.reason,
+                status="error" if found is None and row.status == "ok" else row.status,
+                reason=failures.get(source.path, row.reason),
                 summary=found.summary if found else None,
                 curve=found.curve if found else (),
             )
         )
-    write_index_page(out / "index.html", entries, title=path.name or str(path), command=command)
-    return out / "index.html"
+    write_index_page(out / INDEX, entries, title=path.name or str(path), command=command)
+    return out / INDEX
 
 
-def folders_for(paths: Sequence[str], out: Path) -> dict[str, Path]:
-    """Where the predictions of each input go: its path without the suffix, unless two would share it."""
-    short = {path: str(Path(path).with_suffix("")) if Path(path).suffix else path for path in paths}
-    twice = {name for name in short.values() if list(short.values()).count(name) > 1}
-    return {path: out / (path.replace(".", "_") if name in twice else name) for path, name in short.items()}
+def folders_for(names: Mapping[str, str], out: Path) -> dict[str, Path]:
+    """Where the predictions of each input go: its name without the suffix, unless two would share it.
+
+    `names` by path. No two inputs have one folder, also where upper and lower case are one.
+    """
+    short = {path: _without_suffix(name) for path, name in names.items()}
+    twice = {name for name, count in collections.Counter(short.values()).items() if count > 1}
+    taken = {INDEX}
+    folders = {}
+    for path, name in short.items():
+        wanted = names[path].replace(".", "_") if name in twice else name
+        numbered = (f"{wanted}_{number}" for number in itertools.count(2))
+        free = next(each for each in itertools.chain([wanted], numbered) if each.casefold() not in taken)
+        taken.add(free.casefold())
+        folders[path] = out / free
+    return folders
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePosixPath(name)
+    if not path.stem.strip("."):  # of `..mp4` would be left what means this folder, or the one above
+        return str(path.with_name(path.name.replace(".", "_")))
+    return str(path.with_suffix(""))

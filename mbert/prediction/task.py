@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 
 from mbert import ConfigError
@@ -30,8 +31,8 @@ class PredictOptions:
     embed_video: bool = False
 
     def __post_init__(self) -> None:
-        if not self.per_minute > 0:
-            raise ConfigError(f"per_minute is {self.per_minute:g}; it must be above 0")
+        if not 0 < self.per_minute < math.inf:
+            raise ConfigError(f"per_minute is {self.per_minute:g}; it must be above 0, and a number")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class PredictTask:
     """One ingested video, and where its predictions go."""
 
     source: Source
+    name: str  # the source's path; of a frame folder that was given itself, its name
     workspace: Workspace
     folder: Path
     options: PredictOptions
@@ -65,6 +67,14 @@ class Predicted:
     curve: tuple[float, ...]  # movement of the face that is seen longest, thinned
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unpredicted:
+    """A video whose predictions could not be made, and why."""
+
+    video: str
+    reason: str
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
     """A model with what was measured about it."""
@@ -81,9 +91,27 @@ class LoadedModel:
         return f"{self.digest} {self.calibration} {self.units.numbers} {self.units.fields.tobytes().hex()}"
 
 
-@functools.cache
 def load(model: str) -> LoadedModel:
-    """One per process. Raises ModelError where there is no such model."""
+    """Read once per process, and again when its files have changed. Raises ModelError where there is no such model."""
+    return _load(model, _written(model))
+
+
+def load_classifier(run: str) -> Classifier:
+    """As `load`. Raises ModelError where there is none."""
+    return _load_classifier(run, _written(run))
+
+
+def _written(model: str) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of each file of a model: one that was trained on since is another one."""
+    path = Path(model)
+    if not path.exists():
+        return ()
+    files = [path] if path.is_file() else sorted(file for file in model_folder(path).iterdir() if file.is_file())
+    return tuple((file.name, (status := file.stat()).st_size, status.st_mtime_ns) for file in files)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(model: str, written: object) -> LoadedModel:
     network = MicronBert.from_pretrained(model).eval()
     folder = model_folder(Path(model)) if Path(model).is_dir() else Path(model).parent
     is_calibrated = (folder / CALIBRATION).exists()
@@ -96,7 +124,6 @@ def load(model: str) -> LoadedModel:
     )
 
 
-@functools.cache
-def load_classifier(run: str) -> Classifier:
-    """One per process. Raises ModelError where there is none."""
+@functools.lru_cache(maxsize=1)
+def _load_classifier(run: str, written: object) -> Classifier:
     return Classifier.from_pretrained(run).eval()

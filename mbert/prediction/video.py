@@ -14,6 +14,7 @@ import itertools
 import json
 import mimetypes
 import os.path
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,10 +24,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mbert import __version__
-from mbert.manifests.files import read_json, write_json
+from mbert import InputError, MbertError, __version__
+from mbert.manifests.files import naming_write_faults, read_json, write_json
 from mbert.manifests.predictions import (
+    FRAMES,
     NO_FACE,
+    OVERLAY,
     RESEARCH_ONLY,
     EventRow,
     FaceSummary,
@@ -41,38 +44,68 @@ from mbert.model.device import limited_threads, pick_compute
 from mbert.model.movement.displacement import GRID, MovementMeter
 from mbert.model.movement.findings import find_events
 from mbert.model.network.compare import compare_crops, name_emotions
+from mbert.model.network.weights import hash_weights
 from mbert.pipeline.faces.measure import CropMeter, guessed_measures
+from mbert.pipeline.video.decode import VideoFile
 from mbert.pipeline.video.overlay import OverlayFace, write_overlay
 from mbert.pipeline.video.preview import small_preview
 from mbert.prediction.face import FaceMeter, FaceStretch
 from mbert.prediction.quality import Quality
 from mbert.prediction.rows import event_row, movement_rows
-from mbert.prediction.task import Predicted, PredictProgress, PredictTask, load, load_classifier
+from mbert.prediction.task import Predicted, PredictProgress, PredictTask, Unpredicted, load, load_classifier
 from mbert.reports.formats import CsvRows, write_challenge, write_eaf, write_textgrid, write_vtt
 from mbert.reports.predict_page import EventPicture, write_predict_page
 from mbert.shards.engine import tell
 from mbert.shards.frames import ClipFrames, CorpusFrames
 from mbert.shards.image import decode_jpeg
 
-SUMMARY, FRAMES, EVENTS, REPORT, OVERLAY = "summary.json", "frames.parquet", "events.csv", "report.html", "overlay.mp4"
+SUMMARY, EVENTS, REPORT = "summary.json", "events.csv", "report.html"
+_RESULTS = (
+    *(SUMMARY, REPORT, OVERLAY, FRAMES, "frames.csv", EVENTS, "events.parquet"),
+    *("events.eaf", "events.TextGrid", "events.vtt", "challenge.csv"),
+)
 _VERSIONS = ("av", "mediapipe", "numpy", "opencv-contrib-python", "torch")
 _PAIRS_AT_ONCE = 16  # of onset and apex, that the model is shown
 _MOST_PICTURES = 60  # of events in a page
 _CURVE_POINTS = 120  # of the sparkline in the page of all videos
+_ENCODING_THREADS = 2
 _TOLD_EVERY = 100  # frames
 
 
-def predict_video(task: PredictTask) -> Predicted:
-    """Measure, find and write everything about one ingested video; `summary.json` is written last."""
-    with limited_threads(task.threads):
-        return _Prediction(task).run()
+def predict_video(task: PredictTask) -> Predicted | Unpredicted:
+    """Measure, find and write everything about one ingested video; `summary.json` is written last.
+
+    Raises MbertError when writing fails; whatever is wrong with the video itself costs this video alone.
+    """
+    try:
+        with limited_threads(task.threads):
+            return _Prediction(task).run()
+    except InputError as exc:
+        return Unpredicted(task.source.path, exc.reason)
+    except (MbertError, MemoryError):
+        raise
+    except Exception as exc:  # as in ingest: an unforeseen fault costs one video, not the run
+        return Unpredicted(task.source.path, f"{type(exc).__name__}: {exc}")
+
+
+def remove_results(folder: Path) -> None:
+    """Delete what an earlier run has written about a video, and nothing else: it may have been another video."""
+    for name in _RESULTS:
+        (folder / name).unlink(missing_ok=True)
+    for left in folder.glob(".tracks-*"):  # of a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def fingerprint(task: PredictTask) -> str:
     """What the predictions of a video depend on; another one means that they are to be made again."""
     row = _video_row(task)
-    parts = [row.sha256, load(task.options.model).fingerprint, __version__, dataclasses.asdict(task.options)]
-    return hashlib.sha256(json.dumps([*parts, task.source.path], default=str).encode()).hexdigest()
+    classifier = task.options.classifier and load_classifier(task.options.classifier)
+    parts = [
+        *(row.sha256, task.source.path, task.name, __version__),
+        *(load(task.options.model).fingerprint, dataclasses.asdict(task.options), dataclasses.asdict(task.ingest)),
+        classifier and [hash_weights(classifier), classifier.config.classes],
+    ]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 
 def finished(task: PredictTask) -> Predicted | None:
@@ -134,11 +167,13 @@ class _Prediction:
         self._faces: list[FaceSummary] = []
         self._quality = Quality()
         self._num_done = 0
+        self._ends_s = 0.0  # of the last frame
 
     def run(self) -> Predicted:
         folder = self._task.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SUMMARY).unlink(missing_ok=True)  # what is there is no longer whole
+        with naming_write_faults(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_results(folder)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".tracks-") as scratch:
             tracks = self._tracks()
             files = [self._write_track(number, clips, Path(scratch)) for number, clips in tracks.items()]
@@ -183,7 +218,7 @@ class _Prediction:
                 )
                 found = movement_rows(number, stretch, findings, size)
                 writer.add(found)
-                self._events += [event_row(self._row.path, number, stretch.rows, each) for each in findings.events]
+                self._events += [event_row(self._task.name, number, stretch.rows, each) for each in findings.events]
                 self._quality.add(stretch.measured, findings)
                 self._shown.append(_show(number, stretch, found))
             writer.finish({})
@@ -207,6 +242,7 @@ class _Prediction:
             for rows in _batches(self._with_gaps(merged), 1000):
                 table.add(rows)
                 csv.add(rows)
+                self._ends_s = rows[-1].timestamp
             table.finish({})
 
     def _with_gaps(self, rows: Iterator[MovementRow]) -> Iterator[MovementRow]:
@@ -235,7 +271,7 @@ class _Prediction:
 
     def _write_events(self) -> list[str]:
         folder, events = self._task.folder, self._events
-        seconds = self._row.seconds or 0.0
+        seconds = self._ends_s
         with CsvRows(folder / EVENTS, EventRow) as csv:
             csv.add(events)
         write_rows(folder / "events.parquet", EventRow, events)
@@ -308,8 +344,9 @@ class _Prediction:
             ]
 
         sound = task.source.location if task.source.kind == "video" else None
+        # With another number of threads x264 gives other bytes.
         write_overlay(
-            decoder, task.folder / OVERLAY, faces_at, sound=sound, num_threads=task.threads, on_frame=lambda: None
+            decoder, task.folder / OVERLAY, faces_at, sound=sound, num_threads=_ENCODING_THREADS, on_frame=lambda: None
         )
 
     def _write_page(self, summary: PredictionSummary, pictures: Sequence[EventPicture]) -> None:
@@ -321,8 +358,13 @@ class _Prediction:
         has_overlay = self._task.options.overlay
         embedded = None
         if self._task.options.embed_video:
-            shown = folder / OVERLAY if has_overlay else source.location
-            embedded = ("video/mp4", small_preview(shown))
+            original = source.location if source.kind == "video" else None
+            shown = (
+                small_preview(VideoFile(folder / OVERLAY), sound=folder / OVERLAY)
+                if has_overlay
+                else small_preview(self._task.ingest.open_decoder(source, self._task.threads), sound=original)
+            )
+            embedded = ("video/mp4", shown)
         write_predict_page(
             folder / REPORT,
             summary=summary,
@@ -341,7 +383,7 @@ class _Prediction:
             counts[event.type] += 1
             counts["doubtful"] += event.is_doubtful
         return PredictionSummary(
-            video=row.path,
+            video=self._task.name,
             sha256=row.sha256,
             width=row.width,
             height=row.height,

@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal, TypeVar
 
@@ -194,6 +195,7 @@ class _Pool:
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(self._function, theirs), daemon=True)
+        resource_tracker.ensure_running()  # where the first process starts it, it unblocks what is blocked here
         # Ctrl-C is for this process. Blocked signals are inherited, and what arrives meanwhile is not lost.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

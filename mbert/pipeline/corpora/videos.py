@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mbert import ConfigError
 from mbert.manifests.labels.table import LABELS_NAME, read_labels
+from mbert.manifests.predictions import FRAMES, OVERLAY
 from mbert.pipeline.video.source import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -21,12 +22,15 @@ from mbert.pipeline.video.source import (
 DATASET = "videos"
 
 
-def list_videos(path: Path, labels_path: Path | None = None, *, dataset: str = DATASET) -> Listing:
+def list_videos(
+    path: Path, labels_path: Path | None = None, *, dataset: str = DATASET, with_labels: bool = True
+) -> Listing:
     """Find every input under a folder (or the one file given), and its labels. Raises ConfigError when there is none.
 
     A folder that holds images is one input, its images are the frames. A folder without anything in it is an input
     too, so that it gets a row that says so. Hidden files and folders are left out. Labels are read from `labels_path`,
-    else from `labels.csv` in the folder, where it is there. `dataset` is the prefix of all ids.
+    else from `labels.csv` in the folder, where it is there and they are wanted. `dataset` is the prefix of all ids. An
+    overlay that `mbert predict` has made is no input.
     """
     path = path.absolute()
     sources: list[Source] = []
@@ -46,7 +50,7 @@ def list_videos(path: Path, labels_path: Path | None = None, *, dataset: str = D
             f"({', '.join(sorted(IMAGE_SUFFIXES))})"
         )
     labels_path = labels_path or root / LABELS_NAME
-    has_labels = labels_path.exists()
+    has_labels = with_labels and labels_path.exists()
     return Listing(
         root=root,
         sources=tuple(sources),
@@ -76,6 +80,7 @@ class _Walk:
         }
         if images or (not entries and folder != self._root):
             self._sources.append(frames_source(self._root, folder, self._dataset))
+        results = {OVERLAY} if {OVERLAY, FRAMES} <= {entry.name for entry in entries} else set()
         for entry in entries:
             if entry.name in images:
                 continue
@@ -85,7 +90,7 @@ class _Walk:
                 if target not in self._visited:  # a link that leads back up would never end
                     self._visited.add(target)
                     self.into(path)
-            elif suffix_of(entry.name) in VIDEO_SUFFIXES:
+            elif suffix_of(entry.name) in VIDEO_SUFFIXES and entry.name not in results:
                 self._sources.append(video_source(self._root, path, self._dataset))
             elif entry.name != LABELS_NAME:
                 self._ignored.append(relative_path(self._root, path))
