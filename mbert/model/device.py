@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
 
-import cv2
 import torch
 import torch.distributed as dist
 
@@ -125,6 +124,8 @@ def joined_processes() -> Iterator[Processes]:
 @contextlib.contextmanager
 def limited_threads(count: int) -> Iterator[None]:
     """Let products on the CPU use so many threads, and OpenCV one, for then its flow is the same on every machine."""
+    import cv2  # not for those who only want a network
+
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(count)
     cv2.setNumThreads(1)
