@@ -44,7 +44,7 @@ class Quality:
 
     def warnings(self, row: VideoRow, faces: Sequence[FaceSummary], *, is_calibrated: bool) -> Iterator[Warning]:
         """Why the results are to be read with care."""
-        if row.fps and row.fps < _FPS:
+        if row.fps and round(row.fps) < _FPS:
             yield Warning(
                 kind="fps",
                 text=f"{row.fps:.3g} frames per second: an expression of 200 ms has {max(1, round(row.fps / 5))} "

@@ -58,6 +58,7 @@ from mbert.reports.predict_page import EventPicture, write_predict_page
 from mbert.shards.engine import tell
 from mbert.shards.frames import ClipFrames, CorpusFrames
 from mbert.shards.image import decode_jpeg
+from mbert.weights import BUILT_IN
 
 SUMMARY, EVENTS, REPORT = "summary.json", "events.csv", "report.html"
 _RESULTS = (
@@ -405,7 +406,10 @@ class _Prediction:
                 "ingest": {name: value for name, value in dataclasses.asdict(self._task.ingest).items() if value},
             },
             versions={"mbert": __version__, **{name: importlib.metadata.version(name) for name in _VERSIONS}},
-            model={"name": options.model, "sha256": self._model.digest},
+            model={
+                "name": "built in" if options.model == str(BUILT_IN) else options.model,
+                "sha256": self._model.digest,
+            },
             command=self._task.command,
             outputs=tuple(outputs),
         )
