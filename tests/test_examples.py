@@ -24,7 +24,7 @@ for path in sys.argv[1:]:
     told[path] = text.getvalue()
 print(json.dumps(told))
 """
-WORDS = r"mbert ((?:train )?[a-z]+)((?:[^`\n]|\\\n)*)"
+WORDS = r"mbert ((?:train |weights (?=build))?[a-z]+)((?:[^`\n]|\\\n)*)"
 
 
 def command_of(words):
