@@ -690,7 +690,8 @@ def _max_faces(faces: str | int) -> int | None:
 def _command_line(function: Callable[..., Any], argument: Where, chosen: Mapping[str, Any]) -> str:
     """The command that does the same, with the options that are not at their defaults."""
     usual = inspect.signature(function).parameters
-    words = ["mbert", function.__name__, str(argument)]
+    text = str(argument)
+    words = ["mbert", function.__name__, f"./{text}" if text.startswith("-") else text]
     for name, value in chosen.items():
         flag = name.replace("_", "-")
         if value == usual[name].default or str(value) == str(usual[name].default):

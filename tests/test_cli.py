@@ -267,7 +267,11 @@ def test_the_demo_runs_the_four_commands_and_ends_with_a_table(tmp_path, run_mbe
     done = run_mbert("demo", "--quick", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     shown = re.findall(r"^\$ (.*)$", done.stderr, flags=re.MULTILINE)
-    assert [line.replace(" --steps 30", "") for line in shown] == FOUR_COMMANDS
+    *four, last = (line.replace(" --steps 30", "") for line in shown)
+    assert four == FOUR_COMMANDS
+    assert re.fullmatch(r"mbert predict videos/\S+\.mp4", last)
+    [page] = (tmp_path / "mbert-demo" / "predictions").glob("*/report.html")
+    assert f"open {page.relative_to(tmp_path)}" in done.stdout
     for word in ("frames/s", "pairs", "pretraining loss", "LOSO UF1", "LOSO UAR", "chance", "checkpoint"):
         assert word in done.stdout
     assert (tmp_path / "mbert-demo" / "workspace" / "runs" / "loso" / "results.json").exists()

@@ -26,6 +26,7 @@ from mbert.shards.engine import Engine, Loss, run_tasks
 from mbert.weights import BUILT_IN
 
 INDEX = "index.html"
+_INDEX_SECONDS = 10.0  # between two states of it while a run goes on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +112,7 @@ def run_predict(
         for name in failures:
             remove_results(folders[name])
         runner = engine if len(left) > 1 else alone
+        written = time.monotonic()
         for predicted in run_tasks(
             predict_video,
             left,
@@ -123,7 +125,9 @@ def run_predict(
                 continue
             done[predicted.video] = predicted
             on_progress(predicted.video, predicted.summary.num_frames)
-            _write_index(path, out, listing, rows, folders, done, failures, command)
+            if time.monotonic() - written >= _INDEX_SECONDS:
+                _write_index(path, out, listing, rows, folders, done, failures, command)
+                written = time.monotonic()
         page = _write_index(path, out, listing, rows, folders, done, failures, command)
     counts = collections.Counter[str]()
     for each in done.values():

@@ -102,7 +102,7 @@ def fingerprint(task: PredictTask) -> str:
     row = _video_row(task)
     classifier = task.options.classifier and load_classifier(task.options.classifier)
     parts = [
-        *(row.sha256, task.source.path, task.name, __version__),
+        *(row.sha256, task.source.path, str(task.source.location), task.name, __version__),
         *(load(task.options.model).fingerprint, dataclasses.asdict(task.options), dataclasses.asdict(task.ingest)),
         classifier and [hash_weights(classifier), classifier.config.classes],
     ]
