@@ -307,7 +307,7 @@ def _check_the_maps(demo):
     assert sorted(Counter(row.emotion for row in shown).values()) == [2, 3, 3]
     first = draw_maps(demo).read_bytes()
     assert draw_maps(demo).read_bytes() == first
-    assert sorted(path.name for path in demo.iterdir()) == ["maps.png", "videos", "workspace"]
+    assert sorted(path.name for path in demo.iterdir()) == ["maps.png", "predictions", "videos", "workspace"]
 
 
 def test_a_terminal_sees_one_progress_line(synthetic_videos, tmp_path):
