@@ -32,7 +32,8 @@ AddressOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Random seed.")]
 CheckpointOption = Annotated[
-    Path | None, typer.Option(exists=True, help="Checkpoint or run.", show_default="WORKSPACE/runs/pretrain")
+    Path | None,
+    typer.Option(exists=True, help="Checkpoint or run.", show_default="WORKSPACE/runs/pretrain, else built in"),
 ]
 ExpressionsOption = Annotated[
     str | None,

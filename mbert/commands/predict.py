@@ -16,7 +16,7 @@ from mbert.commands.options import JsonOption, WorkersOption, options_of, print_
     per_minute="False alarms to accept per minute of a still face: fewer is stricter.",
     faces="Faces to follow at a time: all, largest, or a number.",
     model=typer.Option(exists=True, help="Checkpoint or run.", show_default="built in"),
-    classifier=typer.Option(exists=True, help="A run of mbert train finetune; it names emotions."),
+    classifier=typer.Option(exists=True, help="A run of mbert train finetune or mbert eval; it names emotions."),
     overlay=typer.Option("--overlay/--no-overlay", help="Draw what was found over a copy of the video."),
     embed_video="Put a small copy of the video into the page.",
     fps="Frame rate of frame folders; video files carry their own.",

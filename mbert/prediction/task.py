@@ -113,12 +113,15 @@ def _written(model: str) -> tuple[tuple[str, int, int], ...]:
 @functools.lru_cache(maxsize=1)
 def _load(model: str, written: object) -> LoadedModel:
     network = MicronBert.from_pretrained(model).eval()
-    folder = model_folder(Path(model)) if Path(model).is_dir() else Path(model).parent
-    is_calibrated = (folder / CALIBRATION).exists()
+    path = Path(model)
+    # Of a name on the hub nothing else is known: what lies in the current folder belongs to another model.
+    folder = model_folder(path) if path.is_dir() else path.parent if path.is_file() else None
+    is_calibrated = folder is not None and (folder / CALIBRATION).exists()
+    has_units = folder is not None and (folder / UNITS).exists()
     return LoadedModel(
         network,
-        Calibration.read(folder if is_calibrated else BUILT_IN),
-        ActionUnitBases.read(folder if (folder / UNITS).exists() else BUILT_IN),
+        Calibration.read(folder if folder and is_calibrated else BUILT_IN),
+        ActionUnitBases.read(folder if folder and has_units else BUILT_IN),
         is_calibrated,
         hash_weights(network),
     )
