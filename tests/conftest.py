@@ -36,6 +36,7 @@ from mbert.shards.pair import FramePair
 from mbert.shards.writer import TAR_HASH_ENTRY, writing_tar
 
 MEDIA = Path(os.environ.get("MBERT_TEST_MEDIA", Path(__file__).parents[2] / "shared" / "media"))
+CASES = Path(os.environ.get("MBERT_TEST_CASES", MEDIA.parent / "cases"))
 SYNTHETIC = SynthesisOptions(
     prototypes=True,
     subjects_per_photo=3,
@@ -58,6 +59,14 @@ def media() -> Path:
     if not MEDIA.is_dir():
         pytest.skip(f"needs the real clips in {MEDIA} (or MBERT_TEST_MEDIA)")
     return MEDIA
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of small odd inputs; tests that need it skip where it is not."""
+    if not CASES.is_dir():
+        pytest.skip(f"needs the small inputs in {CASES} (or MBERT_TEST_CASES)")
+    return CASES
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from mbert.manifests.subject import Subject
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 Status = Literal[
