@@ -88,7 +88,7 @@ def test_status_values_are_the_documented_ones():
 
 def test_another_schema_is_refused_with_a_way_out(tmp_path):
     write_rows(tmp_path / "x.parquet", VideoRow, [])
-    with pytest.raises(ManifestError, match=r"schema 'VideoRow/4'.*reads 'ClipRow/4'.*--overwrite"):
+    with pytest.raises(ManifestError, match=r"schema 'VideoRow/5'.*reads 'ClipRow/5'.*--overwrite"):
         read_table(tmp_path / "x.parquet", ClipRow)
 
 
