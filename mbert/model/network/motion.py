@@ -235,13 +235,24 @@ def _moved(images: Tensor, affine: Tensor) -> Tensor:
 
 
 def _blurred(images: Tensor, spread: float) -> Tensor:
-    """(B, C, H, W) under a Gaussian of some standard deviation in pixels; below 0.1 as it is."""
+    """(B, C, H, W) under a Gaussian of some standard deviation in pixels; below 0.1 as it is.
+
+    On so few pixels a product with a matrix is several times as fast as a convolution.
+    """
     if spread < 0.1:
         return images
+    # The compiler keeps what is constant by itself, and warns of a cache.
+    matrix = _blur_matrix if torch.compiler.is_compiling() else _kept_blur_matrix
+    down, across = (matrix(side, spread, images.device) for side in images.shape[-2:])
+    return down @ images @ across.mT
+
+
+def _blur_matrix(side: int, spread: float, device: torch.device) -> Tensor:
+    """(side, side): a Gaussian along one axis; what lies beyond the border is the pixel there."""
     reach = math.ceil(2.5 * spread)
-    kernel = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * spread**2))
-    kernel = (kernel / kernel.sum()).to(images.device, non_blocking=True)
-    channels = images.shape[1]
-    padded = F.pad(images, (reach,) * 4, mode="replicate")
-    across = F.conv2d(padded, kernel.expand(channels, 1, 1, -1), groups=channels)
-    return F.conv2d(across, kernel[:, None].expand(channels, 1, -1, 1), groups=channels)
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1, device=device) ** 2) / (2 * spread**2))
+    pixels = F.pad(torch.eye(side, device=device), (reach, reach), mode="replicate")
+    return (pixels.unfold(1, 2 * reach + 1, 1) @ (kernel / kernel.sum())).mT
+
+
+_kept_blur_matrix = functools.cache(_blur_matrix)
