@@ -123,14 +123,20 @@ def joined_processes() -> Iterator[Processes]:
 
 @contextlib.contextmanager
 def limited_threads(count: int) -> Iterator[None]:
-    """Let products on the CPU use so many threads, and OpenCV one, for then its flow is the same on every machine."""
+    """Let torch use so many threads for products on the CPU, and OpenCV and NumPy one.
+
+    OpenCV's flow is then the same on every machine. NumPy's products here are of a few numbers: its threads would only
+    wait for each other, on a busy machine for longer than everything else takes.
+    """
     import cv2  # not for those who only want a network
+    import threadpoolctl
 
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(count)
     cv2.setNumThreads(1)
     try:
-        yield
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])

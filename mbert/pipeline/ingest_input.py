@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from mbert import ConfigError, InputError, MbertError
 from mbert.manifests.labels.table import Label, told_spans
@@ -132,6 +133,7 @@ class Outcome:
         return cls(VideoRow(**value["video"]), tuple(ClipRow(**clip) for clip in value["clips"]))
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # products of a few numbers: threads would wait for each other
 def ingest_input(task: IngestTask) -> Outcome:
     """Ingest one input; whatever is wrong with it becomes its row.
 
