@@ -133,7 +133,6 @@ class Outcome:
         return cls(VideoRow(**value["video"]), tuple(ClipRow(**clip) for clip in value["clips"]))
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")  # products of a few numbers: threads would wait for each other
 def ingest_input(task: IngestTask) -> Outcome:
     """Ingest one input; whatever is wrong with it becomes its row.
 
@@ -145,7 +144,8 @@ def ingest_input(task: IngestTask) -> Outcome:
     try:
         decoder = task.options.open_decoder(task.source, task.num_threads)
         info = decoder.info
-        return _write_input(task, decoder)
+        with threadpool_limits(1, user_api="blas"):  # products of a few numbers: threads would wait for each other
+            return _write_input(task, decoder)
     except InputError as exc:
         return _failure(task, info, exc.status, exc.reason, *info.remarks)
     except OSError as exc:

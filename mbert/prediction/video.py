@@ -20,9 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
 from mbert import InputError, MbertError, __version__
 from mbert.manifests.files import naming_write_faults, read_json, write_json
@@ -37,27 +35,26 @@ from mbert.manifests.predictions import (
     PredictionSummary,
     Warning,
 )
-from mbert.manifests.regions import PARTS, REGIONS
-from mbert.manifests.schema import FrameRow, VideoRow
+from mbert.manifests.regions import PARTS
+from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import iterate_rows, read_rows, write_rows, writing_rows
 from mbert.model.device import limited_threads, pick_compute
-from mbert.model.movement.displacement import GRID, MovementMeter
+from mbert.model.movement.displacement import MovementMeter
 from mbert.model.movement.findings import find_events
-from mbert.model.network.compare import compare_crops, name_emotions
 from mbert.model.network.weights import hash_weights
-from mbert.pipeline.faces.measure import CropMeter, guessed_measures
+from mbert.pipeline.faces.measure import CropMeter
 from mbert.pipeline.video.decode import VideoFile
-from mbert.pipeline.video.overlay import OverlayFace, write_overlay
 from mbert.pipeline.video.preview import small_preview
-from mbert.prediction.face import FaceMeter, FaceStretch
+from mbert.prediction.face import FaceMeter
+from mbert.prediction.pictures import picture_events
 from mbert.prediction.quality import Quality
 from mbert.prediction.rows import event_row, movement_rows
+from mbert.prediction.shown import Shown, draw_overlay
 from mbert.prediction.task import Predicted, PredictProgress, PredictTask, Unpredicted, load, load_classifier
 from mbert.reports.formats import CsvRows, write_challenge, write_eaf, write_textgrid, write_vtt
 from mbert.reports.predict_page import EventPicture, write_predict_page
 from mbert.shards.engine import tell
 from mbert.shards.frames import ClipFrames, CorpusFrames
-from mbert.shards.image import decode_jpeg
 from mbert.weights import BUILT_IN
 
 SUMMARY, EVENTS, REPORT = "summary.json", "events.csv", "report.html"
@@ -66,10 +63,7 @@ _RESULTS = (
     *("events.eaf", "events.TextGrid", "events.vtt", "challenge.csv"),
 )
 _VERSIONS = ("av", "mediapipe", "numpy", "opencv-contrib-python", "torch")
-_PAIRS_AT_ONCE = 16  # of onset and apex, that the model is shown
-_MOST_PICTURES = 60  # of events in a page
 _CURVE_POINTS = 120  # of the sparkline in the page of all videos
-_ENCODING_THREADS = 2
 _TOLD_EVERY = 100  # frames
 
 
@@ -79,7 +73,7 @@ def predict_video(task: PredictTask) -> Predicted | Unpredicted:
     Raises MbertError when writing fails; whatever is wrong with the video itself costs this video alone.
     """
     try:
-        with limited_threads(task.threads):
+        with limited_threads(1):  # landmarks, flow and the model have a thread each, and do not wait for each other
             return _Prediction(task).run()
     except InputError as exc:
         return Unpredicted(task.source.path, exc.reason)
@@ -141,18 +135,6 @@ def _video_row(task: PredictTask) -> VideoRow:
     return next(row for row in rows if row.video_id == task.source.video_id)
 
 
-@dataclasses.dataclass(slots=True)
-class _Shown:
-    """What the overlay draws of one face: arrays over its frames."""
-
-    face_id: int
-    frames: npt.NDArray[np.int64]
-    transforms: npt.NDArray[np.float64]  # (N, 2, 3)
-    boxes: npt.NDArray[np.float32]  # (N, 4)
-    maps: npt.NDArray[np.uint8]  # (N, 14, 14)
-    movement: npt.NDArray[np.float32]
-
-
 class _Prediction:
     """The work on one video."""
 
@@ -164,7 +146,7 @@ class _Prediction:
         movement = MovementMeter(self._model.network, compute=pick_compute(), threads=task.threads)
         self._meter = FaceMeter(movement, _crop_meter(task.ingest.landmarker), task.ingest.size, self._tell)
         self._events: list[EventRow] = []
-        self._shown: list[_Shown] = []
+        self._shown: list[Shown] = []
         self._faces: list[FaceSummary] = []
         self._quality = Quality()
         self._num_done = 0
@@ -181,10 +163,10 @@ class _Prediction:
             self._write_frames(files)
         self._events.sort(key=lambda event: (event.onset_s, event.face_id))
         self._events = [dataclasses.replace(row, event=number) for number, row in enumerate(self._events, 1)]
-        pictures = self._picture_events(tracks)
+        self._events, pictures = picture_events(self._task, self._events, tracks)
         outputs = self._write_events()
         if self._task.options.overlay:
-            self._write_overlay()
+            draw_overlay(self._task, self._shown, self._events)
             outputs.append(OVERLAY)
         summary = self._summary([FRAMES, "frames.csv", *outputs, REPORT])
         self._write_page(summary, pictures)
@@ -221,7 +203,7 @@ class _Prediction:
                 writer.add(found)
                 self._events += [event_row(self._task.name, number, stretch.rows, each) for each in findings.events]
                 self._quality.add(stretch.measured, findings)
-                self._shown.append(_show(number, stretch, found))
+                self._shown.append(Shown.of(number, stretch, found))
             writer.finish({})
         self._faces.append(
             FaceSummary(
@@ -283,72 +265,6 @@ class _Prediction:
         write_vtt(folder / "events.vtt", events)
         write_challenge(folder / "challenge.csv", events, with_emotion=bool(self._task.options.classifier))
         return [EVENTS, "events.parquet", "events.eaf", "events.TextGrid", "events.vtt", "challenge.csv"]
-
-    def _picture_events(self, tracks: dict[int, list[ClipFrames]]) -> list[EventPicture]:
-        """Onset and apex of the surest events as they were cut, and what they are like."""
-        wanted = [event for event in self._events if event.type in ("micro", "macro")]
-        classifier = self._task.options.classifier
-        pictures, named = [], {}
-        surest = sorted(wanted, key=lambda event: (event.is_doubtful, -(event.score or 0)))
-        shown = {event.event for event in surest[:_MOST_PICTURES]}
-        for start in range(0, len(wanted), _PAIRS_AT_ONCE):
-            events = wanted[start : start + _PAIRS_AT_ONCE]
-            rows = [
-                [_row_at(tracks[event.face_id], frame) for frame in (event.onset_frame, event.apex_frame)]
-                for event in events
-            ]
-            ends = [
-                [_jpeg_of(tracks[event.face_id], row) for row in pair] for event, pair in zip(events, rows, strict=True)
-            ]
-            t0, t1 = (np.stack([decode_jpeg(pair[place]) for pair in ends]) for place in (0, 1))
-            found = compare_crops(t0, t1, self._model.network)
-            emotions = name_emotions(t0, t1, load_classifier(classifier)) if classifier else []
-            for place, event in enumerate(events):
-                like = self._model.units.likeness(found.displacement[place])
-                size = _way_of(event, rows[place][0], found.displacement[place], self._task.ingest.size)
-                emotion, probability = emotions[place] if emotions else (None, None)
-                named[event.event] = dataclasses.replace(
-                    event,
-                    like=" ".join(f"{unit}:{share:.2f}" for unit, share in like) or None,
-                    size_px=max(event.size_px, size),
-                    emotion=emotion,
-                    emotion_probability=probability,
-                )
-                if event.event in shown:
-                    onset, apex = ends[place]
-                    moved = _on_grid(found.moved[place])
-                    pictures.append(EventPicture(event=event.event, onset=onset, apex=apex, moved=moved))
-        self._events = [named.get(event.event, event) for event in self._events]
-        return pictures
-
-    def _write_overlay(self) -> None:
-        task = self._task
-        decoder = task.ingest.open_decoder(task.source, task.threads)
-        labels = _Labels(self._events)
-        places: dict[int, list[tuple[_Shown, int]]] = {}
-        for shown in self._shown:
-            for place, frame in enumerate(shown.frames):
-                places.setdefault(int(frame), []).append((shown, place))
-
-        def faces_at(frame: int) -> list[OverlayFace]:
-            return [
-                OverlayFace(
-                    face_id=shown.face_id,
-                    box=tuple(float(side) for side in shown.boxes[place]),  # type: ignore[arg-type]
-                    transform=shown.transforms[place],
-                    crop_size=task.ingest.size,
-                    heat=shown.maps[place],
-                    movement=float(shown.movement[place]),
-                    label=labels.at(shown.face_id, frame),
-                )
-                for shown, place in places.get(frame, ())
-            ]
-
-        sound = task.source.location if task.source.kind == "video" else None
-        # With another number of threads x264 gives other bytes.
-        write_overlay(
-            decoder, task.folder / OVERLAY, faces_at, sound=sound, num_threads=_ENCODING_THREADS, on_frame=lambda: None
-        )
 
     def _write_page(self, summary: PredictionSummary, pictures: Sequence[EventPicture]) -> None:
         folder, source = self._task.folder, self._task.source
@@ -424,67 +340,9 @@ class _Prediction:
         return tuple(round(float(part.max()), 3) for part in parts)
 
 
-class _Labels:
-    """What the overlay writes at a face while an event lasts."""
-
-    def __init__(self, events: Sequence[EventRow]) -> None:
-        self._events = [event for event in events if event.type != "speech"]
-
-    def at(self, face: int, frame: int) -> str:
-        running = [
-            event
-            for event in self._events
-            if event.face_id == face and event.onset_frame <= frame <= max(event.offset_frame, event.apex_frame + 2)
-        ]
-        running.sort(key=lambda event: (event.is_doubtful, event.type == "macro"))
-        return ", ".join("blink" if event.type == "blink" else f"{event.type}: {event.part}" for event in running[:2])
-
-
-def _show(face: int, stretch: FaceStretch, found: Sequence[MovementRow]) -> _Shown:
-    return _Shown(
-        face,
-        np.array([row.frame_index for row in stretch.rows]),
-        np.array([row.transform for row in stretch.rows]).reshape(-1, 2, 3),
-        np.array([(row.x, row.y, row.w, row.h) for row in found], np.float32),
-        stretch.measured.paths.maps,
-        np.array([row.movement for row in found], np.float32),
-    )
-
-
 def _batches(rows: Iterator[MovementRow], size: int) -> Iterator[list[MovementRow]]:
     while batch := list(itertools.islice(rows, size)):
         yield batch
-
-
-def _row_at(clips: Sequence[ClipFrames], frame: int) -> FrameRow:
-    """The row of a frame's crop; events have frames of crops alone."""
-    [clip] = [each for each in clips if each.clip.first_frame <= frame <= each.clip.last_frame]
-    place = int(np.searchsorted(clip.frame_indices, frame))
-    return clip.rows[place]
-
-
-def _jpeg_of(clips: Sequence[ClipFrames], row: FrameRow) -> bytes:
-    """The crop of a row as it lies in its tar."""
-    tar = next(each.tar for each in clips if each.clip.clip_id == row.clip_id)
-    with tar.open("rb") as file:
-        file.seek(row.offset)
-        return file.read(row.size)
-
-
-def _way_of(event: EventRow, onset: FrameRow, displacement: npt.NDArray[np.float32], size: int) -> float:
-    """How far the regions of an event have gone at its apex as the model sees it, in px of a 224 px crop.
-
-    The path of a region is an average over more than what moves; the model's displacement (h, w, 2) is that of a patch.
-    """
-    grid = displacement.shape[0]
-    places = np.clip(guessed_measures(onset).centres * (grid / size), 0, grid - 1).astype(int)
-    ways = np.linalg.norm(displacement[places[:, 1], places[:, 0]], axis=-1)
-    return float(max((ways[REGIONS.index(name)] for name in event.regions.split()), default=0.0))
-
-
-def _on_grid(moved: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    found = cv2.resize(moved, (GRID, GRID), interpolation=cv2.INTER_AREA) if moved.shape[0] != GRID else moved
-    return found.astype(np.float64)
 
 
 def _relative(file: Path, folder: Path) -> str:

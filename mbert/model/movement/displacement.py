@@ -10,9 +10,11 @@ Shapes: N frames, L pairs, R regions of `mbert.manifests.regions.REGIONS`, 14 x 
 224 px crop, times in seconds.
 """
 
+import bisect
 import collections
 import concurrent.futures
 import dataclasses
+import itertools
 import math
 
 import cv2
@@ -111,10 +113,12 @@ class MovementMeter:
         """Compare the frames that came since the last time with those before them."""
         new = [frame for frame in self._frames if frame.number >= self._num_measured]
         pairs = {frame.number: self._partners(frame) for frame in new}
-        self._maps += self._maps_of(new)
         jobs = [(earlier, frame) for frame in new for earlier in pairs[frame.number]]
+        maps = self._pool.submit(self._maps_of, new)
+        patch_flows = list(self._pool.map(lambda pair: _patch_flow(pair[0].grey, pair[1].grey), jobs))
+        self._maps += maps.result()
         if jobs:
-            flows = np.stack(list(self._pool.map(lambda pair: _patch_flow(pair[0].grey, pair[1].grey), jobs)))
+            flows = np.stack(patch_flows)
             moved = np.stack([self._moved_between(earlier, frame) for earlier, frame in jobs])
             beside = _beside_head(flows, 1 - moved) * moved[..., None]
             self._links += [
@@ -135,14 +139,18 @@ class MovementMeter:
 
     def _partners(self, frame: "_Frame") -> list["_Frame"]:
         """The earlier frames to compare with: the one before, and those nearest to each distance."""
-        before = [other for other in self._frames if other.number < frame.number]
+        before = self._before(frame)
         if not before:
             return []
         wanted = [before[-1]] + [self._nearest(before, frame.seconds - distance) for distance in DISTANCES]
         return list({other.number: other for other in wanted}.values())
 
+    def _before(self, frame: "_Frame") -> list["_Frame"]:
+        return list(itertools.islice(self._frames, frame.number - self._frames[0].number))
+
     def _nearest(self, frames: "list[_Frame]", seconds: float) -> "_Frame":
-        return min(frames, key=lambda frame: abs(frame.seconds - seconds))
+        place = bisect.bisect_left(frames, seconds, key=lambda frame: frame.seconds)
+        return min(frames[max(0, place - 1) : place + 1], key=lambda frame: abs(frame.seconds - seconds))
 
     def _maps_of(self, frames: "list[_Frame]") -> list[npt.NDArray[np.uint8]]:
         """A map for each frame; at high frame rates some share that of the frame before."""
@@ -167,7 +175,7 @@ class MovementMeter:
             return np.empty((0, GRID, GRID))
         earlier = []
         for frame in frames:
-            before = [other for other in self._frames if other.number < frame.number]
+            before = self._before(frame)
             earlier.append(self._nearest(before, frame.seconds - MAP_SECONDS) if before else frame)
         images = torch.cat([each.small for each in [*earlier, *frames]]).to(self._compute.device)
         t0, t1 = normalize(images, self._model.config.in_chans).chunk(2)
