@@ -59,9 +59,9 @@ class Faults:
         self._path = path
         self._told: dict[str, None] = {}
 
-    def add(self, where: str, what: str) -> None:
-        """One fault; `where` is like `line 3`."""
-        self._told[f"{where}: {what}"] = None
+    def add(self, told: str) -> None:
+        """One fault, as in `line 3: apex is 'two'`."""
+        self._told[told] = None
 
     def check(self) -> None:
         """Raise ManifestError with all faults; the first 20 in words."""
@@ -136,7 +136,7 @@ def named_cells(
     width = len(header.cells)
     for row in rows:
         if len(row.cells) > width or (delimiter == " " and len(row.cells) < width):
-            faults.add(f"line {row.line}", _told_width(row, header, places, delimiter))
+            faults.add(f"line {row.line} {_told_width(row, header, places, delimiter)}")
             continue
         padded = [*row.cells, *[""] * (width - len(row.cells))]
         yield row, {name: padded[place] for name, place in places.items()}

@@ -153,16 +153,14 @@ class _Cells:
         value = self.text(name)
         found = None if value is None else whole_number(value, delimiter=self.delimiter)
         if value is not None and found is None:
-            self.faults.add(
-                f"line {self.line}", f"{name} is {value!r}; allowed are a frame number as 46, '/' or nothing"
-            )
+            self.faults.add(f"line {self.line}: {name} is {value!r}; allowed are a frame number as 46, '/' or nothing")
         return found
 
     def seconds(self, name: str) -> float | None:
         value = self.text(name)
         found = None if value is None else number(value, delimiter=self.delimiter)
         if value is not None and found is None:
-            self.faults.add(f"line {self.line}", f"{name} is {value!r}; allowed are seconds as 1.25, '/' or nothing")
+            self.faults.add(f"line {self.line}: {name} is {value!r}; allowed are seconds as 1.25, '/' or nothing")
         return found
 
 
@@ -171,7 +169,7 @@ def _label(cells: _Cells, dataset: str) -> Label | None:
     path = cells.by_column["path"]
     if not path:
         if any(not is_absent(value) for value in cells.by_column.values()):
-            cells.faults.add(f"line {cells.line}", "path is empty; it names a file or folder beside the label file")
+            cells.faults.add(f"line {cells.line}: path is empty; it names a file or folder beside the label file")
         return None
     subject = cells.name("subject")
     label = Label(

@@ -53,16 +53,15 @@ def read_predictions(path: Path) -> list[Prediction]:
     seen: dict[tuple[str | None, str, str], str] = {}
     for where, cells in _rows(path, faults):
         if empty := [name for name, value in cells.items() if not value]:
-            faults.add(where, f"{empty[0]} is empty; fill it in, or leave out a column that is optional")
+            faults.add(f"{where}: {empty[0]} is empty; fill it in, or leave out a column that is optional")
             continue
         prediction = _prediction(cells)
         if prediction.clip is not None:
             first = seen.setdefault((prediction.dataset, prediction.subject, prediction.clip), where)
             if first != where:
                 faults.add(
-                    where,
-                    f"clip {prediction.clip!r} of subject {prediction.subject} is already in {first}; "
-                    "a sample is scored once, so give each expression a clip name of its own",
+                    f"{where}: clip {prediction.clip!r} of subject {prediction.subject} is already in {first}; "
+                    "a sample is scored once, so give each expression a clip name of its own"
                 )
         predictions.append(prediction)
     faults.check()
