@@ -120,16 +120,22 @@ def _decoded(path: Path, content: bytes, words: Collection[str]) -> tuple[str, s
         if 3 * sum(zeros) < len(content) // 2:
             raise ManifestError(f"{path} is neither a text nor a spreadsheet: save it as CSV in UTF-8, or as .xlsx")
         encoding = "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
-    try:
-        return content.decode(encoding or "utf-8"), None
-    except UnicodeDecodeError as exc:
-        if encoding is not None:
+    if encoding is not None:
+        try:
+            return content.decode(encoding), None
+        except UnicodeDecodeError as exc:
             raise ManifestError(f"{path} is damaged: it is no {encoding} from byte {exc.start} on") from exc
+    utf8 = _try(content, "utf-8")
+    if utf8 is not None and utf8.isascii():
+        return utf8, None
     possible = {name: text for name in _CODE_PAGES if (text := _try(content, name)) is not None}
     names = {unicodedata.normalize("NFC", word) for word in words if not word.isascii()}
     found = {name: sum(word in unicodedata.normalize("NFC", text) for word in names) for name, text in possible.items()}
-    chosen = max(found, key=lambda name: found[name], default=None)
-    if chosen is None or not found[chosen]:
+    chosen = max(found, key=lambda name: found[name], default="cp1252")
+    # A few Chinese signs in GBK are UTF-8 by chance, so known names count more.
+    if utf8 is not None and (not found[chosen] or any(word in unicodedata.normalize("NFC", utf8) for word in names)):
+        return utf8, None
+    if not found.get(chosen):
         chosen = "gb18030" if "gb18030" in possible and _looks_chinese(content) else "cp1252"
     if chosen not in possible:
         raise ManifestError(f"{path} is neither UTF-8 nor in a code page that is known: save it as CSV in UTF-8")
