@@ -133,7 +133,9 @@ def _decoded(path: Path, content: bytes, words: Collection[str]) -> tuple[str, s
     found = {name: sum(word in unicodedata.normalize("NFC", text) for word in names) for name, text in possible.items()}
     chosen = max(found, key=lambda name: found[name], default="cp1252")
     # A few Chinese signs in GBK are UTF-8 by chance, so known names count more.
-    if utf8 is not None and (not found[chosen] or any(word in unicodedata.normalize("NFC", utf8) for word in names)):
+    if utf8 is not None and (
+        not found.get(chosen) or any(word in unicodedata.normalize("NFC", utf8) for word in names)
+    ):
         return utf8, None
     if not found.get(chosen):
         chosen = "gb18030" if "gb18030" in possible and _looks_chinese(content) else "cp1252"

@@ -387,10 +387,10 @@ class _Corpus:
     def _labels_of(self, key: str) -> list[Label]:
         """The labels of an input; what is in seconds in frames, where these are known by now."""
         labels, video = self._labels.get(key, []), self.videos[key]
-        if all(label.span_seconds is None for label in labels):
+        if video.status != "ok" or all(label.span_seconds is None for label in labels):
             return labels
         place = (key, video.shard)
-        if place not in self._times or video.status != "ok":
+        if place not in self._times:
             self._times[place] = FrameTimes.of(self._workspace.frames, video)
         return located(labels, self._times[place])
 
