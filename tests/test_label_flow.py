@@ -196,10 +196,11 @@ def timed(synthetic_videos, tmp_path_factory):
     )  # fmt: skip
     lab.again()
     videos = {row.path: row for row in read_rows(lab.workspace.videos, VideoRow)}
+    twins = {path: twin_paths(lab.workspace.frames, row.shard)[1] for path, row in videos.items()}
     frames = {
-        path: {row.frame_index: row.pts_seconds for row in read_rows(twin_paths(lab.workspace.frames, row.shard)[1], FrameRow)}
-        for path, row in videos.items()
-    }  # fmt: skip
+        path: {frame.frame_index: frame.pts_seconds for frame in read_rows(twin, FrameRow)}
+        for path, twin in twins.items()
+    }
     return lab, frames
 
 

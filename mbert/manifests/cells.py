@@ -128,14 +128,12 @@ def _decoded(path: Path, content: bytes, words: Collection[str]) -> tuple[str, s
     utf8 = _try(content, "utf-8")
     if utf8 is not None and utf8.isascii():
         return utf8, None
-    possible = {name: text for name in _CODE_PAGES if (text := _try(content, name)) is not None}
     names = {unicodedata.normalize("NFC", word) for word in words if not word.isascii()}
-    found = {name: sum(word in unicodedata.normalize("NFC", text) for word in names) for name, text in possible.items()}
+    possible = {name: text for name in _CODE_PAGES if (text := _try(content, name)) is not None}
+    found = {name: _count(text, names) for name, text in possible.items()}
     chosen = max(found, key=lambda name: found[name], default="cp1252")
     # A few Chinese signs in GBK are UTF-8 by chance, so known names count more.
-    if utf8 is not None and (
-        not found.get(chosen) or any(word in unicodedata.normalize("NFC", utf8) for word in names)
-    ):
+    if utf8 is not None and (not found.get(chosen) or _count(utf8, names)):
         return utf8, None
     if not found.get(chosen):
         chosen = "gb18030" if "gb18030" in possible and _looks_chinese(content) else "cp1252"
@@ -145,6 +143,12 @@ def _decoded(path: Path, content: bytes, words: Collection[str]) -> tuple[str, s
     return possible[chosen], (
         f"{path.name} is not UTF-8: read in {_CODE_PAGES[chosen]}, {how}; where names come out wrong, save it as UTF-8"
     )
+
+
+def _count(text: str, names: Collection[str]) -> int:
+    """How many of some names a text holds."""
+    text = unicodedata.normalize("NFC", text)
+    return sum(name in text for name in names)
 
 
 def _try(content: bytes, encoding: str) -> str | None:
