@@ -145,7 +145,7 @@ def test_what_exists_but_is_not_read_is_said_so_by_ingest_and_labels(lab, invoke
     (lab.root / "clip.rawvideo").touch()
     lab.ingest("clip.rawvideo,1,1,2,3,fear", "A.MP4,1,1,2,3,fear", "videos/b.mp4,1,1,2,3,fear")
     done = invoke("ingest", str(lab.root), "--workspace", str(lab.workspace.root), cwd=lab.root)
-    assert "clip.rawvideo: label line 2 names it, but it exists, but its suffix '.rawvideo' is not read" in done.stdout
+    assert "clip.rawvideo: label line 2 names it: it exists, but its suffix '.rawvideo' is not read" in done.stdout
     told = {difference.path: difference.what for difference in report_labels(lab.workspace).differences}
     assert told["clip.rawvideo"] == "clip.rawvideo: it exists, but its suffix '.rawvideo' is not read"
     assert told["A.MP4"] == "there is no file or folder A.MP4; the nearest is 'a.mp4', which differs in case"
@@ -178,7 +178,7 @@ def test_the_case_of_unread_suffixes_never_says_that_nothing_is_there(cases, tmp
     rows = {row.path: row for row in read_rows(workspace.videos, VideoRow)}
     assert {"s1", "raw.h264"} <= rows.keys()
     assert {path for path, row in rows.items() if "no such file" in (row.reason or "")} == set()
-    assert all(row.status != "missing" or "it exists, but" in row.reason for row in rows.values())
+    assert all(row.status != "missing" or "names it: it exists, but" in row.reason for row in rows.values())
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ _LISTED = 5
     labels=typer.Option(
         exists=True,
         dir_okay=False,
-        help="labels.csv, or a dataset's annotation sheet.",
+        help="labels.csv or a spreadsheet like it, or a dataset's annotation sheet.",
         show_default="searched for",
     ),
     errata="Correct known mistakes of annotations (docs/datasets.md).",

@@ -35,6 +35,7 @@ _CODE_PAGES = {
     "big5": "the Chinese code page Big5",
 }
 _SNIFFED_LINES = 20
+_SOUGHT = 500  # names that a text is searched for in every code page
 _AROUND = " \t\r\n\v\f\u00a0\u3000\u200b\u200e\u200f\u202a\u202c\ufeff"  # blanks, and marks that nobody sees
 
 
@@ -129,13 +130,16 @@ def _decoded(path: Path, content: bytes, words: Collection[str]) -> tuple[str, s
     if utf8 is not None and utf8.isascii():
         return utf8, None
     names = {unicodedata.normalize("NFC", word) for word in words if not word.isascii()}
+    # A few Chinese signs in GBK are UTF-8 by chance, so known names count more.
+    if utf8 is not None and (not names or _count(utf8, names)):
+        return utf8, None
+    names = set(sorted(names)[:_SOUGHT])
     possible = {name: text for name in _CODE_PAGES if (text := _try(content, name)) is not None}
     found = {name: _count(text, names) for name, text in possible.items()}
     chosen = max(found, key=lambda name: found[name], default="cp1252")
-    # A few Chinese signs in GBK are UTF-8 by chance, so known names count more.
-    if utf8 is not None and (not found.get(chosen) or _count(utf8, names)):
-        return utf8, None
     if not found.get(chosen):
+        if utf8 is not None:
+            return utf8, None
         chosen = "gb18030" if "gb18030" in possible and _looks_chinese(content) else "cp1252"
     if chosen not in possible:
         raise ManifestError(f"{path} is neither UTF-8 nor in a code page that is known: save it as CSV in UTF-8")

@@ -53,7 +53,7 @@ class Column:
 
 
 class Faults:
-    """What is wrong with a file, told as one error: who mends it wants to know all of it."""
+    """What is wrong with a file, as one error: whoever fixes it needs to know all of it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

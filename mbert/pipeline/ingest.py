@@ -22,7 +22,7 @@ from mbert import ConfigError, ManifestError, __version__
 from mbert.manifests.files import exclusive, read_json, tell_differences, write_json
 from mbert.manifests.labels.changes import LabelChanges, label_changes
 from mbert.manifests.labels.errata import ERRATA_VERSION, Errata, apply_errata
-from mbert.manifests.labels.table import Label, checked, is_cut, join_labels, label_row, labels_by_input
+from mbert.manifests.labels.table import Label, checked, is_cut, join_labels, label_row, labels_by_input, told_absent
 from mbert.manifests.labels.times import FrameTimes, located
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows, write_rows
@@ -372,9 +372,7 @@ class _Corpus:
             number += 1
         for key, group in self._labels.items():
             if key not in self._sources and key not in self.videos and not group[0].is_elsewhere:
-                lines = ", ".join(str(label.line) for label in group)
-                reason = f"label line {lines} names it, but {group[0].absent or 'there is no such file or folder'}"
-                dataset, path = group[0].dataset, group[0].path
+                dataset, path, reason = group[0].dataset, group[0].path, told_absent(group)
                 self.videos[key] = VideoRow(
                     video_id=key, dataset=dataset, path=path, kind="video", status="missing", reason=reason
                 )

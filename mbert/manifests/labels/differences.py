@@ -6,6 +6,7 @@ from typing import Literal
 
 from mbert import ManifestError
 from mbert.manifests.labels.action_units import parse_action_units
+from mbert.manifests.labels.table import why_absent
 from mbert.manifests.schema import LabelRow, VideoRow
 
 DifferenceKind = Literal[
@@ -79,17 +80,9 @@ def _of_lost_input(label: LabelRow, video: VideoRow | None) -> tuple[DifferenceK
     if video is None or video.status == "pending":
         return "pending", f"{label.path} is not ingested yet: run the same `mbert ingest` again"
     if video.status == "missing":
-        return "missing", _told_missing(label.path, video.reason or "")
+        return "missing", why_absent(label.path, video.reason or "")
     reason = f"{label.path}: {video.reason or video.status}"
     return ("no face", reason) if video.status == "no_face" else ("failed", f"{reason} ({video.status})")
-
-
-def _told_missing(path: str, reason: str) -> str:
-    told = reason.partition(" names it, but ")[2]
-    nothing = "there is no such file or folder"
-    if told and not told.startswith(nothing):
-        return f"{path}: {told}"
-    return f"there is no file or folder {path}{told.removeprefix(nothing)}"
 
 
 def _of_label(label: LabelRow) -> Iterator[tuple[DifferenceKind, str]]:

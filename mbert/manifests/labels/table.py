@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +13,7 @@ LABELS_NAME = "labels.csv"  # looked for in the ingested folder, with any suffix
 LABEL_COLUMNS = ("path", "subject", "onset", "apex", "offset", "emotion")
 OPTIONAL_COLUMNS = ("action_units", "sample", "objective_class")
 _FRAMES = ("onset", "apex", "offset")
+_NOTHING_THERE = "there is no such file or folder"
 _SMALLEST_SHARE = 0.5  # of an expression that its clip must hold
 
 
@@ -170,6 +172,20 @@ def digest_of_frames(labels: Iterable[LabelRow]) -> str:
                 f"{row.dataset} {row.subject} {row.sample} {row.clip_id} {row.onset} {row.apex} {row.offset}\n".encode()
             )
     return digest.hexdigest()
+
+
+def told_absent(labels: Sequence[Label]) -> str:
+    """Why the labels of one path have no input, for `VideoRow.reason`."""
+    lines, why = ", ".join(str(label.line) for label in labels), labels[0].absent or _NOTHING_THERE
+    return f"label line {lines} names it{', but ' if why.startswith(_NOTHING_THERE) else ': '}{why}"
+
+
+def why_absent(path: str, reason: str) -> str:
+    """What `told_absent` said of a path, without the lines."""
+    why = re.sub(r"^label line [\d, ]+ names it(, but |: )?", "", reason)
+    if why and not why.startswith(_NOTHING_THERE):
+        return f"{path}: {why}"
+    return f"there is no file or folder {path}{why.removeprefix(_NOTHING_THERE)}"
 
 
 def label_row(label: Label, *, clip_id: str | None, problem: str | None) -> LabelRow:
