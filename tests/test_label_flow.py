@@ -90,6 +90,7 @@ def test_labels_of_inputs_beside_the_one_that_is_ingested_are_not_missing(lab):
     assert lab.statuses == {"a.mp4": "empty", "d.mp4": "missing"}
     assert summary.notes == ("labels.csv: 2 of its inputs are there, but not part of this run",)
     lab.again()
+    assert lab.again(path="a.mp4").label_changes == changes()  # those of the others are still there
     assert lab.labels == [
         ("a.mp4", "a.mp4", "fear"), ("b.mp4", "b.mp4", "joy"), ("d.mp4", "d.mp4", "joy"),
         ("s1/c.mp4", "s1/c.mp4", "joy"),

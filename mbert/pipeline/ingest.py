@@ -341,8 +341,8 @@ class _Corpus:
         for key, video in list(self.videos.items()):
             rows = self._label_rows.get(key, ())
             is_ours = key in self._said_before or not any(row.root and Path(row.root).exists() for row in rows)
-            if video.status == "missing" and video.dataset in datasets and is_ours:
-                del self.videos[key]  # it comes back where a label still names it
+            if video.status == "missing" and video.dataset in datasets and is_ours and key not in self._labels:
+                del self.videos[key]
                 self._label_rows.pop(key, None)
 
     def plan(self, limit: int | None, *, retry_failed: bool = False, redo: bool = True) -> tuple[str, ...]:
@@ -371,7 +371,8 @@ class _Corpus:
             )
             number += 1
         for key, group in self._labels.items():
-            if key not in self._sources and key not in self.videos and not group[0].is_elsewhere:
+            is_new = key not in self.videos or self.videos[key].status == "missing"
+            if key not in self._sources and is_new and not group[0].is_elsewhere:
                 dataset, path, reason = group[0].dataset, group[0].path, told_absent(group)
                 self.videos[key] = VideoRow(
                     video_id=key, dataset=dataset, path=path, kind="video", status="missing", reason=reason

@@ -80,10 +80,22 @@ class Inputs:
         if len(meant) == 1:
             ((path, why),) = meant.items()
             return _Meant(path=path, remark=f"{written!r} is taken as {path!r}: {why}")
-        shortened = [path for path, _ in self._without_root(plain)]
-        if not self._is_whole and any(self._is_on_disk(path) for path in (plain, *shortened)):
-            return _Meant(path=plain, is_elsewhere=True)
+        if not self._is_whole:
+            return self._of_another_run(written, plain)
         return _Meant(path=plain, absent=self._why_absent(plain))
+
+    def _of_another_run(self, written: str, plain: str) -> _Meant:
+        """What a path means among all that is there, of which this run has a part."""
+        possible = [path for path, _ in self._without_root(plain)]
+        there = dict.fromkeys(found for path in (plain, *possible) for found in self._on_disk_like(path))
+        meant = Inputs(self._root, there, is_whole=True)._find(written)
+        if there:
+            return dataclasses.replace(meant, absent=None, is_elsewhere=True)
+        folder = plain.rpartition("/")[0]
+        suffixes = {posixpath.splitext(path)[1] for path in self._forms}
+        beside = [posixpath.join(folder, name) for name in self._names_of(self._on_disk(folder or ".") or self._root)]
+        beside = [path for path in beside if posixpath.splitext(path)[1] in suffixes]
+        return Inputs(self._root, dict.fromkeys([*self._forms, *beside]), is_whole=True)._find(written)
 
     def _without_doubt(self, plain: str) -> dict[str, str]:
         """The inputs that a path may mean, each with the reason. With a single one there is no doubt."""
@@ -174,13 +186,15 @@ class Inputs:
             found /= name
         return found
 
-    def _is_on_disk(self, plain: str) -> bool:
-        """Whether a path, or one that has a suffix more, is there."""
-        if self._on_disk(plain) is not None:
-            return True
+    def _on_disk_like(self, plain: str) -> list[str]:
+        """A path as it is written on disk, else those there that have a suffix more."""
+        if (found := self._on_disk(plain)) is not None:
+            return [found.relative_to(self._root).as_posix()]
         folder, _, name = plain.rpartition("/")
-        found = self._on_disk(folder or ".")
-        return found is not None and any(_stem(other) == name for other in self._names_of(found))
+        if (home := self._on_disk(folder or ".")) is None:
+            return []
+        names = [actual for other, actual in self._names_of(home).items() if _stem(other) == name]
+        return [(home / actual).relative_to(self._root).as_posix() for actual in names]
 
     def _names_of(self, folder: Path) -> dict[str, str]:
         if folder not in self._listed:
