@@ -11,6 +11,7 @@ from mbert import ManifestError
 from mbert.manifests.cells import Row, Sheet, plain_name
 
 _MOST_FAULTS = 20
+_MOST_ABOVE = 50  # rows in which a header is looked for
 _ABSENT = frozenset(
     (
         "",
@@ -121,7 +122,7 @@ def find_header(sheets: Sequence[Sheet], columns: Sequence[Column]) -> tuple[She
     """The sheet and the place of its row that names most columns, the first of them; None where none names any."""
     best: tuple[int, Sheet, int] | None = None
     for sheet in sheets:
-        for place, row in enumerate(sheet.rows):
+        for place, row in enumerate(sheet.rows[:_MOST_ABOVE]):
             plain = {plain_name(cell) for cell in row.cells}
             named = sum(any(name in plain for name in column.names) for column in columns)
             if named and (best is None or named > best[0]):

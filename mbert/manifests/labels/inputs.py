@@ -67,6 +67,8 @@ class Inputs:
         if label.path not in self._answers:
             self._answers[label.path] = self._find(label.path)
         meant = self._answers[label.path]
+        if meant == _Meant(path=label.path):
+            return label
         label = dataclasses.replace(label, path=meant.path, absent=meant.absent, is_elsewhere=meant.is_elsewhere)
         return label.remarked(meant.remark) if meant.remark else label
 
@@ -141,7 +143,8 @@ class Inputs:
         if not found.is_dir():
             suffix = posixpath.splitext(plain)[1]
             return f"its suffix {suffix!r} is not read" if suffix else "a file without a suffix is not read"
-        suffixes = Counter(posixpath.splitext(name)[1].lower() or "without a suffix" for name in _names_in(found))
+        names = [_escaped(name) for name in _names_in(found)]
+        suffixes = Counter(posixpath.splitext(name)[1].lower() or "without a suffix" for name in names)
         told = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
         return f"no suffix of its files is read: {told}" if told else "it is empty"
 
@@ -189,12 +192,12 @@ class Inputs:
     def _on_disk_like(self, plain: str) -> list[str]:
         """A path as it is written on disk, else those there that have a suffix more."""
         if (found := self._on_disk(plain)) is not None:
-            return [found.relative_to(self._root).as_posix()]
+            return [_escaped(found.relative_to(self._root).as_posix())]
         folder, _, name = plain.rpartition("/")
         if (home := self._on_disk(folder or ".")) is None:
             return []
         names = [actual for other, actual in self._names_of(home).items() if _stem(other) == name]
-        return [(home / actual).relative_to(self._root).as_posix() for actual in names]
+        return [_escaped((home / actual).relative_to(self._root).as_posix()) for actual in names]
 
     def _names_of(self, folder: Path) -> dict[str, str]:
         if folder not in self._listed:
@@ -252,6 +255,11 @@ def _stem(path: str) -> str:
 
 def _gap(parts: list[str], place: int) -> tuple[str, ...]:
     return (*parts[:place], "", *parts[place + 1 :])
+
+
+def _escaped(name: str) -> str:
+    """As manifests write it: undecodable bytes as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _decodings(path: str) -> set[str]:
