@@ -1,6 +1,7 @@
 import pytest
 
 from mbert import ManifestError
+from mbert.manifests.labels.label_file import read_labels
 from mbert.manifests.labels.table import (
     Label,
     checked,
@@ -8,7 +9,6 @@ from mbert.manifests.labels.table import (
     is_cut,
     join_labels,
     labels_by_input,
-    read_labels,
     told_spans,
 )
 from mbert.manifests.schema import ClipRow, VideoRow
@@ -67,7 +67,7 @@ def test_labels_are_read_with_missing_cells_and_slashes(tmp_path):
         tmp_path / "labels.csv",
         "path,subject,onset,apex,offset,emotion,action_units\n./a/b.mp4,01,46,/,90,Happiness,4+7\nc/,s2,,,,,\n",
     )
-    first, second = read_labels(file, "videos")
+    first, second = read_labels(file, "videos").labels
     assert (first.path, first.subject, first.onset, first.apex, first.offset) == ("a/b.mp4", "videos/01", 46, None, 90)
     assert (first.emotion, first.action_units, first.line) == ("Happiness", "4+7", 2)
     assert (second.path, second.span, second.emotion) == ("c", None, None)
@@ -76,7 +76,7 @@ def test_labels_are_read_with_missing_cells_and_slashes(tmp_path):
 def test_a_byte_order_mark_and_windows_separators_are_understood(tmp_path):
     file = tmp_path / "labels.csv"
     file.write_bytes("﻿path,subject,onset,apex,offset,emotion\r\na\\b.mp4,s,1,2,3,x\r\n".encode())
-    assert read_labels(file, "videos")[0].path == "a/b.mp4"
+    assert read_labels(file, "videos").labels[0].path == "a/b.mp4"
 
 
 def test_missing_columns_are_named(tmp_path):
@@ -94,7 +94,7 @@ def test_a_frame_that_is_no_number_is_named_with_its_line(tmp_path):
 def test_several_expressions_of_one_input_are_told_apart_by_their_onset(tmp_path):
     lines = ["path,subject,onset,apex,offset,emotion", "a.mp4,s,1,2,3,x", "a.mp4,s,11,12,13,y", "b.mp4,s,1,2,3,x"]
     file = write(tmp_path / "labels.csv", "\n".join(lines))
-    assert [item.sample for item in read_labels(file, "mine")] == ["a.mp4_1", "a.mp4_11", "b.mp4"]
+    assert [item.sample for item in read_labels(file, "mine").labels] == ["a.mp4_1", "a.mp4_11", "b.mp4"]
 
 
 def test_what_contradicts_itself_is_taken_as_missing_and_remarked():

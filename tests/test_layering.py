@@ -29,7 +29,17 @@ WINGS = {
     "pipeline": ("video", "faces", "pairs", "corpora", "synthetic"),
     "model": ("device", "data", "network", "movement", "training", "scoring"),
 }
-BELOW_LABELS = {"schema", "subject", "files", "store", "workspace", "query"}  # what the wing `labels` stands on
+BELOW_LABELS = {
+    "schema",
+    "subject",
+    "files",
+    "store",
+    "workspace",
+    "query",
+    "paths",
+    "cells",
+    "columns",
+}  # what the wing `labels` stands on
 OWN_ROOM = {
     "torch": "model",
     "timm": "model",

@@ -114,8 +114,9 @@ def test_a_file_that_cannot_be_believed_is_refused_with_its_line(tmp_path, text,
 def test_a_file_that_is_absent_or_not_text_is_named(tmp_path):
     with pytest.raises(ManifestError, match=r"absent\.csv cannot be read: No such file"):
         read_predictions(tmp_path / "absent.csv")
-    with pytest.raises(ManifestError, match=r"p\.csv is neither Parquet nor text in UTF-8"):
-        read_predictions(write(tmp_path / "p.csv", "subject,label,prediction", "utf-16"))
+    (tmp_path / "p.csv").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 4)
+    with pytest.raises(ManifestError, match=r"p\.csv is neither a text nor a spreadsheet: save it as CSV in UTF-8"):
+        read_predictions(tmp_path / "p.csv")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mbert import ConfigError
 from mbert.cli import app
-from mbert.manifests.labels.table import read_labels
+from mbert.manifests.labels.label_file import read_labels
 from mbert.manifests.schema import TruthRow
 from mbert.manifests.store import read_rows
 from mbert.pipeline.faces.landmarkers import MediaPipeMesh
@@ -69,7 +69,7 @@ def write_photos(folder, face, names):
 
 
 def test_clips_are_real_videos_that_their_labels_describe(synthetic_videos):
-    labels = read_labels(synthetic_videos / "labels.csv", "videos")
+    labels = read_labels(synthetic_videos / "labels.csv", "videos").labels
     assert len(labels) == 18
     assert {label.emotion for label in labels} == {"disgust", "happiness", "surprise"}
     for label in labels:
@@ -82,7 +82,7 @@ def test_clips_are_real_videos_that_their_labels_describe(synthetic_videos):
 
 def test_the_truth_says_what_the_labels_say_and_more(synthetic_videos):
     rows = {row.path: row for row in read_rows(synthetic_videos / "truth.parquet", TruthRow)}
-    labels = read_labels(synthetic_videos / "labels.csv", "videos")
+    labels = read_labels(synthetic_videos / "labels.csv", "videos").labels
     assert [label.path for label in labels] == list(rows)
     for label in labels:
         row = rows[label.path]
@@ -107,7 +107,7 @@ def test_the_truth_says_what_the_labels_say_and_more(synthetic_videos):
 
 def test_the_face_moves_at_the_apex_and_rests_at_onset_and_offset(synthetic_videos):
     ratios = []
-    for label in read_labels(synthetic_videos / "labels.csv", "videos"):
+    for label in read_labels(synthetic_videos / "labels.csv", "videos").labels:
         frames = [cv2.GaussianBlur(frame, (0, 0), 1).astype(int) for frame in frames_of(synthetic_videos / label.path)]
         rest = np.abs(frames[label.onset] - frames[label.onset - 3]).mean()
         ratios.append(np.abs(frames[label.apex] - frames[label.onset]).mean() / rest)

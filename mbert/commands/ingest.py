@@ -46,7 +46,7 @@ _LISTED = 5
     labels=typer.Option(
         exists=True,
         dir_okay=False,
-        help="labels.csv, or a dataset's annotation sheet.",
+        help="labels.csv or a spreadsheet like it, or a dataset's annotation sheet.",
         show_default="searched for",
     ),
     errata="Correct known mistakes of annotations (docs/datasets.md).",
@@ -141,8 +141,11 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
             f"labels: {summary.num_labels_in_clips} of {counted(summary.num_labels, 'label')} lie in a clip, from "
             f"{summary.labels_path}"
         )
+    if summary.label_changes:
+        gone = "" if summary.labels_path or not summary.label_changes.removed else "; there is no label file any more"
+        typer.echo(f"changes of labels: {summary.label_changes}{gone}")
     if summary.label_remarks:
-        typer.echo(f"{counted(summary.label_remarks, 'label')} cannot be used as annotated: see mbert labels")
+        typer.echo(f"{counted(summary.label_remarks, 'label')} cannot be used as written: see mbert labels")
     if summary.vanished:
         typer.echo("no longer there, their crops are kept:")
         print_some(list(summary.vanished))

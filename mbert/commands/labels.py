@@ -1,10 +1,12 @@
-"""Labels of a corpus, next to what is published."""
+"""Labels of a corpus, next to what is published; and a label file to fill in."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mbert import ConfigError
 from mbert.commands.console import counted, print_some
 from mbert.commands.options import (
     DEFAULT_WORKSPACE,
@@ -25,10 +27,23 @@ _MOST_DIFFERENCES = 20
 def labels(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     show_all: Annotated[bool, typer.Option("--all", help="Print every difference, not the first 20.")] = False,
+    template: Annotated[
+        bool, typer.Option("--template", help="Write a labels.csv to fill in, a line for each ingested input, instead.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="File of the template.", show_default="labels.csv in the ingested folder"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a label file by the template.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare samples and subjects of each class with the published counts, and list every difference."""
     from mbert.manifests.labels.report import report_labels
+
+    if template:
+        return _write_template(workspace, out, overwrite=overwrite, as_json=as_json)
+    if out is not None or overwrite:
+        raise ConfigError("--out and --overwrite belong to --template")
 
     report = report_labels(workspace_of(workspace))
     if as_json:
@@ -56,6 +71,28 @@ def labels(
     for error in report.errors:
         typer.secho(f"error: {error}", fg="red")
     print_next(report.corpus, _next_step(report))
+    return None
+
+
+def _write_template(workspace: Path, out: Path | None, *, overwrite: bool, as_json: bool) -> None:
+    from mbert.manifests.labels.template import write_template
+    from mbert.pipeline.corpora.registry import CORPORA
+
+    written = write_template(workspace_of(workspace), published=CORPORA, out=out, overwrite=overwrite)
+    if as_json:
+        return print_json(written)
+    for file, count in written.files.items():
+        typer.echo(f"wrote {file}: {counted(count, 'input')}, one line each")
+    if written.num_left_out:
+        typer.echo(
+            f"left out: {counted(written.num_left_out, 'input')} of published datasets, or no longer in their folder"
+        )
+    typer.echo(
+        "fill in onset, apex and offset (frames from 0; or name the columns onset_seconds, ... and write seconds), and "
+        "emotion; copy a line for each further expression; lines that stay empty are no labels"
+    )
+    where = f" --labels {out}" if out else ""
+    print_next(", ".join(written.files), f"the same mbert ingest again{where}, then mbert labels")
     return None
 
 

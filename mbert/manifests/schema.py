@@ -116,6 +116,7 @@ class LabelRow:
     objective_class: str | None
     errata: str | None  # ids of the corrections, separated by spaces
     remark: str | None  # what is wrong with it, or was changed
+    root: str | None = None  # the ingested folder whose annotation it is from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,8 +20,10 @@ import numpy as np
 
 from mbert import ConfigError, ManifestError, __version__
 from mbert.manifests.files import exclusive, read_json, tell_differences, write_json
+from mbert.manifests.labels.changes import LabelChanges, label_changes
 from mbert.manifests.labels.errata import ERRATA_VERSION, Errata, apply_errata
-from mbert.manifests.labels.table import checked, is_cut, join_labels, label_row, labels_by_input
+from mbert.manifests.labels.table import Label, checked, is_cut, join_labels, label_row, labels_by_input, told_absent
+from mbert.manifests.labels.times import FrameTimes, located
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows, write_rows
 from mbert.manifests.workspace import Workspace
@@ -106,7 +108,8 @@ class IngestSummary:
     seconds: float  # wall time of this run
     num_labels: int
     num_labels_in_clips: int  # of them, those that a clip holds
-    label_remarks: int  # labels that cannot be used, or not as annotated
+    label_remarks: int  # labels that cannot be used, or not as they are written
+    label_changes: LabelChanges  # since they were read last
     redone: tuple[str, ...]  # inputs that this run ingested again, as labels lie across the cuts of their clips
     changed: tuple[str, ...]  # inputs whose content is not what was ingested
     vanished: tuple[str, ...]  # ingested inputs that are no longer there; their crops are kept
@@ -171,6 +174,7 @@ def run_ingest(
         num_labels=len(corpus.labels),
         num_labels_in_clips=sum(label.clip_id is not None for label in corpus.labels),
         label_remarks=sum(label.remark is not None for label in corpus.labels),
+        label_changes=label_changes(corpus.labels_before, corpus.labels),
         redone=redone,
         changed=corpus.changed(),
         vanished=corpus.vanished() if same_root else (),
@@ -324,9 +328,22 @@ class _Corpus:
         self.clips: dict[str, list[ClipRow]] = {}
         for clip in _read_if_there(workspace.clips, ClipRow):
             self.clips.setdefault(clip.video_id, []).append(clip)
+        self._times: dict[tuple[str, str | None], FrameTimes | None] = {}  # of inputs whose labels are in seconds
+        self.labels_before: list[LabelRow] = _read_if_there(workspace.labels, LabelRow)
         self._label_rows: dict[str, list[LabelRow]] = {}
-        for label in _read_if_there(workspace.labels, LabelRow):
+        for label in self.labels_before:
             self._label_rows.setdefault(label.video_id, []).append(label)
+        datasets = {source.dataset for source in listing.sources} | {label.dataset for label in listing.labels}
+        # What this folder said before and says no more is to go; labels of other folders are not its business.
+        self._said_before = {
+            row.video_id for row in self.labels_before if row.dataset in datasets and row.root == str(listing.root)
+        }
+        for key, video in list(self.videos.items()):
+            rows = self._label_rows.get(key, ())
+            is_ours = key in self._said_before or not any(row.root and Path(row.root).exists() for row in rows)
+            if video.status == "missing" and video.dataset in datasets and is_ours and key not in self._labels:
+                del self.videos[key]
+                self._label_rows.pop(key, None)
 
     def plan(self, limit: int | None, *, retry_failed: bool = False, redo: bool = True) -> tuple[str, ...]:
         """Add a pending row with its own tar for each new input, and a row for each label without an input.
@@ -354,10 +371,9 @@ class _Corpus:
             )
             number += 1
         for key, group in self._labels.items():
-            if key not in self._sources and key not in self.videos:
-                lines = ", ".join(str(label.line) for label in group)
-                reason = f"label line {lines} names it, but there is no such file or folder"
-                dataset, path = group[0].dataset, group[0].path
+            is_new = key not in self.videos or self.videos[key].status == "missing"
+            if key not in self._sources and is_new and not group[0].is_elsewhere:
+                dataset, path, reason = group[0].dataset, group[0].path, told_absent(group)
                 self.videos[key] = VideoRow(
                     video_id=key, dataset=dataset, path=path, kind="video", status="missing", reason=reason
                 )
@@ -365,7 +381,17 @@ class _Corpus:
 
     def _is_cut(self, key: str) -> bool:
         video, clips = self.videos[key], self.clips.get(key, ())
-        return video.status == "ok" and any(is_cut(video, clips, label) for label in self._labels.get(key, ()))
+        return video.status == "ok" and any(is_cut(video, clips, label) for label in self._labels_of(key))
+
+    def _labels_of(self, key: str) -> list[Label]:
+        """The labels of an input; what is in seconds in frames, where these are known by now."""
+        labels, video = self._labels.get(key, []), self.videos[key]
+        if video.status != "ok" or all(label.span_seconds is None for label in labels):
+            return labels
+        place = (key, video.shard)
+        if place not in self._times:
+            self._times[place] = FrameTimes.of(self._workspace.frames, video)
+        return located(labels, self._times[place])
 
     def remove_replaced(self) -> None:
         """Delete the tars of inputs that were ingested again."""
@@ -390,7 +416,7 @@ class _Corpus:
                     shard=row.shard or "",
                     frames_folder=self._workspace.frames.absolute(),
                     options=options,
-                    labels=tuple(self._labels.get(row.video_id, ())),
+                    labels=tuple(self._labels_of(row.video_id)),
                 )
             )
         # One input alone may have all cores for decoding; else each process keeps to its own.
@@ -420,15 +446,18 @@ class _Corpus:
 
         Only inputs of the folder at hand are joined: its labels say nothing about the others.
         """
-        for key in (self._sources.keys() | self._labels.keys()) & self.videos.keys():
-            row, labels = self.videos[key], self._labels.get(key, ())
+        for key in (self._sources.keys() | self._labels.keys() | self._said_before) & self.videos.keys():
+            row, labels = self.videos[key], self._labels_of(key)
             if row.status == "ok":
                 subject = self._sources[key].subject if key in self._sources else None
                 clips = self.clips.get(key, ())
-                self.clips[key], self._label_rows[key] = join_labels(row, clips, labels, subject=subject)
+                self.clips[key], joined = join_labels(row, clips, labels, subject=subject)
             else:
                 why = row.reason or row.status
-                self._label_rows[key] = [label_row(label, clip_id=None, problem=label.fault or why) for label in labels]
+                joined = [
+                    label_row(label, clip_id=None, problem=label.fault or why) for label in labels if not label.is_blank
+                ]
+            self._label_rows[key] = [dataclasses.replace(label, root=str(self._root)) for label in joined]
         rows = self.rows()
         write_rows(self._workspace.clips, ClipRow, [clip for row in rows for clip in self.clips.get(row.video_id, ())])
         write_rows(self._workspace.labels, LabelRow, self.labels)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from mbert import ManifestError
 from mbert.manifests.labels.action_units import parse_action_units
+from mbert.manifests.labels.table import why_absent
 from mbert.manifests.schema import LabelRow, VideoRow
 
 DifferenceKind = Literal[
@@ -14,7 +15,7 @@ DifferenceKind = Literal[
     "no face",  # the input decodes, but shows no face
     "failed",  # the input cannot be used for another reason
     "unusable",  # the input is fine, but no clip can take the label
-    "changed",  # it is used, but not with the annotated frames
+    "changed",  # it is used, but not just as it is written
     "no apex",  # it has a clip, but no onset-apex pair can come from it
     "left out",  # no fold takes it without a subject, no class map without an emotion
     "action units",  # their cell cannot be read
@@ -79,7 +80,7 @@ def _of_lost_input(label: LabelRow, video: VideoRow | None) -> tuple[DifferenceK
     if video is None or video.status == "pending":
         return "pending", f"{label.path} is not ingested yet: run the same `mbert ingest` again"
     if video.status == "missing":
-        return "missing", f"there is no file or folder {label.path}"
+        return "missing", why_absent(label.path, video.reason or "")
     reason = f"{label.path}: {video.reason or video.status}"
     return ("no face", reason) if video.status == "no_face" else ("failed", f"{reason} ({video.status})")
 

@@ -1,26 +1,23 @@
-"""Predictions of any program: CSV with or without header, the log of the MEGC challenges, or Parquet."""
+"""Predictions of any program: a table with or without header, the log of the MEGC challenges, or Parquet."""
 
-import csv
 import dataclasses
-import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from mbert import ManifestError
+from mbert.manifests.cells import Row, Sheet, cell_text, read_sheets
+from mbert.manifests.columns import Column, Faults, find_columns, has_column, named_cells
 from mbert.manifests.labels.people import people_of
 from mbert.manifests.subject import Subject
 
-# Names of each column, ours first. Spaces, hyphens and capitals in a header do not matter.
-_NAMES = {
-    "dataset": ("dataset", "db", "database"),
-    "subject": ("subject", "subject_id", "sub"),
-    "clip": ("clip", "key", "clip_id", "sample", "filename"),
-    "label": ("label", "gt", "truth", "ground_truth", "y_true", "emotion"),
-    "prediction": ("prediction", "pred", "predicted", "y_pred"),
-}
-_NEEDED = ("subject", "label", "prediction")
+_COLUMNS = (
+    Column(name="dataset", aliases=("db", "database")),
+    Column(name="subject", aliases=("subject_id", "sub"), is_needed=True),
+    Column(name="clip", aliases=("key", "clip_id", "sample", "filename"), takes_first=True),
+    Column(name="label", aliases=("gt", "truth", "ground_truth", "y_true", "emotion"), is_needed=True),
+    Column(name="prediction", aliases=("pred", "predicted", "y_pred"), is_needed=True),
+)
 _WITHOUT_HEADER = {
     5: ("dataset", "subject", "clip", "label", "prediction"),
     4: ("subject", "clip", "label", "prediction"),
@@ -46,32 +43,34 @@ class Prediction:
 def read_predictions(path: Path) -> list[Prediction]:
     """Read predictions in the order of the file.
 
-    Text is UTF-8, with commas, tabs, semicolons or spaces between the cells. Without a header, four columns are
-    subject, clip, label, prediction, and five have the dataset before them. In a log a line of two words names dataset
-    and subject of the lines of three words, clip, label and prediction, that follow. Raises ManifestError naming the
-    line for a file that is none of these, an empty cell, and a clip that a subject has twice.
+    Tables are read as label files are, and with blanks between the cells. Without a header, four columns are subject,
+    clip, label, prediction, and five have the dataset before them. In a log a line of two words names dataset and
+    subject of the lines of three words, clip, label and prediction, that follow. Raises ManifestError naming the line
+    for a file that is none of these, an empty cell, and a clip that a subject has twice.
     """
     predictions = []
+    faults = Faults(path)
     seen: dict[tuple[str | None, str, str], str] = {}
-    for where, cells in _rows(path):
-        prediction = _prediction(path, where, cells)
+    for where, cells in _rows(path, faults):
+        if empty := [name for name, value in cells.items() if not value]:
+            faults.add(f"{where}: {empty[0]} is empty; fill it in, or leave out a column that is optional")
+            continue
+        prediction = _prediction(cells)
         if prediction.clip is not None:
             first = seen.setdefault((prediction.dataset, prediction.subject, prediction.clip), where)
             if first != where:
-                raise ManifestError(
-                    f"{path} {where}: clip {prediction.clip!r} of subject {prediction.subject} is already in {first}; "
+                faults.add(
+                    f"{where}: clip {prediction.clip!r} of subject {prediction.subject} is already in {first}; "
                     "a sample is scored once, so give each expression a clip name of its own"
                 )
         predictions.append(prediction)
+    faults.check()
     if not predictions:
         raise ManifestError(f"{path} holds no predictions; {_FORMS}")
     return predictions
 
 
-def _prediction(path: Path, where: str, cells: dict[str, str]) -> Prediction:
-    for name, value in cells.items():
-        if not value:
-            raise ManifestError(f"{path} {where}: {name} is empty; fill it in, or leave out a column that is optional")
+def _prediction(cells: dict[str, str]) -> Prediction:
     dataset = cells["dataset"].casefold() if "dataset" in cells else None
     subject = cells["subject"]
     if dataset is not None:
@@ -88,19 +87,19 @@ def _prediction(path: Path, where: str, cells: dict[str, str]) -> Prediction:
     )
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def _rows(path: Path, faults: Faults) -> Iterator[tuple[str, dict[str, str]]]:
     """(place in the file, cells by column) of each sample."""
+    if _is_parquet(path):
+        return _parquet_rows(path)
+    return _sheet_rows(path, read_sheets(path, columns={name for column in _COLUMNS for name in column.names}), faults)
+
+
+def _is_parquet(path: Path) -> bool:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
     except OSError as exc:
         raise ManifestError(f"{path} cannot be read: {exc.strerror}") from exc
-    if content.startswith(b"PAR1"):
-        return _parquet_rows(path)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise ManifestError(f"{path} is neither Parquet nor text in UTF-8: {exc}; save it as CSV in UTF-8") from exc
-    return _text_rows(path, io.StringIO(text, newline=None).readlines())
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -110,67 +109,40 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            columns = _find_columns(path, names)
+            columns = find_columns(path, names, _COLUMNS)
             table = file.read(columns=[names[index] for index in columns.values()])
     except (pa.ArrowInvalid, OSError) as exc:
         raise ManifestError(f"{path} cannot be read as Parquet: {exc}") from exc
     for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"row {number}", {name: _text(row[names[index]]) for name, index in columns.items()}
+        yield f"row {number}", {name: cell_text(row[names[index]]) for name, index in columns.items()}
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _text_rows(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    rows = list(_split(path, lines))
-    if not rows:
+def _sheet_rows(path: Path, sheets: Sequence[Sheet], faults: Faults) -> Iterator[tuple[str, dict[str, str]]]:
+    sheet = next((sheet for sheet in sheets if sheet.rows), None)
+    if sheet is None:
         return
-    first_line, first = rows[0]
-    if any(_plain(cell) in names for cell in first for names in _NAMES.values()):
-        columns, rows = _find_columns(path, first), rows[1:]
-    elif len(_words(lines[first_line - 1])) == 2:
-        yield from _log_rows(path, lines)
+    first, rows = sheet.rows[0], sheet.rows
+    if has_column(first, _COLUMNS):
+        columns, rows = find_columns(path, first.cells, _COLUMNS), rows[1:]
+    elif len(_words(first)) == 2:
+        yield from _log_rows(path, rows)
         return
-    elif len(first) in _WITHOUT_HEADER:
-        columns = {name: index for index, name in enumerate(_WITHOUT_HEADER[len(first)])}
+    elif len(first.cells) in _WITHOUT_HEADER:
+        columns = {name: index for index, name in enumerate(_WITHOUT_HEADER[len(first.cells)])}
     else:
-        raise ManifestError(f"{path} line {first_line} has {len(first)} cells and names no column: {first}; {_FORMS}")
-    for line, cells in rows:
-        if len(cells) > len(first):
-            raise ManifestError(
-                f"{path} line {line} has {len(cells)} cells, but line {first_line} has {len(first)}: {cells}"
-            )
-        padded = [*cells, *[""] * (len(first) - len(cells))]
-        yield f"line {line}", {name: padded[index] for name, index in columns.items()}
+        raise ManifestError(
+            f"{path} line {first.line} has {len(first.cells)} cells and names no column: {list(first.cells)}; {_FORMS}"
+        )
+    for row, cells in named_cells(rows, first, columns, faults, delimiter=sheet.delimiter):
+        yield f"line {row.line}", cells
 
 
-def _split(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each line that is not blank. What separates the cells follows from the first such line."""
-    first = next((line for line in lines if line.strip()), "")
-    delimiter = max(",;\t", key=first.strip().count)
-    if delimiter not in first.strip():
-        yield from ((number, line.split()) for number, line in enumerate(lines, start=1) if line.strip())
-        return
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    try:
-        for row in reader:
-            cells = [cell.strip() for cell in row]
-            while cells and not cells[-1]:  # spreadsheets pad all lines to the longest one
-                cells.pop()
-            if cells:
-                yield reader.line_num, cells
-    except csv.Error as exc:
-        raise ManifestError(f"{path} line {reader.line_num} cannot be read as CSV: {exc}") from exc
-
-
-def _log_rows(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def _log_rows(path: Path, rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:
     dataset = subject = ""
     num_samples: dict[int, int] = {}  # of the subject that a line names
-    for number, line in enumerate(lines, start=1):
-        match _words(line):
-            case []:
-                pass
+    for row in rows:
+        number = row.line
+        match _words(row):
             case [dataset, subject]:
                 latest = number
                 num_samples[latest] = 0
@@ -180,7 +152,7 @@ def _log_rows(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, dict[str,
                 yield f"line {number}", cells
             case words:
                 raise ManifestError(
-                    f"{path} line {number} has {len(words)} words: {line.strip()!r}; a line of a log is "
+                    f"{path} line {number} has {len(words)} words: {' '.join(row.cells)!r}; a line of a log is "
                     "'dataset subject' or 'clip label prediction'"
                 )
     bare = [number for number, samples in num_samples.items() if not samples]
@@ -191,30 +163,5 @@ def _log_rows(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, dict[str,
         )
 
 
-def _words(line: str) -> list[str]:
-    return re.findall(r"[^\s,;]+", line)
-
-
-def _find_columns(path: Path, header: Sequence[str]) -> dict[str, int]:
-    """Where each column lies. Another column that could as well be meant is an error, but for the clip."""
-    plain = [_plain(name) for name in header]
-    columns = {}
-    for column, names in _NAMES.items():
-        found = [name for name in names if name in plain]
-        if not found:
-            continue
-        if plain.count(found[0]) > 1 or (len(found) > 1 and column not in ("clip", found[0])):
-            raise ManifestError(
-                f"{path} has more than one column that may be the {column}: {', '.join(found)}; "
-                f"name the one that is meant {column!r}"
-            )
-        columns[column] = plain.index(found[0])
-    missing = [name for name in _NEEDED if name not in columns]
-    if missing:
-        allowed = "; ".join(f"{name} may be called {', '.join(_NAMES[name][1:])}" for name in missing)
-        raise ManifestError(f"{path} lacks the columns {', '.join(missing)}; {allowed}")
-    return columns
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s-]+", "_", name.strip().casefold())
+def _words(row: Row) -> list[str]:
+    return re.findall(r"[^\s,;]+", " ".join(row.cells))

@@ -106,8 +106,8 @@ def report_labels(workspace: Workspace) -> LabelReport:
         raise ManifestError(
             f"no input in {workspace.corpus} has a label: write {LABELS_NAME} into "
             f"{config.get('root', 'the ingested folder')}, one line per expression, with the columns "
-            f"{', '.join(LABEL_COLUMNS)}, or name the layout of a dataset with `mbert ingest --dataset`; "
-            "then run `mbert ingest` again"
+            f"{', '.join(LABEL_COLUMNS)} (`mbert labels --template` begins it), or name the layout of a dataset with "
+            "`mbert ingest --dataset`; then run `mbert ingest` again"
         )
     names = sorted({label.dataset for label in labels})
     of_dataset = {name: [label for label in labels if label.dataset == name] for name in names}

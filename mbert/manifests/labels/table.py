@@ -1,20 +1,19 @@
 """Labels: which expression lies where, as annotated; their checks, and which clip holds each one."""
 
-import csv
 import dataclasses
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from mbert import ManifestError
 from mbert.manifests.schema import ClipRow, Expression, LabelRow, VideoRow, video_key
 from mbert.manifests.subject import Subject
 
-LABELS_NAME = "labels.csv"  # looked for in the ingested folder
+LABELS_NAME = "labels.csv"  # looked for in the ingested folder, with any suffix of a table
 LABEL_COLUMNS = ("path", "subject", "onset", "apex", "offset", "emotion")
 OPTIONAL_COLUMNS = ("action_units", "sample", "objective_class")
 _FRAMES = ("onset", "apex", "offset")
+_NOTHING_THERE = "there is no such file or folder"
 _SMALLEST_SHARE = 0.5  # of an expression that its clip must hold
 
 
@@ -37,6 +36,12 @@ class Label:
     errata: tuple[str, ...] = ()
     fault: str | None = None  # why it cannot be used
     remark: str | None = None  # what was changed to use it
+    onset_seconds: float | None = None  # on the video's own clock, as the timestamps in frames.csv
+    apex_seconds: float | None = None
+    offset_seconds: float | None = None
+    is_located: bool = False  # whether seconds, if there are any, are frames by now
+    absent: str | None = None  # why no input has this path
+    is_elsewhere: bool = False  # its input exists, but is not part of this run
 
     @property
     def video_id(self) -> str:
@@ -49,6 +54,23 @@ class Label:
         frames = [frame for frame in (self.onset, self.apex, self.offset) if frame is not None]
         return (min(frames), max(frames)) if frames else None
 
+    @property
+    def span_seconds(self) -> tuple[float, float] | None:
+        """First and last annotated time, or None when no time is annotated."""
+        times = [time for time in (self.onset_seconds, self.apex_seconds, self.offset_seconds) if time is not None]
+        return (min(times), max(times)) if times else None
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing is annotated: it says whose input it is at most."""
+        said = (self.emotion, self.action_units, self.objective_class, self.fault)
+        return self.span is None and self.span_seconds is None and all(value is None for value in said)
+
+    def remarked(self, what: str) -> "Label":
+        """The label with one more remark."""
+        remark = f"{self.remark}; {what}" if self.remark else f"{_where(self)}: {what}"
+        return dataclasses.replace(self, remark=remark)
+
 
 def checked(label: Label) -> Label:
     """The label with what contradicts itself taken as missing, and a remark that says so.
@@ -56,7 +78,7 @@ def checked(label: Label) -> Label:
     An apex outside of onset and offset, or on the onset, cannot be right: it becomes missing, to be filled in like any
     other. An offset before the onset becomes missing where there is an apex after the onset; else it is a fault.
     """
-    if label.fault is not None:
+    if label.fault is not None or (label.span_seconds is not None and not label.is_located):
         return label
     onset, apex, offset = label.onset, label.apex, label.offset
     remarks = []
@@ -72,74 +94,8 @@ def checked(label: Label) -> Label:
     if onset is not None and apex is not None and not onset < apex <= (apex if offset is None else offset):
         remarks.append(f"apex {apex} does not lie between onset {onset} and offset {offset}: taken as missing")
         apex = None
-    if not remarks:
-        return label
-    told = "; ".join(remarks)
-    remark = f"{label.remark}; {told}" if label.remark else f"{_where(label)}: {told}"
-    return dataclasses.replace(label, apex=apex, offset=offset, remark=remark)
-
-
-def read_labels(path: Path, dataset: str) -> list[Label]:
-    """Read a label file. Raises ManifestError naming missing columns, or the line of a frame that is not a number."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in LABEL_COLUMNS if name not in (reader.fieldnames or [])]
-            if missing:
-                raise ManifestError(
-                    f"{path} lacks the columns {', '.join(missing)}; it needs {', '.join(LABEL_COLUMNS)} "
-                    f"(optional: {', '.join(OPTIONAL_COLUMNS)})"
-                )
-            labels = [_parse(path, dataset, reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise ManifestError(f"{path} cannot be read as CSV in UTF-8: {exc}") from exc
-    return _with_own_names(labels)
-
-
-def _parse(path: Path, dataset: str, line: int, row: dict[str, str | None]) -> Label:
-    def text(name: str) -> str | None:
-        return (row.get(name) or "").strip() or None
-
-    def frame(name: str) -> int | None:
-        value = text(name)
-        if value is None or value == "/":  # CASME II writes a missing apex as a slash
-            return None
-        try:
-            return int(value)
-        except ValueError:
-            raise ManifestError(
-                f"{path} line {line}: {name} is {value!r}; allowed are a frame number, '/' or nothing"
-            ) from None
-
-    name = text("path")
-    if name is None:
-        raise ManifestError(f"{path} line {line}: path is empty; it names a file or folder beside the label file")
-    name = name.replace("\\", "/").removeprefix("./").rstrip("/")
-    subject = text("subject")
-    return Label(
-        line=line,
-        path=name,
-        dataset=dataset,
-        subject=Subject(dataset, subject) if subject else None,
-        sample=text("sample") or name,
-        onset=frame("onset"),
-        apex=frame("apex"),
-        offset=frame("offset"),
-        emotion=text("emotion"),
-        action_units=text("action_units"),
-        objective_class=text("objective_class"),
-    )
-
-
-def _with_own_names(labels: list[Label]) -> list[Label]:
-    """Several expressions of one input are told apart by their onset."""
-    counts = Counter((label.subject, label.sample) for label in labels)
-    return [
-        dataclasses.replace(label, sample=f"{label.sample}_{label.onset}")
-        if counts[label.subject, label.sample] > 1
-        else label
-        for label in labels
-    ]
+    label = dataclasses.replace(label, apex=apex, offset=offset)
+    return label.remarked("; ".join(remarks)) if remarks else label
 
 
 def labels_by_input(labels: Iterable[Label]) -> dict[str, list[Label]]:
@@ -160,7 +116,8 @@ def join_labels(
     No annotated frame is moved. A micro-expression belongs to the clip that holds most of it, at least half; of several
     faces to the largest. Its onset and apex (its offset, where no apex is annotated) must lie in that clip, or not
     exist in the input, as where images are missing. What cannot be used says why. A label without frames describes the
-    whole input, and belongs to its longest clip. `subject` is whose input it is, where that is known without a label.
+    whole input, and belongs to its longest clip; one in which nothing is annotated says whose input it is, and gives no
+    row. `subject` is whose input it is, where that is known without a label.
     """
     subjects = {label.subject for label in labels if label.subject}
     if len(subjects) == 1:  # frames outside the expression show the same person
@@ -169,6 +126,8 @@ def join_labels(
     lines: dict[tuple[Subject | None, str], int] = {}
     rows = []
     for label in labels:
+        if label.is_blank:
+            continue
         line = lines.setdefault((label.subject, label.sample), label.line)
         if line != label.line and label.fault is None:
             label = dataclasses.replace(label, fault=f"{_where(label)}: line {line} has the same subject and sample")
@@ -189,7 +148,7 @@ def is_cut(video: VideoRow, clips: Sequence[ClipRow], label: Label) -> bool:
 
     It would not where the face was lost, and where the label was known when the input was ingested.
     """
-    if label.fault or label.span is None or _told_span(label.span) in (video.kept_whole or "").split():
+    if label.fault or label.span is None or not _told_spans(label).isdisjoint((video.kept_whole or "").split()):
         return False
     first, last = label.span
     if any(clip.first_frame <= first and last <= clip.last_frame for clip in clips):
@@ -199,9 +158,9 @@ def is_cut(video: VideoRow, clips: Sequence[ClipRow], label: Label) -> bool:
 
 
 def told_spans(labels: Iterable[Label]) -> str | None:
-    """The frame ranges of labels, for `VideoRow.kept_whole`."""
-    spans = {label.span for label in labels if label.span and not label.fault}
-    return " ".join(_told_span(span) for span in sorted(spans)) or None
+    """The ranges of labels in frames (`10-20`) or seconds (`1.5-2.25s`), for `VideoRow.kept_whole`."""
+    usable = sorted((label for label in labels if not label.fault), key=lambda label: label.span or (-1, -1))
+    return " ".join(dict.fromkeys(span for label in usable for span in sorted(_told_spans(label)))) or None
 
 
 def digest_of_frames(labels: Iterable[LabelRow]) -> str:
@@ -213,6 +172,20 @@ def digest_of_frames(labels: Iterable[LabelRow]) -> str:
                 f"{row.dataset} {row.subject} {row.sample} {row.clip_id} {row.onset} {row.apex} {row.offset}\n".encode()
             )
     return digest.hexdigest()
+
+
+def told_absent(labels: Sequence[Label]) -> str:
+    """Why the labels of one path have no input, for `VideoRow.reason`."""
+    lines, why = ", ".join(str(label.line) for label in labels), labels[0].absent or _NOTHING_THERE
+    return f"label line {lines} names it{', but ' if why.startswith(_NOTHING_THERE) else ': '}{why}"
+
+
+def why_absent(path: str, reason: str) -> str:
+    """What `told_absent` said of a path, without the lines."""
+    why = re.sub(r"^label line [\d, ]+ names it(, but |: )?", "", reason)
+    if why and not why.startswith(_NOTHING_THERE):
+        return f"{path}: {why}"
+    return f"there is no file or folder {path}{why.removeprefix(_NOTHING_THERE)}"
 
 
 def label_row(label: Label, *, clip_id: str | None, problem: str | None) -> LabelRow:
@@ -241,8 +214,13 @@ def _where(label: Label) -> str:
     return f"label line {label.line}"
 
 
-def _told_span(span: tuple[int, int]) -> str:
+def _told_span(span: tuple[float, float]) -> str:
     return f"{span[0]}-{span[1]}"
+
+
+def _told_spans(label: Label) -> set[str]:
+    frames = {_told_span(label.span)} if label.span else set()
+    return frames | ({f"{_told_span(label.span_seconds)}s"} if label.span_seconds else set())
 
 
 def _clip_of(label: Label, clips: Sequence[ClipRow]) -> ClipRow | None:
@@ -302,6 +280,4 @@ def _remarked(label: Label, clip: ClipRow, video: VideoRow) -> Label:
         for name in outside
         if (frame := getattr(label, name)) is not None
     )
-    remark = f"{told}: the nearest crop stands in, of frames {_told_frames(clip)}"
-    remark = f"{label.remark}; {remark}" if label.remark else f"{_where(label)}: {remark}"
-    return dataclasses.replace(label, remark=remark)
+    return label.remarked(f"{told}: the nearest crop stands in, of frames {_told_frames(clip)}")

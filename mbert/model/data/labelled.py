@@ -20,6 +20,7 @@ from torch import Tensor
 from mbert import ConfigError, ManifestError
 from mbert.manifests.files import read_json
 from mbert.manifests.labels.classes import CLASS_MAPS, ClassMap
+from mbert.manifests.labels.label_file import find_label_file
 from mbert.manifests.labels.table import LABEL_COLUMNS, LABELS_NAME, digest_of_frames
 from mbert.manifests.schema import LabelRow, PairRow
 from mbert.manifests.store import read_rows
@@ -300,12 +301,13 @@ def _without_expressions(labels: Path | str, left_out: Mapping[str, int]) -> Man
         told = ", ".join(f"{count} {why}" for why, count in left_out.items())
         return ManifestError(f"no labelled expression is left: {told}; see `mbert labels` for what there is")
     config = Path(labels).with_name("config.json")  # of the corpus
-    file = Path(read_json(config)["root"] if config.exists() else ".") / LABELS_NAME
+    root = Path(read_json(config)["root"] if config.exists() else ".")
+    file = find_label_file(root)[0] or root / LABELS_NAME
     state = "has no row with subject, onset, apex or offset, and emotion that fits a clip"
     return ManifestError(
         f"labelled expressions are needed, but {file} {state if file.exists() else 'is missing'}: write one line per "
-        f"expression with the columns {', '.join(LABEL_COLUMNS)}, then run `mbert ingest` and `mbert shard --pairs` "
-        "again"
+        f"expression with the columns {', '.join(LABEL_COLUMNS)} (`mbert labels --template` begins such a file), then "
+        "run `mbert ingest` and `mbert shard --pairs` again"
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from mbert import ConfigError, ManifestError
+from mbert.manifests.cells import read_sheets
 from mbert.manifests.labels.table import Label
 from mbert.manifests.schema import Expression
 from mbert.manifests.subject import Subject
@@ -26,7 +27,7 @@ from mbert.pipeline.corpora.layout import (
     search_annotation,
     subfolders,
 )
-from mbert.pipeline.corpora.sheet import SheetRow, read_cells, read_sheet
+from mbert.pipeline.corpora.sheet import SheetRow, read_sheet
 from mbert.pipeline.video.source import Corpus, Distribution, Listing, Source, frames_source, relative_path
 
 _TITLE = "CAS(ME)^3"
@@ -106,7 +107,7 @@ def _read_a(root: Path, trees: Mapping[Path, _Kind], annotation: Path | None) ->
 
 def _micro_rows(annotation: Path) -> list[SheetRow]:
     """Of the sheet called `label` where there is one: others hold drafts."""
-    own = [name for name in read_cells(annotation) if name.casefold() == "label"]
+    own = [sheet.name for sheet in read_sheets(annotation) if sheet.name.casefold() == "label"]
     header = ("Subject", "Filename", "Onset", "Apex", "Offset", "emotion")
     return read_sheet(annotation, header, sheet=own[0] if own else None)
 

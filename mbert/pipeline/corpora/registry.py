@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mbert import ConfigError
-from mbert.manifests.labels.table import LABELS_NAME
+from mbert.manifests.labels.label_file import has_label_file
 from mbert.pipeline.corpora import casme, casme2, casme3, casme_sq, dfme, fourdme, mmew, samm, samm_lv, smic, smic_e
 from mbert.pipeline.corpora.videos import DATASET, list_videos
 from mbert.pipeline.video.source import Corpus, Distribution, Listing
@@ -53,7 +53,7 @@ def list_corpus(
         )
     path = path.absolute()
     notes: tuple[str, ...] = ()
-    if dataset == AUTO and path.is_dir() and name is None and not (path / LABELS_NAME).exists():
+    if dataset == AUTO and path.is_dir() and name is None and not has_label_file(path):
         reasons = {corpus.name: reason for corpus in CORPORA.values() if (reason := corpus.recognise(path))}
         if len(reasons) > 1:
             told = "; ".join(f"{found}: {reason}" for found, reason in reasons.items())

@@ -1,17 +1,15 @@
 """Annotation sheets of any spreadsheet format: found by what their header says, not by where it stands."""
 
-import csv
 import dataclasses
-import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from mbert import ManifestError
+from mbert.manifests.cells import Row, plain_name, read_sheets
+from mbert.manifests.columns import is_absent, whole_number
 
 SHEET_SUFFIXES = frozenset([".csv", ".xls", ".xlsx"])
-_MISSING = frozenset(["", "/", "-", "nan", "none", "n/a"])
 
 
 @dataclasses.dataclass(slots=True)
@@ -32,16 +30,12 @@ class SheetRow:
     def number(self, *names: str) -> int | None:
         """A whole number; None where nothing, a slash or the like stands. Anything else is noted in `faults`."""
         value = self.text(*names)
-        if value is None or value.casefold() in _MISSING:
+        if value is None or is_absent(value):
             return None
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not number.is_integer():
+        number = whole_number(value, delimiter=None)
+        if number is None:
             self.faults.append(f"{names[0]} is {value!r}, not a frame number")
-            return None
-        return int(number)
+        return number
 
     @property
     def fault(self) -> str | None:
@@ -57,14 +51,15 @@ def read_sheet(path: Path, header: Sequence[str | tuple[str, ...]], *, sheet: st
     """
     columns = [(name,) if isinstance(name, str) else name for name in header]
     found: list[str] = []
-    for name, cells in read_cells(path).items():
-        if sheet is not None and sheet.casefold() not in name.casefold():
+    wanted = {plain_name(name) for column in columns for name in column}
+    for each in read_sheets(path, columns=wanted):
+        if sheet is not None and sheet.casefold() not in each.name.casefold():
             continue
-        for index, row in enumerate(cells):
-            names = [_plain(cell) for cell in row]
+        for place, row in enumerate(each.rows):
+            names = [_plain(cell) for cell in row.cells]
             if all(any(_plain(name) in names for name in column) for column in columns):
-                return list(_rows_below(names, cells, index))
-        found.append(name)
+                return list(_named(names, each.rows[place + 1 :]))
+        found.append(each.name)
     told = ", ".join(" or ".join(column) for column in columns)
     raise ManifestError(f"{path}: no sheet ({', '.join(found) or 'it has none'}) has a row with the columns {told}")
 
@@ -74,44 +69,17 @@ def columns_by_place(path: Path, sheet: int, columns: Sequence[str]) -> list[She
 
     `sheet` counts from 0. Raises ManifestError when the file has not so many.
     """
-    sheets = list(read_cells(path).values())
+    sheets = read_sheets(path)
     if sheet >= len(sheets):
         raise ManifestError(f"{path} has {len(sheets)} sheets; sheet {sheet + 1} is needed")
-    return list(_rows_below([_plain(name) for name in columns], sheets[sheet], -1))
+    return list(_named([_plain(name) for name in columns], sheets[sheet].rows))
 
 
-def read_cells(path: Path) -> dict[str, list[list[str]]]:
-    """Every sheet's cells as text. Raises ManifestError when the file cannot be read as a spreadsheet."""
-    if path.suffix.lower() == ".csv":
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                return {path.name: [[_text(cell) for cell in row] for row in csv.reader(file)]}
-        except (OSError, UnicodeDecodeError, csv.Error) as exc:
-            raise ManifestError(f"{path} cannot be read as CSV in UTF-8: {exc}") from exc
-    import python_calamine
-
-    try:
-        with python_calamine.CalamineWorkbook.from_path(str(path)) as book:
-            return {
-                name: [[_text(cell) for cell in row] for row in book.get_sheet_by_name(name).to_python()]
-                for name in book.sheet_names
-            }
-    except (python_calamine.CalamineError, OSError, ValueError) as exc:
-        raise ManifestError(f"{path} cannot be read as a spreadsheet: {exc}") from exc
-
-
-def _rows_below(names: Sequence[str], cells: Sequence[Sequence[str]], header: int) -> Iterator[SheetRow]:
-    for index in range(header + 1, len(cells)):
-        if any(cells[index]):
-            # Of columns with the same name, the first counts.
-            named = {name: cell for name, cell in reversed(list(zip(names, cells[index], strict=False))) if name}
-            yield SheetRow(line=index + 1, cells=named)
-
-
-def _text(cell: Any) -> str:
-    if isinstance(cell, float) and cell.is_integer():
-        cell = int(cell)
-    return str(cell).replace("\u00a0", " ").strip()
+def _named(names: Sequence[str], rows: Sequence[Row]) -> Iterator[SheetRow]:
+    for row in rows:
+        # Of columns with the same name, the first counts.
+        cells = {name: cell for name, cell in reversed(list(zip(names, row.cells, strict=False))) if name}
+        yield SheetRow(line=row.line, cells=cells)
 
 
 def _plain(name: str) -> str:

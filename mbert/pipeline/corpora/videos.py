@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from mbert import ConfigError
-from mbert.manifests.labels.table import LABELS_NAME, read_labels
+from mbert.manifests.labels.inputs import Inputs
+from mbert.manifests.labels.label_file import LabelFile, find_label_file, is_label_file, read_labels
 from mbert.manifests.predictions import FRAMES, OVERLAY
 from mbert.pipeline.video.source import (
     IMAGE_SUFFIXES,
@@ -49,14 +50,18 @@ def list_videos(
             f"{path} holds no video file ({', '.join(sorted(VIDEO_SUFFIXES))}) and no folder of images "
             f"({', '.join(sorted(IMAGE_SUFFIXES))})"
         )
-    labels_path = labels_path or root / LABELS_NAME
-    has_labels = with_labels and labels_path.exists()
+    notes: tuple[str, ...] = ()
+    if with_labels and labels_path is None:
+        labels_path, notes = find_label_file(root)
+    inputs = Inputs(root, [source.path for source in sources], is_whole=path.is_dir())
+    found = read_labels(labels_path, dataset, inputs=inputs) if with_labels and labels_path else LabelFile()
     return Listing(
         root=root,
         sources=tuple(sources),
-        labels=tuple(read_labels(labels_path, dataset)) if has_labels else (),
-        annotations=(labels_path,) if has_labels else (),
+        labels=found.labels,
+        annotations=(labels_path,) if labels_path else (),
         ignored=tuple(sorted(ignored)),
+        notes=(*notes, *found.notes),
     )
 
 
@@ -92,5 +97,5 @@ class _Walk:
                     self.into(path)
             elif suffix_of(entry.name) in VIDEO_SUFFIXES and entry.name not in results:
                 self._sources.append(video_source(self._root, path, self._dataset))
-            elif entry.name != LABELS_NAME:
+            elif not is_label_file(entry.name):
                 self._ignored.append(relative_path(self._root, path))

@@ -22,6 +22,7 @@ _MIN_TICKS = 3  # a detector that fires once or twice has seen no face
 _LOOK_SIDE_PX = 480  # landmarks are looked for in a picture whose shorter side is at least this
 _LOOK_FACE_PX = 128
 _MAX_SPAN_BYTES = 128 << 20  # frames that wait for the next tick; very large ones get their ticks sooner
+_SPARE_SECONDS = 0.25  # beside labelled times: their frames may be half a frame away
 _REGION_MARGIN = 0.15  # crop widths kept around the crop: room for the low-pass track to differ from the measured one
 
 
@@ -120,19 +121,28 @@ class CutRules:
     max_seconds: float  # bounds the memory of an open clip in time ...
     max_bytes: int  # ... and in space
     whole: tuple[tuple[int, int], ...] = ()  # labelled frame ranges that stay in one clip
+    whole_seconds: tuple[tuple[float, float], ...] = ()  # the same, of labels whose frames are not known yet
 
     @classmethod
     def for_labels(cls, labels: Sequence[Label], *, max_seconds: float, max_bytes: int) -> "CutRules":
         """Keep every labelled expression whole."""
         ranges = sorted(label.span for label in labels if label.span and not label.fault)
-        return cls(max_seconds=max_seconds, max_bytes=max_bytes, whole=tuple(ranges))
+        times = [(start - _SPARE_SECONDS, stop + _SPARE_SECONDS) for start, stop in _waiting(labels)]
+        return cls(max_seconds=max_seconds, max_bytes=max_bytes, whole=tuple(ranges), whole_seconds=tuple(times))
 
     def ends(self, clip: Clip) -> bool:
         """Whether the clip ends after its last frame."""
-        index = clip.frames[-1].frame.index
-        if any(start <= index < stop for start, stop in self.whole):
+        last = clip.frames[-1].frame
+        if any(start <= last.index < stop for start, stop in self.whole):
+            return False
+        if any(start <= last.pts_seconds < stop for start, stop in self.whole_seconds):
             return False
         return clip.seconds >= self.max_seconds - 1e-6 or clip.num_bytes >= self.max_bytes
+
+
+def _waiting(labels: Sequence[Label]) -> list[tuple[float, float]]:
+    """The times of labels in seconds that are no frames yet."""
+    return sorted(label.span_seconds for label in labels if label.span_seconds and not label.fault)
 
 
 @dataclasses.dataclass(slots=True)
