@@ -46,7 +46,8 @@ from mbert.model.movement.findings import find_events
 from mbert.model.network.compare import compare_crops, name_emotions
 from mbert.model.network.weights import hash_weights
 from mbert.pipeline.faces.measure import CropMeter, guessed_measures
-from mbert.pipeline.video.decode import VideoFile
+from mbert.pipeline.ingest_input import fixes_of
+from mbert.pipeline.video.decode import Decoder, VideoFile
 from mbert.pipeline.video.overlay import OverlayFace, write_overlay
 from mbert.pipeline.video.preview import small_preview
 from mbert.prediction.face import FaceMeter, FaceStretch
@@ -266,9 +267,18 @@ class _Prediction:
             row = next(rows, None)
 
     def _frame_times(self) -> Iterator[tuple[int, float]]:
-        decoder = self._task.ingest.open_decoder(self._task.source, self._task.threads)
-        for frame in decoder:
+        for frame in self._decoder():
             yield frame.index, frame.pts_seconds
+
+    def _decoder(self) -> Decoder:
+        """The frames as they were ingested."""
+        return self._task.ingest.open_decoder(self._task.source, self._task.threads, fixes=fixes_of(self._row))
+
+    @property
+    def _media(self) -> Path | None:
+        """The file whose own times are those of the tables."""
+        has_own_times = self._row.kind == "video" and self._row.rate in (None, 1.0)
+        return self._task.source.location if has_own_times else None
 
     def _write_events(self) -> list[str]:
         folder, events = self._task.folder, self._events
@@ -276,7 +286,7 @@ class _Prediction:
         with CsvRows(folder / EVENTS, EventRow) as csv:
             csv.add(events)
         write_rows(folder / "events.parquet", EventRow, events)
-        media = self._task.source.location if self._row.kind == "video" else None
+        media = self._media
         media_type = (media and mimetypes.guess_type(media.name)[0]) or "video/mp4"
         write_eaf(folder / "events.eaf", events, media=media, media_type=media_type, seconds=seconds)
         write_textgrid(folder / "events.TextGrid", events, seconds=seconds)
@@ -323,7 +333,7 @@ class _Prediction:
 
     def _write_overlay(self) -> None:
         task = self._task
-        decoder = task.ingest.open_decoder(task.source, task.threads)
+        decoder = self._decoder()
         labels = _Labels(self._events)
         places: dict[int, list[tuple[_Shown, int]]] = {}
         for shown in self._shown:
@@ -344,26 +354,25 @@ class _Prediction:
                 for shown, place in places.get(frame, ())
             ]
 
-        sound = task.source.location if task.source.kind == "video" else None
+        sound = self._media
         # With another number of threads x264 gives other bytes.
         write_overlay(
             decoder, task.folder / OVERLAY, faces_at, sound=sound, num_threads=_ENCODING_THREADS, on_frame=lambda: None
         )
 
     def _write_page(self, summary: PredictionSummary, pictures: Sequence[EventPicture]) -> None:
-        folder, source = self._task.folder, self._task.source
+        folder, original = self._task.folder, self._media
         video = None
-        if source.kind == "video":
+        if original is not None:
             with contextlib.suppress(ValueError):  # on another drive
-                video = Path(_relative(source.location, folder)).as_posix()
+                video = Path(_relative(original, folder)).as_posix()
         has_overlay = self._task.options.overlay
         embedded = None
         if self._task.options.embed_video:
-            original = source.location if source.kind == "video" else None
             shown = (
                 small_preview(VideoFile(folder / OVERLAY), sound=folder / OVERLAY)
                 if has_overlay
-                else small_preview(self._task.ingest.open_decoder(source, self._task.threads), sound=original)
+                else small_preview(self._decoder(), sound=original)
             )
             embedded = ("video/mp4", shown)
         write_predict_page(

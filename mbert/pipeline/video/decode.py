@@ -16,12 +16,12 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
 from mbert import InputError
+from mbert.manifests.schema import Packing
 from mbert.pipeline.video.colour import UNTOLD, Colour, ToneMap, assumed_matrix, check_colour
 from mbert.pipeline.video.planes import Box, can_cut, cut, first_plane, in_eight_bits
 from mbert.pipeline.video.presentation import (
     PLAIN,
     Orientation,
-    Packing,
     Presentation,
     believable_aspect,
     eye_aspect,
@@ -91,6 +91,13 @@ class Frame:
             size = size[::-1]
         return dataclasses.replace(self, picture=cut(self.picture, orientation.stored(box, *self.size), size))
 
+    def turned(self) -> "Frame":
+        """The frame upside down."""
+        if isinstance(self.picture, np.ndarray):
+            return dataclasses.replace(self, picture=np.ascontiguousarray(self.picture[::-1, ::-1]))
+        orientation = self.presentation.orientation.turned()
+        return dataclasses.replace(self, presentation=dataclasses.replace(self.presentation, orientation=orientation))
+
     @property
     def _can_cut(self) -> bool:
         """Whether a part gives the pixels of the whole."""
@@ -119,6 +126,7 @@ class StreamInfo:
     is_tone_mapped: bool = False
     slowdown: float = 1.0
     turned: int = 0
+    packing: Packing | None = None
     num_frames_from_header: int | None = None
     seconds_from_header: float | None = None
     num_frames: int = 0
@@ -225,11 +233,10 @@ class VideoFile:
         packing = self._fixes.packing or packing_of(first)
         if packing:
             aspect = self._fixes.eye_aspect or eye_aspect(packing, aspect, first.width, first.height)
-            remarks.append(f"stereo, {packing}: the left eye's picture was taken")
+            info.packing = packing
+            remarks.append(f"stereo, {packing}: the picture of one eye was taken")
         orientation = Orientation.of(first)
         info.rotation, info.is_mirrored = int(first.rotation), orientation.is_mirrored
-        if self._fixes.turned:
-            info.turned, orientation = self._fixes.turned, orientation.turned()
         tone_map = ToneMap.of([first]) and ToneMap.of([first, *_spread_pictures(self._path, self._stream.index)])
         remarks += [text for text in (remark, tone_map and tone_map.remark) if text]
         self.presentation = Presentation(orientation, aspect, tone_map, packing)
@@ -289,6 +296,19 @@ class VideoFile:
                     break
                 continue
             yield from pictures
+
+
+class Turned:
+    """What another decoder gives, upside down."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder, self.info = decoder, decoder.info
+        self.info.turned = 180
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self._decoder:
+            yield frame.turned()
+        self.info.remarks.append("stood on its head, without a flag: turned by 180 degrees")
 
 
 def present(

@@ -2,13 +2,13 @@
 
 import dataclasses
 from fractions import Fraction
-from typing import Literal
 
 import av
 import cv2
 import numpy as np
 
 from mbert import InputError
+from mbert.manifests.schema import Packing
 from mbert.pipeline.video.colour import ToneMap
 from mbert.pipeline.video.planes import Box, can_cut, copy_tags, cut
 from mbert.shards.image import Image
@@ -17,8 +17,6 @@ _BELIEVABLE = Fraction(4)  # no anamorphic format has pixels that are wider, or 
 _SQUARE = 0.005  # a pixel that is so little wider or higher is square
 _PACKINGS = {1: "side by side", 2: "one above the other"}  # of AVStereo3D.type; the others interleave the eyes
 _SQUEEZED = 1.2, 1.95  # width by height of a packed picture whose halves are squeezed to fit a usual screen
-
-Packing = Literal["side by side", "one above the other"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

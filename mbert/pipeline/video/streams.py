@@ -19,6 +19,7 @@ _NO_TIMESTAMPS, _SPLICED = 0x80, 0x200  # AVFMT_NOTIMESTAMPS, AVFMT_TS_DISCONT
 _IMAGES = re.compile(r"(?<!yuv4mpeg)pipe$")  # images one after the other, without times: `jpeg_pipe`
 _CAPTURE_RATE = re.compile(r"(^|[._])capture[._]?(fps|frame_?rate)$", re.IGNORECASE)  # `com.android.capture.fps`
 _TIME_LAPSE, _SLOW_MOTION = 0.5, 1.9  # beyond these: between them, a camera that is short of light lowers its rate
+_ROUNDING = 0.005  # of times in milliseconds
 _LOOKED_AT = 60  # packets from which the rate of a file is told
 _DEFAULT_RATE = 25.0  # what FFmpeg takes for a file that does not say
 
@@ -110,7 +111,8 @@ def timing_of(path: Path, container: InputContainer, stream: VideoStream, true_r
     captured = true_rate or _capture_rate(container, stream)
     if captured is None:
         return Timing(rate=rate, is_spliced=is_spliced)
-    played = _measured_rate(path, stream.index) or rate
+    measured = _measured_rate(path, stream.index) or rate
+    played = rate if abs(measured / rate - 1) < _ROUNDING else measured
     slowdown = captured / played
     if true_rate is None and _TIME_LAPSE < slowdown < _SLOW_MOTION:
         return Timing(rate=rate, is_spliced=is_spliced)
