@@ -271,13 +271,18 @@ class VideoFile:
     def _timed(self, damaged: list[int]) -> Iterator[tuple[float | None, av.VideoFrame]]:
         """Each picture with the time that the file gives it."""
         # AVI stores no presentation times. Those that are filled in are wrong where frames are reordered.
+        # A tick is a picture there, also for those that are left when the packets are at an end.
         is_avi = self._container.format.name == "avi"
+        tick = self._stream.time_base
+        last: int | None = None
         for index, picture in enumerate(self._decoded):
             if picture.is_corrupt:
                 damaged.append(index)
             ticks = picture.dts if is_avi else picture.pts
-            seconds = None if ticks is None or picture.time_base is None else float(ticks * picture.time_base)
-            yield seconds, picture
+            if is_avi and ticks is None and last is not None:
+                ticks = last + 1
+            last = ticks
+            yield None if ticks is None or tick is None else float(ticks * tick), picture
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         """Every frame that decodes; a damaged packet is passed over and remarked."""
