@@ -63,7 +63,7 @@ CODECS = [
         ("pc",),
         has_aspect=False,
         has_offset=False,
-    ),  # fmt: skip
+    ),
     Codec("mov", {"c:v": "prores_ks", "profile:v": 3}, ("yuv422p10le",), LIMITED, TAGGED, is_turned=True),
     Codec("ts", {"c:v": "mpeg2video", "q:v": 1}, ("yuv420p", "yuv422p"), LIMITED, TAGGED, num_b_frames=2),
     Codec("avi", {"c:v": "mpeg4", "q:v": 1}, ("yuv420p",), has_aspect=False, num_b_frames=2, has_offset=False),
@@ -205,7 +205,7 @@ def number_of(image):
 
 def roundness(image, size):
     """Width by height of the disk from its moments, and how far its centre is from where it was drawn, in pixels."""
-    centre, radius = disk(size)
+    centre, _ = disk(size)
     top, bottom = round(size[1] / 6) + 1, round(size[1] * 2 / 3) - 1
     level = np.clip((image[top:bottom].mean(axis=2) - 30) / 190, 0, 1)
     moments = cv2.moments(level)

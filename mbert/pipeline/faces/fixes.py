@@ -22,7 +22,6 @@ _SHORTER_SIDE_PX = 480  # of the pictures that are kept
 _MOST_KEPT = 12
 _ALIKE = 0.9  # correlation of two pictures of one scene for two eyes
 _SHIFT = 0.1  # between them, in widths
-_SQUEEZED = 0.7  # eye distance by the distance from eyes to mouth; about 1 in a face
 
 
 @dataclasses.dataclass(slots=True)
@@ -47,7 +46,7 @@ class Doubts:
 
     def fixes(self, landmarker: Landmarker) -> Fixes | None:
         """How to look at the input again; None where it was looked at rightly, or nothing can be told."""
-        if packing := self._packing():
+        if packing := self._packing(landmarker):
             return packing
         if self._scores and np.median(self._scores) >= _SURE:
             return None
@@ -60,15 +59,18 @@ class Doubts:
             return None
         return Fixes(turned=180) if np.mean((turned > upright)[seen]) > 0.5 else None
 
-    def _packing(self) -> Fixes | None:
+    def _packing(self, landmarker: Landmarker) -> Fixes | None:
         """Two halves that show the same face, if most pictures with faces are so."""
         seen = [kept for kept in self._kept if kept[1]]
-        found = [_halves(image, faces) for image, faces in seen]
-        squeezed = [is_squeezed for is_squeezed in found if is_squeezed is not None]
-        if not squeezed or len(squeezed) <= len(seen) / 2:
+        eyes = [image[:, : image.shape[1] // 2] for image, faces in seen if _has_like_halves(image, faces)]
+        if not eyes or len(eyes) <= len(seen) / 2:
             return None
-        aspect = Fraction(2 if np.mean(squeezed) > 0.5 else 1)
-        return Fixes(packing="side by side", eye_aspect=aspect)
+        # A face that is squeezed to half its width is a worse face.
+        as_stored, widened = (
+            np.mean([_best(landmarker.detect(cv2.resize(eye, None, fx=width, fy=1))) for eye in eyes])
+            for width in (1, 2)
+        )
+        return Fixes(packing="side by side", eye_aspect=Fraction(2 if widened > as_stored else 1))
 
 
 def _small(image: Image, faces: list[Face]) -> tuple[Image, list[Face]]:
@@ -83,17 +85,13 @@ def _best(faces: list[Face]) -> float:
     return max((face.score or 0.0 for face in faces), default=0.0)
 
 
-def _halves(image: Image, faces: list[Face]) -> bool | None:
-    """Whether the faces of a picture of two halves are squeezed to half their width; None: it has not two halves."""
+def _has_like_halves(image: Image, faces: list[Face]) -> bool:
+    """Whether a picture has two halves that show one scene, with a face in each."""
     half = image.shape[1] // 2
     if not any(face.points[:, 0].max() < half or face.points[:, 0].min() > half for face in faces):
-        return None
+        return False
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     halves = grey[:, :half], grey[:, half : 2 * half]
     left, right = (cv2.resize(each, (96, 64), interpolation=cv2.INTER_AREA) for each in halves)
     shift = round(96 * _SHIFT)
-    correlation = cv2.matchTemplate(left, right[:, shift:-shift], cv2.TM_CCOEFF_NORMED).max()
-    if correlation < _ALIKE or not np.isfinite(correlation):
-        return None
-    eyes, mouth = faces[0].five_points[:2], faces[0].five_points[3:].mean(axis=0)
-    return bool(np.linalg.norm(eyes[1] - eyes[0]) < _SQUEEZED * np.linalg.norm(mouth - eyes.mean(axis=0)))
+    return bool(cv2.matchTemplate(left, right[:, shift:-shift], cv2.TM_CCOEFF_NORMED).max() >= _ALIKE)
