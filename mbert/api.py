@@ -83,6 +83,7 @@ def ingest(
     hwaccel: str | None = None,
     filters: str | None = None,
     fps: float = 30.0,
+    rate: float | None = None,
     dataset: str = "auto",
     name: str | None = None,
     distribution: Literal["auto", "raw", "cropped"] = "auto",
@@ -121,6 +122,7 @@ def ingest(
         hwaccel=hwaccel,
         filters=filters,
         folder_fps=fps,
+        rate=rate,
     )
     choice = CorpusChoice(
         dataset=dataset,
@@ -539,6 +541,7 @@ def predict(
     overlay: bool = True,
     embed_video: bool = False,
     fps: float = 30.0,
+    rate: float | None = None,
     decoder: Literal["pyav", "ffmpeg"] = "pyav",
     workers: int | None = None,
     overwrite: bool = False,
@@ -563,6 +566,7 @@ def predict(
         "overlay": overlay,
         "embed_video": embed_video,
         "fps": fps,
+        "rate": rate,
         "decoder": decoder,
     }
     return run_predict(
@@ -575,6 +579,7 @@ def predict(
         overlay=overlay,
         embed_video=embed_video,
         folder_fps=fps,
+        rate=rate,
         decoder=decoder,
         engine=engine_of("local", workers),
         overwrite=overwrite,

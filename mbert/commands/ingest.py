@@ -40,6 +40,9 @@ _LISTED = 5
     hwaccel="Decode on hardware: a name from `ffmpeg -hwaccels`; with --decoder ffmpeg.",
     filters=typer.Option("--filter", help="A filter graph as for `ffmpeg -vf`; with --decoder ffmpeg."),
     fps="Frame rate of frame folders; video files carry their own.",
+    rate=typer.Option(
+        help="True frame rate of video files: 240 for slow motion that plays at 30.", show_default="as the file says"
+    ),
     dataset="The layout of FOLDER: auto, videos, or a dataset's name (docs/datasets.md).",
     name=typer.Option(help="Prefix of the ids of your own videos.", show_default="videos"),
     distribution="Which distribution of the dataset to read; auto: raw where it exists.",

@@ -20,6 +20,9 @@ from mbert.commands.options import JsonOption, WorkersOption, options_of, print_
     overlay=typer.Option("--overlay/--no-overlay", help="Draw what was found over a copy of the video."),
     embed_video="Put a small copy of the video into the page.",
     fps="Frame rate of frame folders; video files carry their own.",
+    rate=typer.Option(
+        help="True frame rate of video files: 240 for slow motion that plays at 30.", show_default="as the file says"
+    ),
     decoder="FFmpeg's libraries, or the ffmpeg program.",
     workers=WorkersOption,
     overwrite="Predict again what is already there.",

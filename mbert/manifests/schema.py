@@ -36,6 +36,7 @@ STATUSES: tuple[str, ...] = typing.get_args(Status)
 PairKind = Literal["sampled", "onset_apex", "onset_between"]  # between: the later frame lies before the apex
 ApexSource = Literal["annotated", "middle", "spotted"]
 Expression = Literal["micro", "macro"]
+Packing = Literal["side by side", "one above the other"]
 AlignMode = Literal["auto", "clip", "smooth", "frame"]
 Part = Literal["pretrain", "train", "test"]  # of the synthetic benchmark; no photo is in two
 
@@ -57,12 +58,26 @@ class VideoRow:
     reason: str | None = None
     shard: str | None = None  # the tar in corpus/frames that holds its crops
     codec: str | None = None
-    width: int | None = None  # upright, after rotation
+    width: int | None = None  # upright and of square pixels, after rotation and aspect
     height: int | None = None
     fps: float | None = None  # mean rate, from the timestamps of the decoded frames
     num_frames: int | None = None  # decoded
     num_frames_from_header: int | None = None  # what the file claims
     rotation: int | None = None  # degrees, as the file asks a player to turn it
+    mirrored: bool | None = None  # as the file asks, too
+    turned: int | None = None  # degrees besides: 180 where faces showed that it stands on its head
+    aspect: float | None = None  # width of a stored pixel by its height; made square
+    stereo: Packing | None = None  # how pictures for two eyes are packed; the first was taken
+    stream: int | None = None  # number of the stream in the file that was taken
+    # Of the colours, as the file says; None: it does not say. Then the range is taken for limited, and the matrix for
+    # BT.709 of pictures that are 1280 wide or higher than 576, else for BT.601.
+    transfer: str | None = None
+    primaries: str | None = None
+    matrix: str | None = None
+    range: str | None = None  # "limited" or "full"
+    tone_mapped: bool | None = None  # HDR, brought to what a normal screen shows
+    rate: float | None = None  # how many times slower than life the file plays; its times were divided by it
+    true_fps: float | None = None  # mean rate of different pictures: below `fps` where some are repeated
     seconds: float | None = None  # presentation time from first to last frame
     first_frame: int | None = None  # frame indices of what was decoded; a folder's numbers may begin anywhere
     last_frame: int | None = None
@@ -130,7 +145,7 @@ class FrameRow:
     shard: str
     offset: int  # of the JPEG bytes in the tar
     size: int
-    transform: Affine  # upright source pixels -> crop pixels
+    transform: Affine  # source pixels, upright and square -> crop pixels
     landmarks: FivePoints  # crop pixels
     landmarks_measured: bool  # False: interpolated between measured frames
     face_px: Float32  # longer side of the landmarks' box, in source pixels
@@ -143,6 +158,7 @@ class FrameRow:
     eye_open: Float32  # eye aspect ratio: about 0.3 when open, below 0.2 in a blink; between measured frames a line
     mouth_open: Float32  # distance of the inner lips, in mouth widths
     score: Float32 | None  # the landmarker's confidence, 0-1: low where the face is partly hidden
+    repeated: bool = False  # the picture of the frame before, once more: it is in no pair
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 from collections import Counter
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,13 +25,16 @@ from mbert.manifests.schema import AlignMode, ClipRow, FrameRow, VideoRow, clip_
 from mbert.manifests.store import read_extra, writing_rows
 from mbert.manifests.workspace import twin_paths
 from mbert.pipeline.faces.align import fit_pose, is_still, pose_matrices, stable_poses, warp
+from mbert.pipeline.faces.fixes import Doubts
 from mbert.pipeline.faces.landmarkers import LandmarkerName, open_landmarker
 from mbert.pipeline.faces.landmarks import Face, Landmarker, Points
 from mbert.pipeline.faces.quality import brightness, clipped, jitter_px, luma, rigid_region, sharpness
 from mbert.pipeline.faces.register import register_poses
 from mbert.pipeline.faces.track import Clip, CutRules, follow_faces, onto_region, spans
-from mbert.pipeline.video.decode import Decoder, FrameFolder, StreamInfo, VideoFile, content_hash
+from mbert.pipeline.video.decode import Decoder, Fixes, StreamInfo, Turned, VideoFile, content_hash
 from mbert.pipeline.video.decode_ffmpeg import FfmpegFile, check_ffmpeg_options
+from mbert.pipeline.video.folder import FrameFolder
+from mbert.pipeline.video.repeats import Repeats
 from mbert.pipeline.video.source import Source
 from mbert.shards.engine import Loss, tell
 from mbert.shards.image import JPEG_QUALITY, encode_jpeg
@@ -38,6 +42,7 @@ from mbert.shards.writer import TAR_HASH_ENTRY, TarWriter, writing_tar
 
 _MAX_CLIP_BYTES = 128 << 20  # of regions held until a clip ends: the memory bound of a worker
 _TICKS_PER_INPUT = 8  # short inputs are measured more often than `landmark_hz`, or they would have two or three ticks
+_MAX_RATE = 1e6  # pictures per second
 _OUTCOME_ENTRY = "mbert_outcome"
 
 
@@ -58,6 +63,7 @@ class IngestOptions:
     hwaccel: str | None = None  # for ffmpeg: a name from `ffmpeg -hwaccels`
     filters: str | None = None  # for ffmpeg: a filter graph, as for `ffmpeg -vf`
     folder_fps: float = 30.0  # of frame folders whose dataset does not say; video files carry their own times
+    rate: float | None = None  # true pictures per second of video files, where they play slower; None: as files say
     max_clip_seconds: float = 10.0  # longer tracks are cut, but never inside a labelled expression
 
     def __post_init__(self) -> None:
@@ -68,6 +74,8 @@ class IngestOptions:
         for name in ("landmark_hz", "folder_fps", "max_clip_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.rate is not None and not 0 < self.rate <= _MAX_RATE:
+            raise ConfigError(f"rate is {self.rate:g} pictures per second; allowed is above 0, up to {_MAX_RATE:g}")
         if self.max_faces is not None and self.max_faces < 1:
             raise ConfigError(f"{self.max_faces} faces are to be followed; it must be at least 1")
         if (self.hwaccel or self.filters) and self.decoder != "ffmpeg":
@@ -84,13 +92,33 @@ class IngestOptions:
         """The landmarker that these options ask for."""
         return open_landmarker(self.landmarker, model=Path(self.landmarker_model) if self.landmarker_model else None)
 
-    def open_decoder(self, source: Source, num_threads: int = 0) -> Decoder:
-        """Open an input. Raises InputError with the status and the reason when it cannot be read."""
+    def open_decoder(self, source: Source, num_threads: int = 0, *, fixes: Fixes | None = None) -> Decoder:
+        """Open an input; `fixes` are those of an earlier look at it, `fixes_of` its row.
+
+        Raises InputError with the status and the reason when it cannot be read.
+        """
+        decoder = self._open(source, num_threads, fixes)
+        return Turned(decoder) if fixes and fixes.turned else decoder
+
+    def _open(self, source: Source, num_threads: int, fixes: Fixes | None) -> Decoder:
         if source.kind == "frames":
             return FrameFolder(source.location, fps=source.fps or self.folder_fps)
         if self.decoder == "ffmpeg":
-            return FfmpegFile(source.location, hwaccel=self.hwaccel, filters=self.filters, num_threads=num_threads)
-        return VideoFile(source.location, num_threads=num_threads)
+            return FfmpegFile(
+                source.location,
+                hwaccel=self.hwaccel,
+                filters=self.filters,
+                num_threads=num_threads,
+                rate=self.rate,
+                fixes=fixes,
+            )
+        return VideoFile(source.location, num_threads=num_threads, rate=self.rate, fixes=fixes)
+
+
+def fixes_of(row: VideoRow) -> Fixes:
+    """How an input that was ingested has to be looked at again."""
+    aspect = Fraction(row.aspect) if row.aspect and row.stereo else None
+    return Fixes(turned=row.turned or 0, packing=row.stereo, eye_aspect=aspect)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,7 +173,12 @@ def ingest_input(task: IngestTask) -> Outcome:
         decoder = task.options.open_decoder(task.source, task.num_threads)
         info = decoder.info
         with threadpool_limits(1, user_api="blas"):  # products of a few numbers: threads would wait for each other
-            return _write_input(task, decoder)
+            try:
+                return _write_input(task, decoder, Doubts())
+            except _LookAgain as again:
+                decoder = task.options.open_decoder(task.source, task.num_threads, fixes=again.fixes)
+                info = decoder.info
+                return _write_input(task, decoder, None)
     except InputError as exc:
         return _failure(task, info, exc.status, exc.reason, *info.remarks)
     except OSError as exc:
@@ -160,7 +193,14 @@ def _failure(task: IngestTask, info: StreamInfo, status: str, *remarks: str) -> 
     return Outcome(_video_row(task, info, status=status, remarks=remarks, sha256=content_hash(task.source)))
 
 
-def _write_input(task: IngestTask, decoder: Decoder) -> Outcome:
+class _LookAgain(Exception):
+    def __init__(self, fixes: Fixes) -> None:
+        super().__init__()
+        self.fixes = fixes
+
+
+def _write_input(task: IngestTask, decoder: Decoder, doubts: Doubts | None) -> Outcome:
+    """Write the tar and the twin. Raises _LookAgain, before anything has its name, if `doubts` turn out to be right."""
     options, info = task.options, decoder.info
     tick_seconds = 1 / options.landmark_hz
     if info.seconds_from_header:
@@ -168,8 +208,11 @@ def _write_input(task: IngestTask, decoder: Decoder) -> Outcome:
     if options.align == "frame":
         tick_seconds = 0.0
     rules = CutRules.for_labels(task.labels, max_seconds=options.max_clip_seconds, max_bytes=_MAX_CLIP_BYTES)
-    frames = itertools.islice(decoder, task.max_frames)
+    repeats = Repeats()
+    frames = repeats.watch(itertools.islice(decoder, task.max_frames))
     measured = spans(frames, _landmarker(options), tick_seconds=tick_seconds)
+    if doubts is not None:
+        measured = doubts.watch(measured)
     tar, twin = twin_paths(task.frames_folder, task.shard)
     clips: list[ClipRow] = []
     num_clips_of_track: Counter[int] = Counter()
@@ -179,15 +222,20 @@ def _write_input(task: IngestTask, decoder: Decoder) -> Outcome:
             for clip in follow_faces(measured, crop_size=options.size, rules=rules, max_faces=options.max_faces):
                 key = clip_key(task.source.video_id, clip.track, num_clips_of_track[clip.track])
                 num_clips_of_track[clip.track] += 1
-                row, frame_rows = _write_clip(clip, key, task, writer)
+                row, frame_rows = _write_clip(clip, key, task, writer, repeats)
                 clips.append(row)
                 rows.add(frame_rows)
                 tell(_going(task, info))
+            if doubts is not None and (fixes := doubts.fixes(_landmarker(options))):
+                raise _LookAgain(fixes)
             if not clips:
                 raise _without_clip(info)
+        true_fps = info.fps and info.fps * (1 - repeats.share)
+        if repeats.share:
+            info.remarks.append(f"{repeats.share:.0%} of the frames repeat the picture before: they are in no pair")
         video = _video_row(
             task, info, status="ok", remarks=info.remarks, num_clips=len(clips), num_crops=rows.num_rows,
-            shard=task.shard, sha256=content_hash(task.source),
+            shard=task.shard, true_fps=true_fps, sha256=content_hash(task.source),
         )  # fmt: skip
         outcome = Outcome(video, tuple(clips))
         rows.finish({_OUTCOME_ENTRY: outcome.to_json(), TAR_HASH_ENTRY: writer.sha256})
@@ -231,7 +279,9 @@ def _landmarker(options: IngestOptions) -> Landmarker:
     return options.open_landmarker()
 
 
-def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tuple[ClipRow, list[FrameRow]]:
+def _write_clip(
+    clip: Clip, key: str, task: IngestTask, writer: TarWriter, repeats: Repeats
+) -> tuple[ClipRow, list[FrameRow]]:
     """Align, warp, encode and append the frames of one clip."""
     size = task.options.size
     tick_seconds = np.array([seconds for seconds, _ in clip.ticks.values()])
@@ -241,9 +291,10 @@ def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tu
     matrices = pose_matrices(poses, size)
     measured = np.array([_measurements(face) for face in faces])  # (T, 17)
     between = np.stack([np.interp(frame_seconds, tick_seconds, column) for column in measured.T], axis=-1)
+    is_repeated = repeats.among([region.frame.index for region in clip.frames])
     rows = []
     rigid = []
-    for region, matrix, values in zip(clip.frames, matrices, between, strict=True):
+    for region, matrix, values, repeated in zip(clip.frames, matrices, between, is_repeated, strict=True):
         crop = warp(region.frame.rgb(), onto_region(matrix, region), size)
         gray = luma(crop)
         rigid.append(rigid_region(gray))
@@ -274,6 +325,7 @@ def _write_clip(clip: Clip, key: str, task: IngestTask, writer: TarWriter) -> tu
                 eye_open=eye_open,
                 mouth_open=mouth_open,
                 score=None if np.isnan(score) else score,
+                repeated=repeated,
             )
         )
     duration = float(frame_seconds[-1] - frame_seconds[0])
@@ -329,6 +381,17 @@ def _video_row(task: IngestTask, info: StreamInfo, *, status: str, remarks: Iter
         num_frames=info.num_frames,
         num_frames_from_header=info.num_frames_from_header,
         rotation=info.rotation if info.codec else None,
+        mirrored=info.is_mirrored if info.codec else None,
+        turned=info.turned if info.codec else None,
+        aspect=info.aspect if info.codec else None,
+        stereo=info.packing,
+        stream=info.stream,
+        transfer=info.colour.transfer,
+        primaries=info.colour.primaries,
+        matrix=info.colour.matrix,
+        range=info.colour.range,
+        tone_mapped=info.is_tone_mapped if info.codec else None,
+        rate=info.slowdown if info.codec else None,
         seconds=info.seconds if info.num_frames else None,
         first_frame=info.first_frame,
         last_frame=info.last_frame,

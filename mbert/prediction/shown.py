@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from mbert.manifests.predictions import OVERLAY, EventRow, MovementRow
+from mbert.pipeline.video.decode import Decoder
 from mbert.pipeline.video.overlay import OverlayFace, write_overlay
 from mbert.prediction.face import FaceStretch
 from mbert.prediction.task import PredictTask
@@ -38,9 +40,10 @@ class Shown:
         )
 
 
-def draw_overlay(task: PredictTask, stretches: Sequence[Shown], events: Sequence[EventRow]) -> None:
-    """Write `overlay.mp4`."""
-    decoder = task.ingest.open_decoder(task.source, task.threads)
+def draw_overlay(
+    decoder: Decoder, task: PredictTask, stretches: Sequence[Shown], events: Sequence[EventRow], *, sound: Path | None
+) -> None:
+    """Write `overlay.mp4` of the frames that were ingested, with the sound of a file of the same times."""
     labels = _Labels(events)
     places: dict[int, list[tuple[Shown, int]]] = {}
     for shown in stretches:
@@ -61,7 +64,6 @@ def draw_overlay(task: PredictTask, stretches: Sequence[Shown], events: Sequence
             for shown, place in places.get(frame, ())
         ]
 
-    sound = task.source.location if task.source.kind == "video" else None
     # With another number of threads x264 gives other bytes.
     write_overlay(
         decoder, task.folder / OVERLAY, faces_at, sound=sound, num_threads=_ENCODING_THREADS, on_frame=lambda: None

@@ -43,7 +43,8 @@ from mbert.model.movement.displacement import MovementMeter
 from mbert.model.movement.findings import find_events
 from mbert.model.network.weights import hash_weights
 from mbert.pipeline.faces.measure import CropMeter
-from mbert.pipeline.video.decode import VideoFile
+from mbert.pipeline.ingest_input import fixes_of
+from mbert.pipeline.video.decode import Decoder, VideoFile
 from mbert.pipeline.video.preview import small_preview
 from mbert.prediction.face import FaceMeter
 from mbert.prediction.pictures import picture_events
@@ -166,7 +167,7 @@ class _Prediction:
         self._events, pictures = picture_events(self._task, self._events, tracks)
         outputs = self._write_events()
         if self._task.options.overlay:
-            draw_overlay(self._task, self._shown, self._events)
+            draw_overlay(self._decoder(), self._task, self._shown, self._events, sound=self._media)
             outputs.append(OVERLAY)
         summary = self._summary([FRAMES, "frames.csv", *outputs, REPORT])
         self._write_page(summary, pictures)
@@ -248,9 +249,18 @@ class _Prediction:
             row = next(rows, None)
 
     def _frame_times(self) -> Iterator[tuple[int, float]]:
-        decoder = self._task.ingest.open_decoder(self._task.source, self._task.threads)
-        for frame in decoder:
+        for frame in self._decoder():
             yield frame.index, frame.pts_seconds
+
+    def _decoder(self) -> Decoder:
+        """The frames as they were ingested."""
+        return self._task.ingest.open_decoder(self._task.source, self._task.threads, fixes=fixes_of(self._row))
+
+    @property
+    def _media(self) -> Path | None:
+        """The file whose own times are those of the tables."""
+        has_own_times = self._row.kind == "video" and self._row.rate in (None, 1.0)
+        return self._task.source.location if has_own_times else None
 
     def _write_events(self) -> list[str]:
         folder, events = self._task.folder, self._events
@@ -258,7 +268,7 @@ class _Prediction:
         with CsvRows(folder / EVENTS, EventRow) as csv:
             csv.add(events)
         write_rows(folder / "events.parquet", EventRow, events)
-        media = self._task.source.location if self._row.kind == "video" else None
+        media = self._media
         media_type = (media and mimetypes.guess_type(media.name)[0]) or "video/mp4"
         write_eaf(folder / "events.eaf", events, media=media, media_type=media_type, seconds=seconds)
         write_textgrid(folder / "events.TextGrid", events, seconds=seconds)
@@ -267,19 +277,18 @@ class _Prediction:
         return [EVENTS, "events.parquet", "events.eaf", "events.TextGrid", "events.vtt", "challenge.csv"]
 
     def _write_page(self, summary: PredictionSummary, pictures: Sequence[EventPicture]) -> None:
-        folder, source = self._task.folder, self._task.source
+        folder, original = self._task.folder, self._media
         video = None
-        if source.kind == "video":
+        if original is not None:
             with contextlib.suppress(ValueError):  # on another drive
-                video = Path(_relative(source.location, folder)).as_posix()
+                video = Path(_relative(original, folder)).as_posix()
         has_overlay = self._task.options.overlay
         embedded = None
         if self._task.options.embed_video:
-            original = source.location if source.kind == "video" else None
             shown = (
                 small_preview(VideoFile(folder / OVERLAY), sound=folder / OVERLAY)
                 if has_overlay
-                else small_preview(self._task.ingest.open_decoder(source, self._task.threads), sound=original)
+                else small_preview(self._decoder(), sound=original)
             )
             embedded = ("video/mp4", shown)
         write_predict_page(

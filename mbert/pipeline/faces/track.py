@@ -45,13 +45,13 @@ class Span:
 
 
 def spans(frames: Iterable[Frame], landmarker: Landmarker, *, tick_seconds: float) -> Iterator[Span]:
-    """Measure landmarks every `tick_seconds` (0: on every frame), and on the first and the last frame."""
+    """Measure landmarks every `tick_seconds` (0: on every frame), and on the first and the last frame of each size."""
     waiting: list[Frame] = []
     num_bytes = 0
     start: Tick | None = None
     has_cut = False
     signature: npt.NDArray[np.int16] | None = None
-    for frame, is_last in _with_last(frames):
+    for frame, is_last in _with_last_of_size(frames):
         previous, signature = signature, frame.signature()
         has_cut = has_cut or (previous is not None and float(np.abs(signature - previous).mean()) > _CUT_LEVEL)
         waiting.append(frame)
@@ -62,6 +62,8 @@ def spans(frames: Iterable[Frame], landmarker: Landmarker, *, tick_seconds: floa
             if start is not None or is_last:
                 yield Span(waiting, start or stop, stop, has_cut)
             waiting, num_bytes, start, has_cut = [frame], 0, stop, False
+        if is_last:  # coordinates of another size are others: nothing goes across
+            waiting, start, signature = [], None, None
 
 
 def find_faces(frame: Frame, landmarker: Landmarker) -> list[Face]:
@@ -80,11 +82,11 @@ def find_faces(frame: Frame, landmarker: Landmarker) -> list[Face]:
     return landmarker.detect(frame.rgb())
 
 
-def _with_last(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
+def _with_last_of_size(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
     held: Frame | None = None
     for frame in frames:
         if held is not None:
-            yield held, False
+            yield held, frame.size != held.size
         held = frame
     if held is not None:
         yield held, True
@@ -159,7 +161,8 @@ def follow_faces(
 ) -> Iterator[Clip]:
     """Follow faces from tick to tick and yield their clips as they end.
 
-    A track ends where its face is lost, at a scene cut, and where two faces could be the same one: never swapped
+    A track ends where its face is lost, at a scene cut, where the size changes, and where two faces could be the same
+    one: never swapped
     silently. A track with fewer than three ticks is no face, unless the whole input has fewer. With `max_faces`, the
     largest are followed; one that is being followed gives way only to a face half as large again.
     """

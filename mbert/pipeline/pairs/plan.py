@@ -125,13 +125,15 @@ def plan_sampled(
     counts: Counter[str] = Counter()
     with _writing_records(folder, clips, []) as records:
         for frames in _frames_of_clips(workspace, clips, range(len(clips)), condition):
+            different = np.flatnonzero(~frames.repeated)  # pictures, each at the time when it came
             pairs = sample_pairs(
-                frames.pts_seconds,
+                frames.pts_seconds[different],
                 min_delta_seconds=options.min_delta_ms / 1000,
                 max_delta_seconds=options.max_delta_ms / 1000,
                 pairs_per_second=options.pairs_per_second,
                 rng=clip_rng(options.seed, clips[frames.clip].clip_id),
             )
+            pairs = different[pairs]
             kept = pairs[frames.fulfil[pairs].all(axis=1)]
             counts["pairs_left_out"] += len(pairs) - len(kept)
             counts["clips_without_pairs"] += not len(kept)
@@ -166,7 +168,11 @@ def plan_expressions(
                     counts["labels_without_pair"] += 1
                     continue
                 steps = np.linspace(found.onset, found.apex, options.frames_between + 2)[1:].round().astype(int)
-                places = sorted({place for place in steps.tolist() if place > found.onset})
+                picture = np.cumsum(~frames.repeated)
+                places = sorted({place for place in steps.tolist() if picture[place] > picture[found.onset]})
+                if not places:
+                    counts["labels_without_pair"] += 1
+                    continue
                 pairs = np.array([(found.onset, place) for place in places], np.int64)
                 kinds = np.array([_ONSET_APEX if place == found.apex else _ONSET_BETWEEN for place in places])
                 keep = frames.fulfil[pairs].all(axis=1)
@@ -224,6 +230,7 @@ class _ClipFrames:
     pts_seconds: npt.NDArray[np.float64]
     offset: npt.NDArray[np.int64]
     size: npt.NDArray[np.int64]
+    repeated: npt.NDArray[np.bool_]  # which show the picture before once more
     fulfil: npt.NDArray[np.bool_]  # which may be in a pair
 
     def records(
@@ -254,7 +261,7 @@ def _frames_of_clips(
     workspace: Workspace, clips: list[ClipRow], numbers: Sequence[int], condition: FrameCondition | None
 ) -> Iterator[_ClipFrames]:
     """The crops of some clips, tar by tar."""
-    columns = ["clip_id", "frame_index", "pts_seconds", "offset", "size"]
+    columns = ["clip_id", "frame_index", "pts_seconds", "offset", "size", "repeated"]
     if condition is not None:
         columns = list(dict.fromkeys([*columns, *condition.frame_columns]))
     for shard, group in _by_shard(clips, numbers):
@@ -264,10 +271,12 @@ def _frames_of_clips(
         ids = table["clip_id"].combine_chunks().dictionary_encode()
         place = {clip_id: index for index, clip_id in enumerate(ids.dictionary.to_pylist())}
         clip_of_row = ids.indices.to_numpy()
-        index, seconds, offset, size = (table[name].to_numpy() for name in columns[1:5])
+        index, seconds, offset, size, repeated = (table[name].to_numpy() for name in columns[1:6])
         for number in group:
             rows = np.flatnonzero(clip_of_row == place.get(clips[number].clip_id, -1))
-            yield _ClipFrames(number, tar, index[rows], seconds[rows], offset[rows], size[rows], fulfil[rows])
+            yield _ClipFrames(
+                number, tar, index[rows], seconds[rows], offset[rows], size[rows], repeated[rows], fulfil[rows]
+            )
 
 
 def _by_shard(clips: list[ClipRow], numbers: Sequence[int]) -> Iterator[tuple[str, list[int]]]:

@@ -1,10 +1,10 @@
-"""Video file or frame folder -> frames in presentation order, with index and time."""
+"""Video file -> frames in presentation order, with index and time; what every decoder gives."""
 
 import dataclasses
 import hashlib
-import itertools
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,66 +13,44 @@ import av.error
 import cv2
 import numpy as np
 import numpy.typing as npt
-from av.video.reformatter import ColorRange, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
 from mbert import InputError
+from mbert.manifests.schema import Packing
+from mbert.pipeline.video.colour import UNTOLD, Colour, ToneMap, assumed_matrix, check_colour
+from mbert.pipeline.video.planes import Box, can_cut, cut, first_plane, in_eight_bits
+from mbert.pipeline.video.presentation import (
+    PLAIN,
+    Orientation,
+    Presentation,
+    believable_aspect,
+    eye_aspect,
+    packing_of,
+)
 from mbert.pipeline.video.source import Source, frame_files
+from mbert.pipeline.video.streams import Timing, choose_stream, message_of, open_container, timing_of
+from mbert.pipeline.video.timing import Clock
 from mbert.shards.image import Image
-
-Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are not in it
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Orientation:
-    """How a stored picture has to be turned to stand upright: transposed first, then mirrored."""
-
-    transposed: bool = False
-    flip_x: bool = False
-    flip_y: bool = False
-
-    @classmethod
-    def of(cls, picture: av.VideoFrame) -> "Orientation":
-        """From the display matrix of a frame; only quarter turns and mirrors are known to players."""
-        matrix = picture.side_data.get("DISPLAYMATRIX")
-        if matrix is None:
-            return cls()
-        xx, xy, _, yx, yy, *_ = np.frombuffer(matrix, np.int32)  # type: ignore[call-overload]  # x' = xx x + yx y, y' = xy x + yy y
-        if abs(xy) > abs(xx):
-            return cls(True, bool(yx < 0), bool(xy < 0))
-        return cls(False, bool(xx < 0), bool(yy < 0))
-
-    def upright(self, image: Image) -> Image:
-        """Turn a picture, (H, W) or (H, W, 3); contiguous."""
-        image = image.swapaxes(0, 1) if self.transposed else image
-        image = image[:, ::-1] if self.flip_x else image
-        return np.ascontiguousarray(image[::-1] if self.flip_y else image)
-
-    def stored(self, box: Box, width: int, height: int) -> Box:
-        """The box of the stored picture that shows a box of the upright one, which is `width` x `height`."""
-        left, top, right, bottom = box
-        if self.flip_y:
-            top, bottom = height - bottom, height - top
-        if self.flip_x:
-            left, right = width - right, width - left
-        return (top, left, bottom, right) if self.transposed else (left, top, right, bottom)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded frame; converted to RGB only when asked, and only as much of it."""
+    """One decoded frame; converted to RGB only when asked, and only as much of it.
+
+    All that it gives is upright and of square pixels, the coordinates of every manifest.
+    """
 
     index: int
     pts_seconds: float
-    picture: Any  # av.VideoFrame, or an upright RGB array
-    orientation: Orientation = Orientation()
+    picture: Any  # av.VideoFrame as it is stored, or an RGB array as it is shown
+    presentation: Presentation = PLAIN
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height, upright."""
+        """Width and height."""
         if isinstance(self.picture, np.ndarray):
             return self.picture.shape[1], self.picture.shape[0]
-        width, height = self.picture.width, self.picture.height
-        return (height, width) if self.orientation.transposed else (width, height)
+        return self.presentation.size(self.picture.width, self.picture.height)
 
     @property
     def num_bytes(self) -> int:
@@ -82,18 +60,20 @@ class Frame:
         return sum(plane.buffer_size for plane in self.picture.planes)
 
     def rgb(self) -> Image:
-        """(H, W, 3) uint8 RGB, upright (the file's rotation and mirror flags applied), contiguous."""
+        """(H, W, 3) uint8 RGB, contiguous."""
         if isinstance(self.picture, np.ndarray):
             return self.picture
+        if self.presentation.tone_map is not None:
+            return self.presentation.shown(self.presentation.tone_map.rgb(self.picture))
         picture = _CONVERTER.reformat(self.picture, format="rgb24", threads=1)
-        return self.orientation.upright(picture.to_ndarray().view(np.uint8))
+        return self.presentation.shown(picture.to_ndarray().view(np.uint8))
 
     def luma(self) -> npt.NDArray[np.uint8]:
-        """(H, W) uint8, upright: the first plane as it is where there is one, so its range is the video's."""
+        """(H, W) uint8: the first plane as it is where there is one, so its range is the video's."""
         if isinstance(self.picture, np.ndarray):
             gray: npt.NDArray[np.uint8] = cv2.cvtColor(self.picture, cv2.COLOR_RGB2GRAY)
             return gray
-        return self.orientation.upright(_pixels(self.picture.planes[0]))
+        return self.presentation.shown(first_plane(self.picture))
 
     def part(self, box: Box, shrink: int = 1) -> "Frame":
         """The frame inside of a box whose edges are even, each `shrink` x `shrink` pixels averaged; converts nothing.
@@ -102,18 +82,30 @@ class Frame:
         """
         left, top, right, bottom = box
         size = ((right - left) // shrink, (bottom - top) // shrink)
-        if isinstance(self.picture, np.ndarray) or not _can_cut(self.picture):
+        if isinstance(self.picture, np.ndarray) or not self._can_cut:
             image = self.rgb()[top:bottom, left:right]
             image = image.copy() if shrink == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             return Frame(self.index, self.pts_seconds, image)
-        if self.orientation.transposed:
+        orientation = self.presentation.orientation
+        if orientation.transposed:
             size = size[::-1]
-        picture = _cut(self.picture, self.orientation.stored(box, *self.size), size)
-        return dataclasses.replace(self, picture=picture)
+        return dataclasses.replace(self, picture=cut(self.picture, orientation.stored(box, *self.size), size))
+
+    def turned(self) -> "Frame":
+        """The frame upside down."""
+        if isinstance(self.picture, np.ndarray):
+            return dataclasses.replace(self, picture=np.ascontiguousarray(self.picture[::-1, ::-1]))
+        orientation = self.presentation.orientation.turned()
+        return dataclasses.replace(self, presentation=dataclasses.replace(self.presentation, orientation=orientation))
+
+    @property
+    def _can_cut(self) -> bool:
+        """Whether a part gives the pixels of the whole."""
+        return self.presentation.is_square and can_cut(self.picture)
 
     def signature(self) -> npt.NDArray[np.int16]:
         """Up to (16, 16) coarse samples of the first plane: enough to see a scene cut, next to nothing to compute."""
-        plane = self.picture[:, :, 1] if isinstance(self.picture, np.ndarray) else _high_bytes(self.picture)
+        plane = self.picture[:, :, 1] if isinstance(self.picture, np.ndarray) else first_plane(self.picture)
         step_y, step_x = (max(1, side // 16) for side in plane.shape)
         samples: npt.NDArray[np.int16] = plane[step_y // 2 :: step_y, step_x // 2 :: step_x][:16, :16].astype(np.int16)
         return samples
@@ -121,12 +113,20 @@ class Frame:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class StreamInfo:
-    """What the header says, and, once the frames were read, what was found."""
+    """What the header says, and, once the frames were read, what was found and what was done to each picture."""
 
     codec: str
     width: int
     height: int
     rotation: int = 0
+    is_mirrored: bool = False
+    aspect: float = 1.0
+    stream: int | None = None
+    colour: Colour = UNTOLD
+    is_tone_mapped: bool = False
+    slowdown: float = 1.0
+    turned: int = 0
+    packing: Packing | None = None
     num_frames_from_header: int | None = None
     seconds_from_header: float | None = None
     num_frames: int = 0
@@ -164,106 +164,128 @@ class Decoder(Protocol):
     def __iter__(self) -> Iterator[Frame]: ...
 
 
+_LOOKED_AT = 6  # pictures of an HDR file that say how bright it is
 _CONVERTER = VideoReformatter()  # one, because it keeps its tables from frame to frame
-_PLANAR = frozenset(["yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"])
 
 
-def _pixels(plane: Any, sample: type[Any] = np.uint8) -> npt.NDArray[Any]:
-    """The first samples of a plane's rows, without the padding, (height, width): a view."""
-    samples = np.frombuffer(plane, sample)
-    return samples.reshape(-1, plane.line_size // samples.itemsize)[: plane.height, : plane.width]
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fixes:
+    """What no file says and only its faces show."""
 
-
-def _high_bytes(picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
-    """The first plane in 8 bits; of samples with more bits, the low ones are noise."""
-    plane, num_bits = picture.planes[0], picture.format.components[0].bits
-    if num_bits <= 8:
-        return _pixels(plane)
-    samples = _pixels(plane, np.uint16)
-    high: npt.NDArray[np.uint8] = (samples >> (num_bits - 8)).astype(np.uint8)
-    return high
-
-
-def _can_cut(picture: av.VideoFrame) -> bool:
-    """Whether the planes can be cut at even places, so that a part gives the pixels of the whole."""
-    return picture.format.name in _PLANAR and picture.width % 2 == picture.height % 2 == 0
-
-
-def _cut(picture: av.VideoFrame, box: Box, size: tuple[int, int]) -> av.VideoFrame:
-    """Cut and average the planes: a face is a small part of most frames."""
-    left, top, right, bottom = box
-    is_whole = size == (right - left, bottom - top)
-    part = av.VideoFrame(*size, picture.format.name if is_whole else "yuv444p")
-    part.colorspace, part.color_range = picture.colorspace, picture.color_range
-    if picture.format.name.startswith("yuvj"):  # these say by their name that they use all of 0-255
-        part.color_range = int(ColorRange.JPEG)
-    for source, target in zip(picture.planes, part.planes, strict=True):
-        step_x, step_y = picture.width // source.width, picture.height // source.height
-        pixels = _pixels(source)[top // step_y : bottom // step_y, left // step_x : right // step_x]
-        _pixels(target)[:] = pixels if is_whole else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    return part
+    turned: int = 0  # degrees: 180 where the recording stands on its head
+    packing: Packing | None = None  # of two pictures for two eyes
+    eye_aspect: Fraction | None = None  # of the pixels of one eye
 
 
 class VideoFile:
     """A video file, decoded by PyAV; time is the presentation timestamp. `num_threads` 0 lets FFmpeg choose.
 
-    Raises InputError with the status and the reason when it cannot be read.
+    `rate` is the true rate of capture in pictures per second, None: as the file says. `fixes` is what was found out
+    about an input by looking at its faces. Raises InputError with the status and the reason when it cannot be read.
     """
 
-    def __init__(self, path: Path, *, num_threads: int = 0) -> None:
+    def __init__(
+        self, path: Path, *, num_threads: int = 0, rate: float | None = None, fixes: Fixes | None = None
+    ) -> None:
         _refuse_empty(path)
+        self._path, self._fixes = path, fixes or Fixes()
+        self._container = open_container(path)
         try:
-            self._container = av.open(str(path))
-        except (av.error.FFmpegError, OSError, ValueError) as exc:
-            raise InputError("unreadable", f"cannot be opened as a video: {_message(exc)}") from exc
-        if not self._container.streams.video:
+            self._stream, choice = choose_stream(self._container)
+            self._timing = timing_of(path, self._container, self._stream, rate)
+        except InputError:
             self._container.close()
-            raise InputError("no_video", "holds no video stream")
-        self._stream = self._container.streams.video[0]
+            raise
         self._stream.thread_type = "AUTO"
         context = self._stream.codec_context
         context.thread_count = num_threads
+        self._errors: list[str] = []
+        self._decoded = self._decode()
+        self.presentation = PLAIN
         self.info = StreamInfo(
             codec=context.name,
             width=context.width,
             height=context.height,
+            stream=self._stream.index,
+            slowdown=self._timing.slowdown,
             num_frames_from_header=self._stream.frames or None,
             seconds_from_header=self._header_seconds(),
+            remarks=[remark for remark in (choice, self._timing.remark) if remark],
         )
 
     def _header_seconds(self) -> float | None:
         if self._stream.duration and self._stream.time_base:
-            return float(self._stream.duration * self._stream.time_base)
-        return self._container.duration / av.time_base if self._container.duration else None
+            seconds = float(self._stream.duration * self._stream.time_base)
+        elif self._container.duration:
+            seconds = self._container.duration / av.time_base
+        else:
+            return None
+        return seconds / self._timing.slowdown
+
+    def look(self) -> av.VideoFrame | None:
+        """The first picture, after which `presentation` and all of `info` that does not need the others are known."""
+        first = next(self._decoded, None)
+        if first is None:
+            return None
+        check_colour(first)
+        info, remarks = self.info, self.info.remarks
+        aspect, remark = believable_aspect(self._stream.sample_aspect_ratio)
+        packing = self._fixes.packing or packing_of(first)
+        if packing:
+            aspect = self._fixes.eye_aspect or eye_aspect(packing, aspect, first.width, first.height)
+            info.packing = packing
+            remarks.append(f"stereo, {packing}: the picture of one eye was taken")
+        orientation = Orientation.of(first)
+        info.rotation, info.is_mirrored = int(first.rotation), orientation.is_mirrored
+        tone_map = ToneMap.of([first]) and ToneMap.of([first, *_spread_pictures(self._path, self._stream.index)])
+        remarks += [text for text in (remark, tone_map and tone_map.remark) if text]
+        self.presentation = Presentation(orientation, aspect, tone_map, packing)
+        info.aspect, info.colour, info.is_tone_mapped = float(aspect), Colour.of(first), tone_map is not None
+        eye = self.presentation.one_eye(first)
+        info.width, info.height = self.presentation.size(eye.width, eye.height)
+        self._decoded = _again(first, self._decoded)
+        return first
+
+    @property
+    def timing(self) -> Timing:
+        """How the chosen stream is timed."""
+        return self._timing
+
+    def close(self) -> None:
+        """Close the file; iterating to the end does so, too."""
+        self._container.close()
 
     def __iter__(self) -> Iterator[Frame]:
+        damaged: list[int] = []
         try:
-            orientation = Orientation()
-            seconds: float | None = None
-            damaged: list[int] = []
-            for index, picture in enumerate(self._pictures()):
-                if index == 0:
-                    orientation = Orientation.of(picture)
-                seconds = self._time(picture, seconds)
-                frame = Frame(index, seconds, picture, orientation)
-                if index == 0:
-                    self.info.rotation = int(picture.rotation)
-                    self.info.width, self.info.height = frame.size
-                if picture.is_corrupt:
-                    damaged.append(index)
-                self.info.saw(frame)
-                yield frame
+            if self.look() is not None:
+                yield from present(self._timed(damaged), self.info, self.presentation, self._timing)
         finally:
             self._container.close()
         if damaged:
             self.info.remarks.append(f"{len(damaged)} frames are damaged, the first is frame {damaged[0]}")
-        claimed = self.info.num_frames_from_header
-        if claimed and claimed != self.info.num_frames:
-            self.info.remarks.append(f"the header says {claimed} frames, {self.info.num_frames} decode")
+        if self._errors:
+            self.info.remarks.append(f"{len(self._errors)} packets could not be decoded: {self._errors[-1]}")
+        note_count(self.info, self.info.num_frames_from_header)
 
-    def _pictures(self) -> Iterator[av.VideoFrame]:
+    def _timed(self, damaged: list[int]) -> Iterator[tuple[float | None, av.VideoFrame]]:
+        """Each picture with the time that the file gives it."""
+        # AVI stores no presentation times. Those that are filled in are wrong where frames are reordered.
+        # A tick is a picture there, also for those that are left when the packets are at an end.
+        is_avi = self._container.format.name == "avi"
+        tick = self._stream.time_base
+        last: int | None = None
+        for index, picture in enumerate(self._decoded):
+            if picture.is_corrupt:
+                damaged.append(index)
+            ticks = picture.dts if is_avi else picture.pts
+            if is_avi and ticks is None and last is not None:
+                ticks = last + 1
+            last = ticks
+            yield None if ticks is None or tick is None else float(ticks * tick), picture
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
         """Every frame that decodes; a damaged packet is passed over and remarked."""
-        num_errors, message = 0, ""
         packets = self._container.demux(self._stream)
         while True:
             try:
@@ -274,72 +296,77 @@ class VideoFile:
             except av.error.EOFError:
                 break
             except av.error.FFmpegError as exc:
-                num_errors, message = num_errors + 1, _message(exc)
-                if num_errors > 1000:  # a reader that cannot advance must not go on for ever
+                self._errors.append(message_of(exc))
+                if len(self._errors) > 1000:  # a reader that cannot advance must not go on for ever
                     break
                 continue
             yield from pictures
-        if num_errors:
-            self.info.remarks.append(f"{num_errors} packets could not be decoded: {message}")
-
-    def _time(self, picture: av.VideoFrame, last: float | None) -> float:
-        """Presentation time in seconds; it always grows, as the frames come in the order of presentation."""
-        # AVI stores no presentation times. Those that are filled in are wrong where frames are reordered.
-        ticks = picture.dts if self._container.format.name == "avi" else picture.pts
-        seconds = None if ticks is None or picture.time_base is None else float(ticks * picture.time_base)
-        if seconds is None or (last is not None and seconds <= last):  # without times, or damaged
-            return 0.0 if last is None else last + float(1 / (self._stream.guessed_rate or 25))
-        return seconds
 
 
-class FrameFolder:
-    """A folder of images; the frame index is the last integer in the file name, gaps stay gaps.
+class Turned:
+    """What another decoder gives, upside down."""
 
-    `fps` is the frame rate, which images do not carry. Raises InputError like `VideoFile`, also while it is iterated
-    when the images differ in size.
-    """
-
-    def __init__(self, path: Path, *, fps: float) -> None:
-        try:
-            self._files = list(frame_files(path))
-        except OSError as exc:
-            raise InputError("unreadable", f"the folder cannot be read: {exc.strerror}") from exc
-        if not self._files:
-            raise InputError("empty", "the folder holds no numbered image")
-        for (index, file), (next_index, next_file) in itertools.pairwise(self._files):
-            if index == next_index:
-                raise InputError(
-                    "unreadable", f"two images have frame number {index}: {file.name} and {next_file.name}"
-                )
-        self._fps = fps
-        self.info = StreamInfo(
-            codec=self._files[0][1].suffix.lower().removeprefix("."),
-            width=0,
-            height=0,
-            num_frames_from_header=len(self._files),
-            seconds_from_header=(self._files[-1][0] - self._files[0][0]) / fps,
-        )
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder, self.info = decoder, decoder.info
+        self.info.turned = 180
 
     def __iter__(self) -> Iterator[Frame]:
-        damaged = []
-        for index, file in self._files:
-            image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR) if file.stat().st_size else None
-            if image is None:
-                damaged.append(file.name)
-                continue
-            height, width = image.shape[:2]
-            if not self.info.num_frames:
-                self.info.width, self.info.height = width, height
-            elif (width, height) != (self.info.width, self.info.height):
-                raise InputError(
-                    "unreadable",
-                    f"{file.name} is {width}x{height}, the frames before it are {self.info.width}x{self.info.height}",
-                )
-            frame = Frame(index, index / self._fps, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-            self.info.saw(frame)
-            yield frame
-        if damaged:
-            self.info.remarks.append(f"{len(damaged)} images cannot be decoded, the first is {damaged[0]}")
+        for frame in self._decoder:
+            yield frame.turned()
+        self.info.remarks.append("stood on its head, without a flag: turned by 180 degrees")
+
+
+def present(
+    pictures: Iterable[tuple[float | None, av.VideoFrame]],
+    info: StreamInfo,
+    presentation: Presentation,
+    timing: Timing,
+) -> Iterator[Frame]:
+    """Stored pictures and the times their file gives -> frames; what is remarkable about them goes to `info`."""
+    clock = Clock(
+        step=1 / timing.rate, slowdown=timing.slowdown, has_times=timing.has_times, is_spliced=timing.is_spliced
+    )
+    sizes: list[tuple[int, tuple[int, int]]] = []
+    for index, (seconds, stored) in enumerate(clock.put_right(pictures)):
+        stored.colorspace = assumed_matrix(stored)
+        picture = stored if presentation.tone_map else in_eight_bits(stored)  # HDR needs all that there is
+        frame = Frame(index, seconds, presentation.one_eye(picture), presentation)
+        if not sizes or frame.size != sizes[-1][1]:
+            sizes.append((index, frame.size))
+            if index == 0:
+                info.width, info.height = frame.size
+        info.saw(frame)
+        yield frame
+    info.remarks += clock.remarks
+    if len(sizes) > 1:
+        told = ", ".join(f"to {width}x{height} at frame {index}" for index, (width, height) in sizes[1:4])
+        info.remarks.append(f"the size changes {told}{', ...' if len(sizes) > 4 else ''}: clips end there")
+
+
+def note_count(info: StreamInfo, claimed: int | None) -> None:
+    """Remark where a header lies about the number of frames."""
+    if claimed and claimed != info.num_frames:
+        info.remarks.append(f"the header says {claimed} frames, {info.num_frames} decode")
+
+
+def _again(first: av.VideoFrame, others: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    yield first
+    yield from others
+
+
+def _spread_pictures(path: Path, stream: int) -> Iterator[av.VideoFrame]:
+    """A few key frames from all over a file; fewer where it cannot be searched."""
+    try:
+        with av.open(str(path)) as container:
+            video = next(each for each in container.streams.video if each.index == stream)
+            for place in range(1, _LOOKED_AT):
+                if not container.duration:
+                    return
+                start = container.start_time or 0
+                container.seek(start + container.duration * place // _LOOKED_AT)
+                yield next(container.decode(video))
+    except (av.error.FFmpegError, OSError, ValueError, StopIteration):
+        return
 
 
 def _refuse_empty(path: Path) -> None:
@@ -351,10 +378,6 @@ def _refuse_empty(path: Path) -> None:
             raise InputError("empty", "the file has no bytes")
     except OSError as exc:
         raise InputError("unreadable", f"cannot be read: {exc.strerror}") from exc
-
-
-def _message(exc: Exception) -> str:
-    return str(getattr(exc, "strerror", None) or exc)
 
 
 def content_hash(source: Source) -> str | None:

@@ -1,102 +1,140 @@
 """The second decoder: a video file through the ffmpeg program, for hardware decoding and filter graphs.
 
-ffmpeg writes raw RGB frames in a NUT container to a pipe, PyAV takes them apart: NUT carries each frame's exact
-timestamp, which raw video does not. Without options the frames are those of `decode.VideoFile`.
+ffmpeg writes the decoded samples to a pipe as they are stored, and says of each picture on its other output what it is:
+its exact time, format and size. From there on both decoders are the same code, so that without options the frames are
+those of `decode.VideoFile`.
 """
 
 import contextlib
 import dataclasses
 import functools
+import itertools
+import queue
 import re
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import IO
 
 import av
-import av.error
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
+import numpy.typing as npt
 
 from mbert import ConfigError
-from mbert.pipeline.video.decode import Frame, Orientation, VideoFile
-from mbert.shards.image import Image
+from mbert.pipeline.video.decode import Fixes, Frame, VideoFile, note_count, present
+from mbert.pipeline.video.planes import PACKED, PIPED, copy_tags, fill, num_raw_bytes
+from mbert.pipeline.video.presentation import AS_STORED, Orientation, Presentation, believable_aspect, eye_aspect
 
-_LOG: dict[str, str | None] = {"nostdin": None, "hide_banner": None, "loglevel": "repeat+error"}
-# Frames from the graphics card are semi-planar, and swscale rounds those differently from the planar ones that
-# software decoding gives. The first format that loses nothing is taken.
+_LOG: dict[str, str | None] = {"nostdin": None, "hide_banner": None, "nostats": None}
+_TALKATIVE = "repeat+level+info"  # a line for each picture is among it
+# Frames from the graphics card are semi-planar. The first format that loses nothing is taken.
 _PLANAR = "format=" + "|".join(
     f"yuv{sampling}p{depth}" for depth in ("", "10le", "12le") for sampling in ("420", "422", "444")
 )
-# These two put a chroma sample at the left of its pixels. VideoFile takes that from the frame; ffmpeg needs an option.
-_CODECS_WITH_LEFT_CHROMA = frozenset(["h264", "hevc"])
+_SHOWN = re.compile(
+    r"\[Parsed_showinfo\S* @ \S+\] \[info\] n: *\d+ pts: *(?P<pts>-?\d+|NOPTS) .*fmt:(?P<format>\S+) .*"
+    r"sar:(?P<aspect>\d+/\d+) s:(?P<width>\d+)x(?P<height>\d+) "
+)
+_CLOCK = re.compile(r"\[Parsed_showinfo.*config in time_base: (\d+/\d+)")
+# That the times of the output do not grow is no fault: nobody reads them.
+_ERROR = re.compile(r"\[(error|fatal|panic)\] (?!.*non monotonically increasing dts to muxer)")
+_MOST_TOLD = 1000  # different errors that are kept
 
 
 class FfmpegFile:
     """A video file, decoded by the ffmpeg program; the protocol is `decode.Decoder`.
 
     `hwaccel` is a name from `ffmpeg -hwaccels`, `filters` a filter graph as for `ffmpeg -vf`; it sees upright frames.
-    `num_threads` 0 lets FFmpeg choose. `check_ffmpeg_options` tells once, before the work, whether both can be used.
+    The other options are those of `decode.VideoFile`. `check_ffmpeg_options` tells once, before the work, whether both
+    can be used.
     """
 
     def __init__(
-        self, path: Path, *, hwaccel: str | None = None, filters: str | None = None, num_threads: int = 0
+        self,
+        path: Path,
+        *,
+        hwaccel: str | None = None,
+        filters: str | None = None,
+        num_threads: int = 0,
+        rate: float | None = None,
+        fixes: Fixes | None = None,
     ) -> None:
         path = path.absolute()
-        header = VideoFile(path, num_threads=1)
-        turn: list[str] = []
-        for frame in header:  # how to turn the pictures is known from the first one
-            turn = _turn(frame.orientation)
-            break
-        self.info = dataclasses.replace(
-            header.info, num_frames=0, first_pts_seconds=None, last_pts_seconds=None, remarks=[]
-        )
-        siting = ":in_h_chr_pos=0:in_v_chr_pos=128" if self.info.codec in _CODECS_WITH_LEFT_CHROMA else ""
-        to_rgb = [f"scale=flags=bilinear{siting}", "format=rgb24"]
-        # Filters see upright frames in the format of the file; without any, RGB is turned: that is exact.
-        chain = [*turn, filters, *to_rgb] if filters else [*to_rgb, *turn]
+        header = VideoFile(path, num_threads=1, rate=rate, fixes=fixes)
+        try:
+            self._tags = header.look()  # how to show the pictures is known from the first one
+        finally:
+            header.close()
+        self.info, self._timing, self._presentation = header.info, header.timing, header.presentation
         self._num_expected = None if filters else self.info.num_frames_from_header  # filters may change the rate
+        chain = ["format=" + "|".join(PIPED)]
+        self._is_filtered = filters is not None
+        if filters is not None:
+            # The filters know better than the header what the colours mean afterwards.
+            packed = "rgb24" if self._presentation.tone_map is None else "rgb48le"
+            orientation = self._presentation.orientation
+            chain = [*_turn(orientation), filters, "scale=flags=bilinear", f"format={packed}"]
         if hwaccel:
             chain.insert(0, _PLANAR)
+        chain.append("showinfo=checksum=0")
         program = ffmpeg_program()
         decoding = {"threads": num_threads, **({"hwaccel": hwaccel} if hwaccel else {})}
         # With `file:` and absolute, no name is taken for an option, a protocol or a pattern.
-        source = ffmpeg.input(f"file:{path}", copyts=None, noautorotate=None, **decoding, **_LOG)
+        source = ffmpeg.input(f"file:{path}", copyts=None, noautorotate=None, loglevel=_TALKATIVE, **decoding, **_LOG)
         self._command: list[str] = ffmpeg.output(
-            source["v:0"], "pipe:1", format="nut", vcodec="rawvideo", pix_fmt="rgb24", avoid_negative_ts="disabled",
-            vf=",".join(chain), **_times_as_they_are(program),
+            source[str(self.info.stream)], "pipe:1", format="rawvideo", vf=",".join(chain), noautoscale=None,
+            **_each_picture(program),
         ).compile(cmd=program)  # fmt: skip
 
     def __iter__(self) -> Iterator[Frame]:
-        # A file takes what ffmpeg says: a second pipe could fill up and stop both programs.
-        with tempfile.TemporaryFile() as log:
-            with _running(self._command, log) as process:
-                assert process.stdout is not None
-                for index, (seconds, image) in enumerate(_frames_in_nut(process.stdout)):
-                    self.info.height, self.info.width = image.shape[:2]
-                    frame = Frame(index, seconds, image)
-                    self.info.saw(frame)
-                    yield frame
-                process.stdout.close()  # should the stream have broken off, ffmpeg must not wait for a reader
-                status = process.wait()
-            self._note_errors(status, log)
-        claimed = self._num_expected
-        if claimed and claimed != self.info.num_frames:
-            self.info.remarks.append(f"the header says {claimed} frames, {self.info.num_frames} decode")
-
-    def _note_errors(self, status: int, log: IO[bytes]) -> None:
-        log.seek(0)
-        messages = [_without_origin(line.decode(errors="replace")) for line in log]
-        if messages:
+        if self._tags is None:
+            return
+        with _running(self._command) as (process, told):
+            assert process.stdout is not None
+            shown = iter(told.pictures.get, None)
+            first = next(shown, None)
+            if first is not None:
+                presentation = self._filtered(first) if self._is_filtered else self._presentation
+                pictures = self._pictures(process.stdout, itertools.chain([first], shown))
+                yield from present(pictures, self.info, presentation, self._timing)
+            process.stdout.close()  # should the stream have broken off, ffmpeg must not wait for a reader
+            status = process.wait()
+        if told.errors:
             # Decoder threads report in any order; sorted, equal runs give equal remarks.
-            distinct = "; ".join(sorted(set(messages))[:3])
-            self.info.remarks.append(f"ffmpeg reports {len(messages)} errors: {distinct}")
+            distinct = "; ".join(sorted(told.errors)[:3])
+            self.info.remarks.append(f"ffmpeg reports {told.errors.total()} errors: {distinct}")
         if status:
             self.info.remarks.append(f"ffmpeg ended with status {status}")
+        note_count(self.info, self._num_expected)
+
+    def _filtered(self, first: "_Shown") -> Presentation:
+        """How to show what comes out of the filters, which is upright and in RGB."""
+        packing = self._presentation.packing
+        aspect, _ = believable_aspect(first.aspect)
+        if packing:
+            aspect = eye_aspect(packing, aspect, first.width, first.height)
+        self.info.aspect = float(aspect)
+        return dataclasses.replace(self._presentation, orientation=AS_STORED, aspect=aspect)
+
+    def _pictures(self, pipe: IO[bytes], told: "Iterable[_Shown]") -> Iterator[tuple[float | None, av.VideoFrame]]:
+        """Each picture with its time; ends where the stream ends or breaks off."""
+        assert self._tags is not None
+        for shown in told:
+            picture = av.VideoFrame(shown.width, shown.height, shown.format)
+            raw = _read(pipe, num_raw_bytes(picture))
+            if raw is None:
+                return
+            fill(picture, raw)
+            copy_tags(self._tags, picture)
+            if shown.format in PACKED:
+                picture.colorspace, picture.color_range = 0, 2
+            yield shown.seconds, picture
 
 
 def _turn(orientation: Orientation) -> list[str]:
@@ -134,7 +172,7 @@ def check_ffmpeg_options(hwaccel: str | None = None, filters: str | None = None)
 
 def _refusal(program: str, *, filters: str = "null", device: str | None = None) -> str | None:
     """Why ffmpeg does not filter a test picture, or does not open a device; None when it does."""
-    options = {**_LOG, **({"init_hw_device": device} if device else {})}
+    options = {**_LOG, "loglevel": "repeat+error", **({"init_hw_device": device} if device else {})}
     picture = ffmpeg.input("testsrc2=size=1920x1080:duration=1,format=yuv420p", format="lavfi", **options)
     command = ffmpeg.output(picture, "-", format="null", vf=filters, **{"frames:v": 1}).compile(cmd=program)
     done = subprocess.run(command, capture_output=True, check=False)
@@ -145,44 +183,78 @@ def _refusal(program: str, *, filters: str = "null", device: str | None = None) 
 
 
 @functools.cache
-def _times_as_they_are(program: str) -> dict[str, str]:
-    """The output options that keep each frame and its timestamp; their names depend on the version."""
+def _each_picture(program: str) -> dict[str, str]:
+    """The output option that drops and repeats no picture; its name depends on the version."""
     text = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stdout
     found = re.match(r"ffmpeg version n?(\d+)\.(\d+)", text)
     version = (int(found[1]), int(found[2])) if found else (99, 0)  # builds from git carry no number: they are new
-    return {
-        "fps_mode" if version >= (5, 1) else "vsync": "passthrough",
-        "enc_time_base": "filter" if version >= (6, 1) else "-1",
-    }
+    return {"fps_mode" if version >= (5, 1) else "vsync": "passthrough"}
 
 
 @contextlib.contextmanager
-def _running(command: list[str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """The running program; however the block is left, the program is gone afterwards."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, bufsize=0)
-    with process:  # closes the pipe and waits
+def _running(command: list[str]) -> "Iterator[tuple[subprocess.Popen[bytes], _Told]]":
+    """The running program and what it says; however the block is left, the program is gone afterwards."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:  # closes the pipes and waits
+        assert process.stderr is not None
+        told = _Told(process.stderr)
+        told.start()
         try:
-            yield process
+            yield process, told
         finally:
             process.kill()
+            told.join()
 
 
-def _frames_in_nut(pipe: IO[bytes]) -> Iterator[tuple[float, Image]]:
-    """Time in seconds and RGB array of each frame, one at a time; ends where the stream ends or breaks off."""
-    # A NUT header says all there is to know: nothing has to be read ahead to find it out.
-    with (
-        contextlib.suppress(av.error.FFmpegError),
-        av.open(pipe, "r", format="nut", options={"probesize": "32"}) as nut,
-    ):
-        stream = nut.streams.video[0]
-        shape = (stream.height, stream.width, 3)
-        for packet in nut.demux(stream):
-            if packet.size != np.prod(shape) or packet.pts is None:
-                break  # the empty packet that ends the stream, or a frame that was cut off
-            yield (
-                float(packet.pts * (packet.time_base or Fraction(1))),
-                np.frombuffer(memoryview(packet), np.uint8).reshape(shape),
-            )
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Shown:
+    """What ffmpeg says of a picture before it is in the pipe."""
+
+    seconds: float | None
+    format: str
+    aspect: Fraction
+    width: int
+    height: int
+
+
+class _Told(threading.Thread):
+    """Reads what ffmpeg says, so that it never waits for a reader: pictures, then None, and errors."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        super().__init__(daemon=True)
+        self.pictures: queue.SimpleQueue[_Shown | None] = queue.SimpleQueue()
+        self.errors: Counter[str] = Counter()
+        self._pipe = pipe
+
+    def run(self) -> None:
+        """Read to the end."""
+        tick = Fraction(1)
+        for raw in self._pipe:
+            line = raw.decode(errors="replace")
+            if found := _SHOWN.match(line):
+                seconds = None if found["pts"] == "NOPTS" else float(int(found["pts"]) * tick)
+                over, under = map(int, found["aspect"].split("/"))
+                size = int(found["width"]), int(found["height"])
+                self.pictures.put(_Shown(seconds, found["format"], Fraction(over, under or 1), *size))
+            elif found := _CLOCK.match(line):
+                tick = Fraction(found[1])
+            elif _ERROR.search(line):
+                text = _without_origin(line)
+                if text in self.errors or len(self.errors) < _MOST_TOLD:
+                    self.errors[text] += 1
+        self.pictures.put(None)
+
+
+def _read(pipe: IO[bytes], num_bytes: int) -> npt.NDArray[np.uint8] | None:
+    """So many bytes of a pipe; None where it ends before."""
+    raw = np.empty(num_bytes, np.uint8)
+    view, place = memoryview(raw), 0  # type: ignore[arg-type]
+    while place < num_bytes:
+        count = pipe.readinto(view[place:])  # type: ignore[attr-defined]
+        if not count:
+            return None
+        place += count
+    return raw
 
 
 def _without_origin(line: str) -> str:

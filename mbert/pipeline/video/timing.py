@@ -1,0 +1,79 @@
+"""The times that a file gives its pictures -> times that always grow."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_LONG_JUMP = 10.0  # seconds; in a stream that may be spliced, it is taken for a splice from here on
+_LONE_JUMP = 1.0  # seconds by which one time alone must be ahead of its neighbours to be taken for damaged
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class Clock:
+    """Puts the times of one input right; `remarks` says what was done, once all have come.
+
+    Where time begins again, as in two recordings that were joined, it goes on from the last picture. A single time that
+    does not fit between its neighbours is replaced. All times are divided by `slowdown`.
+    """
+
+    step: float  # nominal seconds from picture to picture
+    slowdown: float = 1.0  # how many times slower than life the file plays
+    has_times: bool = True  # False: what the file gives are guesses; pictures come at the nominal rate
+    is_spliced: bool = False  # a transport stream and the like: a long jump forward, too, is a splice
+    _offset: float = 0.0
+    _last: float | None = None
+    _places: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    _longest: float = 0.0
+
+    def put_right(self, pictures: Iterable[tuple[float | None, T]]) -> Iterator[tuple[float, T]]:
+        """Each picture with its time in seconds, in the order in which they come."""
+        ahead: Iterator[tuple[float | None, T | None]] = itertools.chain(pictures, [(None, None)])
+        for index, ((seconds, picture), (following, _)) in enumerate(itertools.pairwise(ahead)):
+            assert picture is not None
+            self._last = self._next(index, seconds if self.has_times else None, following)
+            yield self._last / self.slowdown, picture
+
+    def _next(self, index: int, seconds: float | None, following: float | None) -> float:
+        last = self._last
+        if seconds is None:
+            if self.has_times:
+                self._note("missing", index)
+            return 0.0 if last is None else last + self.step
+        if last is None:
+            return seconds
+        found = seconds + self._offset
+        then = None if following is None else following + self._offset
+        is_lone = then is not None and last < then and (found <= last or last + _LONE_JUMP < found > then)
+        if is_lone and then is not None:
+            self._note("damaged", index)
+            return min(last + self.step, (last + then) / 2)
+        is_long = found - last > _LONG_JUMP
+        if found > last and not (is_long and self.is_spliced):
+            if is_long:
+                self._note("jumps", index)
+                self._longest = max(self._longest, found - last)
+            return found
+        self._note("splices", index)
+        self._offset = last + self.step - seconds
+        return last + self.step
+
+    def _note(self, what: str, index: int) -> None:
+        self._places.setdefault(what, []).append(index)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was done, in words."""
+        told = {
+            "missing": "{} frames have no time, the first is frame {}: they follow at the nominal rate",
+            "damaged": "{} times do not fit between their neighbours, the first at frame {}: replaced",
+            "splices": "time begins again {} times, first at frame {}: it goes on from the frame before",
+            "jumps": "time jumps forward {} times, first at frame {}, by up to {:.0f} s: kept",
+        }
+        return [
+            text.format(len(self._places[what]), self._places[what][0], self._longest)
+            for what, text in told.items()
+            if what in self._places
+        ]
