@@ -5,7 +5,7 @@ from mbert import ManifestError
 from mbert.manifests.labels.table import checked
 from mbert.pipeline.corpora.casme import CORPUS
 from mbert.pipeline.corpora.registry import CORPORA, list_corpus
-from mbert.pipeline.video.decode import FrameFolder
+from mbert.pipeline.video.folder import FrameFolder
 
 HEADER = ["Subject", "Filename", None, "OnsetF", "ApexF1", "ApexF2", "OffsetF", None, "AU", "Emotion"]
 ROWS = [

@@ -4,7 +4,7 @@ from mbert import ConfigError, ManifestError
 from mbert.manifests.labels.table import checked
 from mbert.pipeline.corpora.casme2 import CORPUS
 from mbert.pipeline.corpora.registry import list_corpus
-from mbert.pipeline.video.decode import FrameFolder
+from mbert.pipeline.video.folder import FrameFolder
 
 
 def labels_of(listing):

@@ -10,7 +10,7 @@ from mbert.pipeline.corpora.casme_sq import CORPUS
 from mbert.pipeline.corpora.registry import list_corpus
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.video.decode import FrameFolder
+from mbert.pipeline.video.folder import FrameFolder
 
 ROWS = [
     # number of the subject, video and number within it, onset, apex, offset, AUs, emotion, type, self-report

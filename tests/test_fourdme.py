@@ -9,7 +9,7 @@ from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.registry import list_corpus
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.video.decode import FrameFolder
+from mbert.pipeline.video.folder import FrameFolder
 
 SHEET = "4DME_Labelling_Micro_release v1.xlsx"
 UNITS = ["AU1", "AU4", "AU7"]

@@ -11,7 +11,7 @@ from mbert.pipeline.corpora.registry import CORPORA, list_corpus
 from mbert.pipeline.corpora.samm import CORPUS
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.video.decode import FrameFolder
+from mbert.pipeline.video.folder import FrameFolder
 
 HEADER = [
     "Subject",

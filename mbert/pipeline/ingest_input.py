@@ -28,8 +28,9 @@ from mbert.pipeline.faces.landmarks import Face, Landmarker, Points
 from mbert.pipeline.faces.quality import brightness, clipped, jitter_px, luma, rigid_region, sharpness
 from mbert.pipeline.faces.register import register_poses
 from mbert.pipeline.faces.track import Clip, CutRules, follow_faces, onto_region, spans
-from mbert.pipeline.video.decode import Decoder, FrameFolder, StreamInfo, VideoFile, content_hash
+from mbert.pipeline.video.decode import Decoder, StreamInfo, VideoFile, content_hash
 from mbert.pipeline.video.decode_ffmpeg import FfmpegFile, check_ffmpeg_options
+from mbert.pipeline.video.folder import FrameFolder
 from mbert.pipeline.video.source import Source
 from mbert.shards.engine import Loss, tell
 from mbert.shards.image import JPEG_QUALITY, encode_jpeg
