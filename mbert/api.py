@@ -82,7 +82,8 @@ def ingest(
     decoder: Literal["pyav", "ffmpeg"] = "pyav",
     hwaccel: str | None = None,
     filters: str | None = None,
-    fps: float = 30.0,
+    fps: float | None = None,
+    bit_depth: int | None = None,
     dataset: str = "auto",
     name: str | None = None,
     distribution: Literal["auto", "raw", "cropped"] = "auto",
@@ -121,6 +122,7 @@ def ingest(
         hwaccel=hwaccel,
         filters=filters,
         folder_fps=fps,
+        bit_depth=bit_depth,
     )
     choice = CorpusChoice(
         dataset=dataset,
@@ -538,7 +540,7 @@ def predict(
     classifier: Where | None = None,
     overlay: bool = True,
     embed_video: bool = False,
-    fps: float = 30.0,
+    fps: float | None = None,
     decoder: Literal["pyav", "ffmpeg"] = "pyav",
     workers: int | None = None,
     overwrite: bool = False,

@@ -39,7 +39,16 @@ _LISTED = 5
     decoder="FFmpeg's libraries, or the ffmpeg program.",
     hwaccel="Decode on hardware: a name from `ffmpeg -hwaccels`; with --decoder ffmpeg.",
     filters=typer.Option("--filter", help="A filter graph as for `ffmpeg -vf`; with --decoder ffmpeg."),
-    fps="Frame rate of frame folders; video files carry their own.",
+    fps=typer.Option(
+        help="Frame rate of frame folders; video files carry their own.",
+        show_default="the times in the names, else 30",
+    ),
+    bit_depth=typer.Option(
+        min=8,
+        max=16,
+        help="Bits in use of images that are padded to 16.",
+        show_default="the fewest that hold all of a folder",
+    ),
     dataset="The layout of FOLDER: auto, videos, or a dataset's name (docs/datasets.md).",
     name=typer.Option(help="Prefix of the ids of your own videos.", show_default="videos"),
     distribution="Which distribution of the dataset to read; auto: raw where it exists.",
@@ -134,6 +143,9 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
         print_some([f"{path}: {reason}" for path, reason in summary.failures.items()])
         retried = " with --retry-failed" if set(summary.statuses) - {"ok", "pending", "missing"} else ""
         typer.echo(f"when they are fixed: the same command{retried}")
+    if summary.remarks:
+        typer.echo("to be known (column reason of videos.parquet):")
+        print_some([f"{path}: {remark}" for path, remark in summary.remarks.items()])
     for line in _told_redone(summary.redone, "were ingested again"):
         typer.echo(line)
     if summary.labels_path:

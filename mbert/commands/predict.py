@@ -19,7 +19,10 @@ from mbert.commands.options import JsonOption, WorkersOption, options_of, print_
     classifier=typer.Option(exists=True, help="A run of mbert train finetune or mbert eval; it names emotions."),
     overlay=typer.Option("--overlay/--no-overlay", help="Draw what was found over a copy of the video."),
     embed_video="Put a small copy of the video into the page.",
-    fps="Frame rate of frame folders; video files carry their own.",
+    fps=typer.Option(
+        help="Frame rate of frame folders; video files carry their own.",
+        show_default="the times in the names, else 30",
+    ),
     decoder="FFmpeg's libraries, or the ffmpeg program.",
     workers=WorkersOption,
     overwrite="Predict again what is already there.",

@@ -112,6 +112,7 @@ class IngestSummary:
     vanished: tuple[str, ...]  # ingested inputs that are no longer there; their crops are kept
     ignored: tuple[str, ...]  # files that are no inputs
     failures: dict[str, str]  # path -> reason
+    remarks: dict[str, str]  # path -> what is to be known of an input that is ok
     notes: tuple[str, ...]  # how the folder was understood
     labels_path: str
     corpus: str
@@ -176,6 +177,7 @@ def run_ingest(
         vanished=corpus.vanished() if same_root else (),
         ignored=listing.ignored,
         failures={row.path: row.reason or row.status for row in corpus.rows() if row.status not in ("ok", "pending")},
+        remarks={row.path: row.reason for row in corpus.rows() if row.status == "ok" and row.reason},
         notes=listing.notes,
         labels_path=", ".join(str(file) for file in listing.annotations),
         corpus=str(workspace.corpus),

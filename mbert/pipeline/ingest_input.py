@@ -57,7 +57,9 @@ class IngestOptions:
     decoder: Literal["pyav", "ffmpeg"] = "pyav"
     hwaccel: str | None = None  # for ffmpeg: a name from `ffmpeg -hwaccels`
     filters: str | None = None  # for ffmpeg: a filter graph, as for `ffmpeg -vf`
-    folder_fps: float = 30.0  # of frame folders whose dataset does not say; video files carry their own times
+    # Of frame folders whose dataset does not say; None: the times in the names of their images, else 30.
+    folder_fps: float | None = None
+    bit_depth: int | None = None  # of images padded to 16 bits; None: the smallest that holds all samples of a folder
     max_clip_seconds: float = 10.0  # longer tracks are cut, but never inside a labelled expression
 
     def __post_init__(self) -> None:
@@ -66,8 +68,11 @@ class IngestOptions:
         if not 1 <= self.jpeg_quality <= 100:
             raise ConfigError(f"jpeg_quality is {self.jpeg_quality}; allowed are 1 to 100")
         for name in ("landmark_hz", "folder_fps", "max_clip_seconds"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; it must be above 0")
+        if self.bit_depth is not None and not 8 <= self.bit_depth <= 16:
+            raise ConfigError(f"the bit depth is {self.bit_depth}; allowed are 8 to 16")
         if self.max_faces is not None and self.max_faces < 1:
             raise ConfigError(f"{self.max_faces} faces are to be followed; it must be at least 1")
         if (self.hwaccel or self.filters) and self.decoder != "ffmpeg":
@@ -87,7 +92,7 @@ class IngestOptions:
     def open_decoder(self, source: Source, num_threads: int = 0) -> Decoder:
         """Open an input. Raises InputError with the status and the reason when it cannot be read."""
         if source.kind == "frames":
-            return FrameFolder(source.location, fps=source.fps or self.folder_fps)
+            return FrameFolder(source.location, fps=source.fps or self.folder_fps, bit_depth=self.bit_depth)
         if self.decoder == "ffmpeg":
             return FfmpegFile(source.location, hwaccel=self.hwaccel, filters=self.filters, num_threads=num_threads)
         return VideoFile(source.location, num_threads=num_threads)
@@ -327,6 +332,8 @@ def _video_row(task: IngestTask, info: StreamInfo, *, status: str, remarks: Iter
         fps=info.fps,
         num_frames=info.num_frames,
         num_frames_from_header=info.num_frames_from_header,
+        bit_depth=info.bit_depth,
+        times_from=info.times_from,
         rotation=info.rotation if info.codec else None,
         seconds=info.seconds if info.num_frames else None,
         first_frame=info.first_frame,

@@ -61,7 +61,7 @@ def run_predict(
     classifier: Path | None = None,
     overlay: bool = True,
     embed_video: bool = False,
-    folder_fps: float = 30.0,
+    folder_fps: float | None = None,
     decoder: Literal["pyav", "ffmpeg"] = "pyav",
     engine: Engine,
     overwrite: bool = False,

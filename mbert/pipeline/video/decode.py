@@ -15,7 +15,8 @@ import numpy.typing as npt
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from mbert import InputError
-from mbert.pipeline.video.source import Source, frame_files
+from mbert.manifests.schema import TimesFrom
+from mbert.pipeline.video.source import Source, image_names
 from mbert.shards.image import Image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are not in it
@@ -127,6 +128,8 @@ class StreamInfo:
     height: int
     rotation: int = 0
     num_frames_from_header: int | None = None
+    bit_depth: int | None = None
+    times_from: TimesFrom | None = None
     seconds_from_header: float | None = None
     num_frames: int = 0
     first_frame: int | None = None  # indices
@@ -313,9 +316,9 @@ def content_hash(source: Source) -> str | None:
         if source.kind == "video":
             _hash_file(source.location, digest)
         else:
-            for _, file in frame_files(source.location):
-                digest.update(file.name.encode("utf-8", "surrogateescape") + b"\0")
-                _hash_file(file, digest)
+            for name in image_names(source.location):
+                digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+                _hash_file(source.location / name, digest)
     except OSError:
         return None
     return digest.hexdigest()
