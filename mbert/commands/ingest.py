@@ -74,6 +74,7 @@ _LISTED = 5
 def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
     """Turn raw face video into aligned face crops with manifests."""
     progress = Progress("ingest")
+    from mbert.pipeline.corpora.videos import count_suffixes
     from mbert.pipeline.ingest import IngestEstimate, IngestPlan, IngestSummary
     from mbert.pipeline.ingest_input import Going, Outcome
 
@@ -162,7 +163,10 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
         typer.echo("changed since they were ingested (--overwrite makes the corpus again):")
         print_some(list(summary.changed))
     if summary.ignored:
-        typer.echo(f"{len(summary.ignored)} files are neither video nor image, the first is {summary.ignored[0]}")
+        typer.echo(
+            f"{counted(len(summary.ignored), 'file')} of other kinds not read ({count_suffixes(summary.ignored)}), the "
+            f"first is {summary.ignored[0]}"
+        )
     print_next(summary.corpus, "mbert shard --pairs")
 
 

@@ -26,6 +26,7 @@ from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows, write_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.registry import AUTO, list_corpus
+from mbert.pipeline.corpora.videos import why_no_input
 from mbert.pipeline.faces.landmarkers import weights_sha256
 from mbert.pipeline.ingest_input import (
     Going,
@@ -358,7 +359,7 @@ class _Corpus:
         for key, group in self._labels.items():
             if key not in self._sources and key not in self.videos:
                 lines = ", ".join(str(label.line) for label in group)
-                reason = f"label line {lines} names it, but there is no such file or folder"
+                reason = f"label line {lines} names it, but {why_no_input(self._root, group[0].path)}"
                 dataset, path = group[0].dataset, group[0].path
                 self.videos[key] = VideoRow(
                     video_id=key, dataset=dataset, path=path, kind="video", status="missing", reason=reason

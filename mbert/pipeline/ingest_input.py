@@ -19,6 +19,7 @@ import numpy as np
 
 from mbert import ConfigError, InputError, MbertError
 from mbert.manifests.labels.table import Label, told_spans
+from mbert.manifests.paths import escaped
 from mbert.manifests.schema import AlignMode, ClipRow, FrameRow, VideoRow, clip_key
 from mbert.manifests.store import read_extra, writing_rows
 from mbert.manifests.workspace import twin_paths
@@ -28,6 +29,7 @@ from mbert.pipeline.faces.landmarks import Face, Landmarker, Points
 from mbert.pipeline.faces.quality import brightness, clipped, jitter_px, luma, rigid_region, sharpness
 from mbert.pipeline.faces.register import register_poses
 from mbert.pipeline.faces.track import Clip, CutRules, follow_faces, onto_region, spans
+from mbert.pipeline.video.animation import ANIMATED_SUFFIXES, AnimatedImage
 from mbert.pipeline.video.decode import Decoder, StreamInfo, VideoFile, content_hash
 from mbert.pipeline.video.decode_ffmpeg import FfmpegFile, check_ffmpeg_options
 from mbert.pipeline.video.folder import FrameFolder
@@ -93,6 +95,8 @@ class IngestOptions:
         """Open an input. Raises InputError with the status and the reason when it cannot be read."""
         if source.kind == "frames":
             return FrameFolder(source.location, fps=source.fps or self.folder_fps, bit_depth=self.bit_depth)
+        if source.location.suffix.lower() in ANIMATED_SUFFIXES:
+            return AnimatedImage(source.location)
         if self.decoder == "ffmpeg":
             return FfmpegFile(source.location, hwaccel=self.hwaccel, filters=self.filters, num_threads=num_threads)
         return VideoFile(source.location, num_threads=num_threads)
@@ -325,7 +329,7 @@ def _video_row(task: IngestTask, info: StreamInfo, *, status: str, remarks: Iter
         path=source.path,
         kind=source.kind,
         status=status,  # type: ignore[arg-type]
-        reason="; ".join(remarks) or None,
+        reason=escaped("; ".join(remarks)) or None,
         codec=info.codec or None,
         width=info.width or None,
         height=info.height or None,

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.paths import relative_path
 from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import (
     Tree,
@@ -30,7 +31,6 @@ from mbert.pipeline.video.source import (
     Distribution,
     Listing,
     frames_source,
-    relative_path,
 )
 
 _TITLE = "MMEW"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.paths import relative_path
 from mbert.manifests.schema import video_key
 from mbert.manifests.subject import Subject
 
@@ -129,12 +130,6 @@ def frames_source(
     except OSError:
         pass
     return _source(root, folder, dataset, "frames", num_bytes, mtime_ns, subject, fps)
-
-
-def relative_path(root: Path, path: Path) -> str:
-    """With forward slashes. Undecodable bytes in names become escapes: Parquet holds UTF-8 only."""
-    relative = os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")
-    return relative.replace(os.sep, "/")
 
 
 def _source(

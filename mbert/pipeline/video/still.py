@@ -67,7 +67,7 @@ class DamagedImage(Exception):
 def read_header(file: Path) -> StillHeader | None:
     """The header of an image; None where it cannot be read. Raises InputError for a kind that is not read."""
     try:
-        image = _opened(file, file.read_bytes())
+        image = open_image(file, file.read_bytes())
     except DamagedImage:
         return None
     orientation = UPRIGHT if file.suffix.lower() in _HEIF else _orientation(image)
@@ -82,10 +82,10 @@ def read_still(file: Path) -> Still:
     suffix = file.suffix.lower()
     if suffix in _TIFF:
         return _read_tiff(file, data)
-    image = _opened(file, data)
+    image = open_image(file, data)
     orientation = _orientation(image)
     if suffix in _BY_PILLOW:
-        pixels, done = _by_pillow(image)
+        pixels, done = flat_pixels(image)
         orientation = UPRIGHT if suffix in _HEIF else orientation  # libheif has turned it already
     else:
         pixels, done = _by_opencv(file, data)
@@ -94,8 +94,8 @@ def read_still(file: Path) -> Still:
     return Still(ORIENTATIONS[orientation].upright(pixels), orientation, _depths(pixels, data), done)
 
 
-def _opened(file: Path, data: bytes) -> Any:
-    """The header by Pillow; nothing is decoded yet."""
+def open_image(file: Path, data: bytes) -> Any:
+    """The header of an image by Pillow; nothing is decoded yet. Raises as `read_still`."""
     if file.suffix.lower() in _HEIF:
         _register_heif(file)
     try:
@@ -158,7 +158,8 @@ def _opaque(rgba: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
     return mixed, ("transparent parts put on black",)
 
 
-def _by_pillow(image: Any) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+def flat_pixels(image: Any) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    """The pixels of an opened image as gray or RGB, uint8, and what was done to them. Raises DamagedImage."""
     try:
         done = ("CMYK converted to RGB without a profile",) if image.mode == "CMYK" else ()
         if image.has_transparency_data:
@@ -186,7 +187,7 @@ def _read_tiff(file: Path, data: bytes) -> Still:
         orientation = UPRIGHT
     done: tuple[str, ...] = ()
     if bits <= 8:
-        pixels, done = _by_pillow(_opened(file, data))
+        pixels, done = flat_pixels(open_image(file, data))
     else:
         pixels, done = _by_opencv(file, data)
         if bits < 16:  # OpenCV moves them to the upper end
