@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mbert import ConfigError, ManifestError, __version__
-from mbert.manifests.files import exclusive, read_json, tell_differences, write_json
+from mbert.manifests.files import exclusive, naming_write_faults, read_json, tell_differences, write_json
 from mbert.manifests.labels.errata import ERRATA_VERSION, Errata, apply_errata
 from mbert.manifests.labels.table import checked, is_cut, join_labels, label_row, labels_by_input
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, VideoRow
@@ -312,7 +312,8 @@ def _remove_corpus(workspace: Workspace) -> None:
     """Delete what an ingest wrote, and nothing else."""
     ours = [workspace.videos, workspace.clips, workspace.labels, workspace.corpus_config]
     for file in [*ours, *workspace.frames.glob("*.parquet"), *workspace.frames.glob("*.tar")]:
-        file.unlink(missing_ok=True)
+        with naming_write_faults(file):
+            file.unlink(missing_ok=True)
 
 
 class _Corpus:
@@ -376,7 +377,8 @@ class _Corpus:
         kept |= {clip.shard for group in self.clips.values() for clip in group}
         for file in [*self._workspace.frames.glob("*.parquet"), *self._workspace.frames.glob("*.tar")]:
             if file.stem not in kept:
-                file.unlink()
+                with naming_write_faults(file):
+                    file.unlink()
 
     def tasks(self, options: IngestOptions, engine: Engine) -> list[IngestTask]:
         """The planned inputs that no earlier run has finished, in a fixed random order."""

@@ -77,9 +77,13 @@ def count_suffixes(paths: Iterable[str]) -> str:
 def why_no_input(root: Path, path: str) -> str:
     """Why the path of a label, relative to the ingested folder, names no input of it."""
     place = root / path
-    if not place.exists():
+    try:
+        place.stat()
+        real = place.resolve()
+    except FileNotFoundError:
         return "there is no such file or folder"
-    real = place.resolve()
+    except OSError as exc:
+        return f"it cannot be read: {exc.strerror}"
     if real != Path(os.path.normpath(root.resolve() / path)) and real.is_relative_to(root.resolve()):
         return f"is another name of {relative_path(root.resolve(), real)}: name that"
     if place.is_file() and suffix_of(place.name) not in VIDEO_SUFFIXES:
@@ -157,17 +161,17 @@ class _Walk:
         """Add the images of a folder as frames, unless they are stills beside other inputs."""
         reason = None
         if has_videos:
-            reason = "lie beside videos"
+            reason = "beside videos"
         elif folder != self.root and folder.name.casefold() in _STILLS:
-            reason = "are stills, as the folder's name says"
+            reason = "the name of the folder says stills"
         elif has_inputs and len(_series(stills)) < 2:
-            reason = "form no numbered series beside other inputs"
+            reason = "without a numbered series, beside other inputs"
         if reason is None:
             self.sources.append(frames_source(self.root, folder, self._dataset))
             return
         where = "" if folder == self.root else f"{relative_path(self.root, folder)}: "
-        images = f"image {stills[0]}" if len(stills) == 1 else f"{len(stills)} images ({stills[0]}, ...)"
-        self.notes.append(escaped(f"{where}{images} {reason}, and are no clip; frames are a folder of their own"))
+        images = f"{stills[0]} is" if len(stills) == 1 else f"{len(stills)} images ({stills[0]}, ...) are"
+        self.notes.append(escaped(f"{where}{images} no clip ({reason}); frames need a folder of their own"))
 
     def _is_new(self, path: Path) -> bool:
         """Whether a file or folder is seen for the first time; said, where not."""

@@ -66,14 +66,19 @@ class DamagedImage(Exception):
 
 def read_header(file: Path) -> StillHeader | None:
     """The header of an image; None where it cannot be read. Raises InputError for a kind that is not read."""
+    data = file.read_bytes()
     try:
-        image = open_image(file, file.read_bytes())
+        if file.suffix.lower() in _TIFF:
+            page, orientation, _ = _tiff_header(file, data)
+            width, height, taken = page.imagewidth, page.imagelength, None
+        else:
+            image = open_image(file, data)
+            orientation = UPRIGHT if file.suffix.lower() in _HEIF else _orientation(image)
+            (width, height), taken = image.size, _taken(image)
     except DamagedImage:
         return None
-    orientation = UPRIGHT if file.suffix.lower() in _HEIF else _orientation(image)
-    width, height = image.size
     size = (height, width) if ORIENTATIONS[orientation].transposed else (width, height)
-    return StillHeader(size, _taken(image))
+    return StillHeader(size, taken)
 
 
 def read_still(file: Path) -> Still:
@@ -171,31 +176,38 @@ def flat_pixels(image: Any) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
 
 
 def _read_tiff(file: Path, data: bytes) -> Still:
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-            page: Any = tiff.pages.first
-            num_pages = max(len(tiff.pages), (tiff.imagej_metadata or {}).get("images", 1))
-        bits, colours = page.bitspersample, page.photometric.name
-        orientation = page.tags.valueof(_ORIENTATION_TAG, UPRIGHT)
-    except (OSError, ValueError, KeyError, AttributeError, IndexError, struct.error, tifffile.TiffFileError) as exc:
-        raise DamagedImage(f"{file.name}: {exc}") from exc
-    if num_pages > 1:
-        raise InputError("unreadable", f"{file.name} holds {num_pages} images; a frame is a file of its own")
+    page, orientation, data = _tiff_header(file, data)
+    bits = page.bitspersample
     if problem := _why_not_read(page):
         raise InputError("unreadable", f"{file.name} has {problem}: save it with 8 or 16 bits, gray or RGB")
-    if orientation not in ORIENTATIONS:
-        orientation = UPRIGHT
-    done: tuple[str, ...] = ()
     if bits <= 8:
         pixels, done = flat_pixels(open_image(file, data))
     else:
         pixels, done = _by_opencv(file, data)
-        if bits < 16:  # OpenCV moves them to the upper end
-            pixels = pixels >> (16 - bits)
-        if colours == "MINISWHITE":
+        pixels = pixels >> (16 - bits)  # to whose upper end OpenCV moves them
+        if page.photometric.name == "MINISWHITE":
             pixels = ((1 << bits) - 1) - pixels
-        pixels = ORIENTATIONS[orientation].upright(pixels)  # Pillow has turned its own
+    pixels = ORIENTATIONS[orientation].upright(pixels)
     return Still(pixels, orientation, (bits,) if 8 < bits < 16 else _depths(pixels, b""), done)
+
+
+def _tiff_header(file: Path, data: bytes) -> tuple[Any, int, bytes]:
+    """The one page of a TIFF, its orientation, and the file without that: some decoders would see to it, some not."""
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            page: Any = tiff.pages.first
+            num_pages = max(len(tiff.pages), (tiff.imagej_metadata or {}).get("images", 1))
+            order = tiff.byteorder
+        tag = page.tags.get(_ORIENTATION_TAG)
+    except (OSError, ValueError, KeyError, AttributeError, IndexError, struct.error, tifffile.TiffFileError) as exc:
+        raise DamagedImage(f"{file.name}: {exc}") from exc
+    if num_pages > 1:
+        raise InputError("unreadable", f"{file.name} holds {num_pages} images; a frame is a file of its own")
+    if tag is None or tag.value not in ORIENTATIONS:
+        return page, UPRIGHT, data
+    upright = bytearray(data)
+    struct.pack_into(f"{order}H", upright, tag.valueoffset, UPRIGHT)
+    return page, int(tag.value), bytes(upright)
 
 
 def _why_not_read(page: Any) -> str | None:
@@ -218,7 +230,8 @@ def _depths(pixels: npt.NDArray[Any], data: bytes) -> tuple[int, ...]:
         return (8,)
     place = data.find(b"sBIT", 0, 4096)
     if data.startswith(b"\x89PNG") and place > 0:
-        return tuple(sorted({max(data[place + 4 : place + 4 + pixels.ndim]), 16}))
+        (length,) = struct.unpack_from(">I", data, place - 4)
+        return tuple(sorted({max(data[place + 4 : place + 4 + length], default=16), 16}))
     place = data.find(b"\xff\x4f\xff\x51", 0, 65536)  # of JPEG 2000: start, then the sizes; 8 numbers precede it
     if place >= 0 and 8 <= (bits := (data[place + 42] & 127) + 1) < 16:
         return (bits,)
