@@ -541,6 +541,7 @@ def predict(
     overlay: bool = True,
     embed_video: bool = False,
     fps: float | None = None,
+    bit_depth: int | None = None,
     decoder: Literal["pyav", "ffmpeg"] = "pyav",
     workers: int | None = None,
     overwrite: bool = False,
@@ -565,6 +566,7 @@ def predict(
         "overlay": overlay,
         "embed_video": embed_video,
         "fps": fps,
+        "bit_depth": bit_depth,
         "decoder": decoder,
     }
     return run_predict(
@@ -577,6 +579,7 @@ def predict(
         overlay=overlay,
         embed_video=embed_video,
         folder_fps=fps,
+        bit_depth=bit_depth,
         decoder=decoder,
         engine=engine_of("local", workers),
         overwrite=overwrite,

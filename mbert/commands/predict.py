@@ -23,6 +23,12 @@ from mbert.commands.options import JsonOption, WorkersOption, options_of, print_
         help="Frame rate of frame folders; video files carry their own.",
         show_default="the times in the names, else 30",
     ),
+    bit_depth=typer.Option(
+        min=8,
+        max=16,
+        help="Bits in use of images that are padded to 16.",
+        show_default="the fewest that hold all of a folder",
+    ),
     decoder="FFmpeg's libraries, or the ffmpeg program.",
     workers=WorkersOption,
     overwrite="Predict again what is already there.",

@@ -62,6 +62,7 @@ def run_predict(
     overlay: bool = True,
     embed_video: bool = False,
     folder_fps: float | None = None,
+    bit_depth: int | None = None,
     decoder: Literal["pyav", "ffmpeg"] = "pyav",
     engine: Engine,
     overwrite: bool = False,
@@ -80,7 +81,7 @@ def run_predict(
         embed_video=embed_video,
     )
     _check_models(options)
-    ingest = IngestOptions(max_faces=max_faces, folder_fps=folder_fps, decoder=decoder)
+    ingest = IngestOptions(max_faces=max_faces, folder_fps=folder_fps, bit_depth=bit_depth, decoder=decoder)
     choice = _AllVideos()
     listing = choice.list(path)
     workspace = _workspace_of(listing.root, out, ingest)
