@@ -48,6 +48,7 @@ CLOCKS = {
     "ISO": clock("2024-01-05T{h:02d}-{m:02d}-{s:02d}.{ms:03d}.jpg", fps=25),
     "compact": clock("20240105_{h:02d}{m:02d}{s:02d}{us:06d}.tif", fps=60),
     "compact, all in one": clock("20240105{h:02d}{m:02d}{s:02d}{ms:03d}.tif"),
+    "screenshots": clock("Screenshot 2024-01-05 at {h:02d}.{m:02d}.{s:02d}.png", fps=1 / 7),
     "across minutes": clock("{h:02d}_{m:02d}_{s:02d}_{ms:03d}.jpg", start=58.9),
     "decimal seconds": clock("{s}.{us:06d}.jpg", fps=100, num=150),
     "seconds and fraction since 1970": clock("16123456{s:02d}_{ms:03d}.jpg"),
@@ -57,7 +58,7 @@ CLOCKS = {
     "microseconds of a device": clock("frame_{total_us}.png", start=70),
     "nanoseconds of a device": [f"{5 * 10**12 + round(index * 1e9 / 200)}.png" for index in range(40)],
 }
-RATES = {"time of day, colons": 200, "ISO": 25, "compact": 60, "decimal seconds": 100}
+RATES = {"time of day, colons": 200, "screenshots": 1 / 7, "ISO": 25, "compact": 60, "decimal seconds": 100}
 RATES |= {"nanoseconds since 1970": 90, "nanoseconds of a device": 200}
 
 

@@ -21,7 +21,7 @@ _EPOCHS = (946_684_800, 4_102_444_800)  # seconds since 1970: the years 2000 to 
 _UNITS = {10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}  # by their number in a second
 _CLOCK = re.compile(
     r"""(?<![0-9])(?:
-        (?P<date>(?:19|20)[0-9]{2}([-_.:]?)[0-9]{2}\2[0-9]{2})[-_.\ T]*
+        (?P<date>(?:19|20)[0-9]{2}([-_.:]?)[0-9]{2}\2[0-9]{2})(?:[-_.\ T]|at)*
         (?P<clock>[0-9]{2}([-_.:]?)[0-9]{2}\4[0-9]{2})(?:[-_.,]?(?P<fraction>[0-9]{1,9}))?
         | (?P<bare_clock>[0-9]{1,2}([-_.:])[0-9]{1,2}\7[0-9]{1,2})[-_.,](?P<bare_fraction>[0-9]{1,9})
         | (?P<seconds>[0-9]{1,10})\.(?P<decimals>[0-9]{2,9})
