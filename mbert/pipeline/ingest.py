@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mbert import ConfigError, ManifestError, __version__
-from mbert.manifests.files import exclusive, read_json, tell_differences, write_json
+from mbert.manifests.files import exclusive, naming_write_faults, read_json, tell_differences, write_json
 from mbert.manifests.labels.changes import LabelChanges, label_changes
 from mbert.manifests.labels.errata import ERRATA_VERSION, Errata, apply_errata
 from mbert.manifests.labels.table import Label, checked, is_cut, join_labels, label_row, labels_by_input, told_absent
@@ -115,6 +115,7 @@ class IngestSummary:
     vanished: tuple[str, ...]  # ingested inputs that are no longer there; their crops are kept
     ignored: tuple[str, ...]  # files that are no inputs
     failures: dict[str, str]  # path -> reason
+    remarks: dict[str, str]  # path -> what is to be known of an input that is ok
     notes: tuple[str, ...]  # how the folder was understood
     labels_path: str
     corpus: str
@@ -180,6 +181,7 @@ def run_ingest(
         vanished=corpus.vanished() if same_root else (),
         ignored=listing.ignored,
         failures={row.path: row.reason or row.status for row in corpus.rows() if row.status not in ("ok", "pending")},
+        remarks={row.path: row.reason for row in corpus.rows() if row.status == "ok" and row.reason},
         notes=listing.notes,
         labels_path=", ".join(str(file) for file in listing.annotations),
         corpus=str(workspace.corpus),
@@ -313,7 +315,8 @@ def _remove_corpus(workspace: Workspace) -> None:
     """Delete what an ingest wrote, and nothing else."""
     ours = [workspace.videos, workspace.clips, workspace.labels, workspace.corpus_config]
     for file in [*ours, *workspace.frames.glob("*.parquet"), *workspace.frames.glob("*.tar")]:
-        file.unlink(missing_ok=True)
+        with naming_write_faults(file):
+            file.unlink(missing_ok=True)
 
 
 class _Corpus:
@@ -399,7 +402,8 @@ class _Corpus:
         kept |= {clip.shard for group in self.clips.values() for clip in group}
         for file in [*self._workspace.frames.glob("*.parquet"), *self._workspace.frames.glob("*.tar")]:
             if file.stem not in kept:
-                file.unlink()
+                with naming_write_faults(file):
+                    file.unlink()
 
     def tasks(self, options: IngestOptions, engine: Engine) -> list[IngestTask]:
         """The planned inputs that no earlier run has finished, in a fixed random order."""

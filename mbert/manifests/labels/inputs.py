@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from mbert.manifests.labels.table import Label
-from mbert.manifests.paths import normalized
+from mbert.manifests.paths import escaped, normalized
 
 _Key = TypeVar("_Key", bound=Hashable)
 _NAMES_ON_DISK = ("gb18030", "big5", "cp932", "euc_kr", "cp1252")  # code pages of names that are no UTF-8
-_ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
+_ESCAPED = re.compile(r"%([89A-F][0-9A-F])")  # as `escaped` writes bytes that are no UTF-8
 _SUFFIX = re.compile(r"\.(?=\w*[a-z])\w{2,5}$", re.IGNORECASE)  # of a file; `take.1` has none
 _LIKE = 0.75  # ratio of `difflib` from which on a path may be a misspelling of another
 _NEAR, _FAR = 5000, 500  # inputs that a path is compared with letter by letter: of the same folder, of all
@@ -143,7 +143,7 @@ class Inputs:
         if not found.is_dir():
             suffix = posixpath.splitext(plain)[1]
             return f"its suffix {suffix!r} is not read" if suffix else "a file without a suffix is not read"
-        names = [_escaped(name) for name in _names_in(found)]
+        names = [escaped(name) for name in _names_in(found)]
         suffixes = Counter(posixpath.splitext(name)[1].lower() or "without a suffix" for name in names)
         told = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
         return f"no suffix of its files is read: {told}" if told else "it is empty"
@@ -192,12 +192,12 @@ class Inputs:
     def _on_disk_like(self, plain: str) -> list[str]:
         """A path as it is written on disk, else those there that have a suffix more."""
         if (found := self._on_disk(plain)) is not None:
-            return [_escaped(found.relative_to(self._root).as_posix())]
+            return [escaped(found.relative_to(self._root).as_posix())]
         folder, _, name = plain.rpartition("/")
         if (home := self._on_disk(folder or ".")) is None:
             return []
         names = [actual for other, actual in self._names_of(home).items() if _stem(other) == name]
-        return [_escaped((home / actual).relative_to(self._root).as_posix()) for actual in names]
+        return [escaped((home / actual).relative_to(self._root).as_posix()) for actual in names]
 
     def _names_of(self, folder: Path) -> dict[str, str]:
         if folder not in self._listed:
@@ -255,11 +255,6 @@ def _stem(path: str) -> str:
 
 def _gap(parts: list[str], place: int) -> tuple[str, ...]:
     return (*parts[:place], "", *parts[place + 1 :])
-
-
-def _escaped(name: str) -> str:
-    """As manifests write it: undecodable bytes as escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _decodings(path: str) -> set[str]:

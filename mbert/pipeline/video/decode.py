@@ -16,7 +16,7 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
 from mbert import InputError
-from mbert.manifests.schema import Packing
+from mbert.manifests.schema import Packing, TimesFrom
 from mbert.pipeline.video.colour import UNTOLD, Colour, ToneMap, assumed_matrix, check_colour
 from mbert.pipeline.video.planes import Box, can_cut, cut, first_plane, in_eight_bits
 from mbert.pipeline.video.presentation import (
@@ -27,7 +27,7 @@ from mbert.pipeline.video.presentation import (
     eye_aspect,
     packing_of,
 )
-from mbert.pipeline.video.source import Source, frame_files
+from mbert.pipeline.video.source import Source, image_names
 from mbert.pipeline.video.streams import Timing, choose_stream, message_of, open_container, timing_of
 from mbert.pipeline.video.timing import Clock
 from mbert.shards.image import Image
@@ -128,6 +128,8 @@ class StreamInfo:
     turned: int = 0
     packing: Packing | None = None
     num_frames_from_header: int | None = None
+    bit_depth: int | None = None
+    times_from: TimesFrom | None = None
     seconds_from_header: float | None = None
     num_frames: int = 0
     first_frame: int | None = None  # indices
@@ -387,9 +389,9 @@ def content_hash(source: Source) -> str | None:
         if source.kind == "video":
             _hash_file(source.location, digest)
         else:
-            for _, file in frame_files(source.location):
-                digest.update(file.name.encode("utf-8", "surrogateescape") + b"\0")
-                _hash_file(file, digest)
+            for name in image_names(source.location):
+                digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+                _hash_file(source.location / name, digest)
     except OSError:
         return None
     return digest.hexdigest()
