@@ -59,7 +59,7 @@ _LISTED = 5
     redo=typer.Option(
         "--redo/--no-redo", help="Ingest an input again whose clips were cut through a label that came later."
     ),
-    overwrite="Delete the corpus of this workspace and make it again.",
+    overwrite="Delete what was ingested from FOLDER and make it again.",
     dry_run="Report what would be done and how long it may take, then stop.",
 )
 def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
@@ -147,8 +147,12 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
         typer.echo("no longer there, their crops are kept:")
         print_some(list(summary.vanished))
     if summary.changed:
-        typer.echo("changed since they were ingested (--overwrite makes the corpus again):")
+        typer.echo("changed since they were ingested, the crops are of the earlier content:")
         print_some(list(summary.changed))
+        typer.echo(
+            "where these are other recordings: move them to a folder of their own and ingest that; "
+            "where they replace the earlier ones: mbert forget PATH, then the same command again"
+        )
     if summary.ignored:
         typer.echo(f"{len(summary.ignored)} files are neither video nor image, the first is {summary.ignored[0]}")
     print_next(summary.corpus, "mbert shard --pairs")

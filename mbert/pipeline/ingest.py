@@ -37,6 +37,7 @@ from mbert.pipeline.ingest_input import (
     lost_outcome,
     seconds_from_header,
 )
+from mbert.pipeline.roots import Placed, Roots, place, read_roots, told_shared_subjects
 from mbert.pipeline.video.decode import content_hash
 from mbert.pipeline.video.source import Distribution, Listing, natural_order
 from mbert.shards.engine import IN_PROCESS, Engine, default_workers, run_tasks
@@ -142,16 +143,16 @@ def run_ingest(
     listing = choice.list(path)
     options.check()
     with exclusive(workspace.corpus):
-        if overwrite:
+        config = _checked_config(workspace, listing, options, overwrite=overwrite)
+        if overwrite and not config:
             _remove_corpus(workspace)
-        config = _checked_config(workspace, options)
-        same_root = config.get("root", str(listing.root)) == str(listing.root)
-        _write_config(workspace, listing, options, choice, config)
-        corpus = _Corpus(workspace, listing)
+        corpus = _Corpus(workspace, listing, read_roots(config), again=overwrite)
+        _write_config(workspace, corpus.placed, options, choice, config)
         redone = corpus.plan(limit, retry_failed=retry_failed, redo=redo)
         corpus.write()
         tasks = corpus.tasks(options, engine)
-        on_plan(_plan(listing, tasks, redone))
+        plan = _plan(corpus, tasks, redone)
+        on_plan(plan)
         num_frames = 0
         try:
             for outcome in run_tasks(ingest_input, tasks, engine, on_lost=lost_outcome, on_note=on_going):
@@ -173,10 +174,10 @@ def run_ingest(
         label_remarks=sum(label.remark is not None for label in corpus.labels),
         redone=redone,
         changed=corpus.changed(),
-        vanished=corpus.vanished() if same_root else (),
+        vanished=corpus.vanished(),
         ignored=listing.ignored,
         failures={row.path: row.reason or row.status for row in corpus.rows() if row.status not in ("ok", "pending")},
-        notes=listing.notes,
+        notes=plan.notes,
         labels_path=", ".join(str(file) for file in listing.annotations),
         corpus=str(workspace.corpus),
     )
@@ -197,12 +198,12 @@ def estimate_ingest(
     """What `run_ingest` would do with the same arguments; writes nothing in the workspace. Raises what it raises."""
     listing = choice.list(path)
     options.check()
-    if not overwrite:
-        _checked_config(workspace, options)
-    corpus = _Corpus(Workspace(workspace.root / "nowhere") if overwrite else workspace, listing)
+    config = _checked_config(workspace, listing, options, overwrite=overwrite)
+    there = workspace if config else Workspace(workspace.root / "nowhere")
+    corpus = _Corpus(there, listing, read_roots(config), again=overwrite)
     redone = corpus.plan(limit, retry_failed=retry_failed, redo=redo)
     tasks = corpus.tasks(options, engine)
-    plan = _plan(listing, tasks, redone)
+    plan = _plan(corpus, tasks, redone)
     seconds = num_bytes = 0.0
     tried: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -232,25 +233,40 @@ def estimate_ingest(
     )
 
 
-def _plan(listing: Listing, tasks: list[IngestTask], redone: tuple[str, ...]) -> IngestPlan:
+def _plan(corpus: "_Corpus", tasks: list[IngestTask], redone: tuple[str, ...]) -> IngestPlan:
+    listing = corpus.placed.listing
     return IngestPlan(
         num_inputs=len(listing.sources),
         num_to_do=len(tasks),
         num_bytes=sum(task.source.num_bytes for task in tasks),
         redone=redone,
-        notes=listing.notes,
+        notes=(*listing.notes, *corpus.notes),
     )
 
 
-def _checked_config(workspace: Workspace, options: IngestOptions) -> dict[str, Any]:
-    """The config.json that is there, or nothing; raises ConfigError when the corpus was begun with other options."""
+def _checked_config(
+    workspace: Workspace, listing: Listing, options: IngestOptions, *, overwrite: bool
+) -> dict[str, Any]:
+    """The config.json that is there; nothing where there is none, or it is to be overwritten.
+
+    Overwriting takes away what was made from the folder at hand: where the corpus holds inputs of other folders, its
+    options stay. Raises ConfigError when the corpus was begun with other options.
+    """
     if not workspace.corpus_config.exists():
         return {}
     found: dict[str, Any] = read_json(workspace.corpus_config)
-    if found.get("schema") != SCHEMA_VERSION:
+    is_ours = found.get("schema") == SCHEMA_VERSION
+
+    def others() -> list[str]:  # compares contents
+        videos = _read_if_there(workspace.videos, VideoRow) if is_ours else []
+        return place(listing, read_roots(found), videos).others
+
+    if overwrite and not others():
+        return {}
+    if not is_ours:
         raise ManifestError(
             f"the corpus in {workspace.corpus} has schema {found.get('schema')}, this version of mbert reads "
-            f"{SCHEMA_VERSION}: run the same command with --overwrite, or use another --workspace"
+            f"{SCHEMA_VERSION}: {_told_ways('run the same command with --overwrite, or', others())}"
         )
     # An option that is younger than the corpus had its default.
     before = {**dataclasses.asdict(IngestOptions()), **found["options"], **found["landmarker"]}
@@ -258,11 +274,19 @@ def _checked_config(workspace: Workspace, options: IngestOptions) -> dict[str, A
     for each in (before, asked):  # weights are known by their hash, wherever the file lies
         del each["landmarker_model"]
     if differences := tell_differences(before, asked, "corpus"):
-        raise ConfigError(
-            f"the corpus in {workspace.corpus} was made with other options ({differences}): "
-            "use the same options, another --workspace, or --overwrite to make it again"
-        )
+        ways = _told_ways("use the same options, --overwrite to make it again, or", others())
+        raise ConfigError(f"the corpus in {workspace.corpus} was made with other options ({differences}): {ways}")
     return found
+
+
+def _told_ways(ways: str, others: list[str]) -> str:
+    """What to do about a corpus that does not fit; never what would delete the crops of another folder."""
+    if not others:
+        return f"{ways} use another --workspace"
+    return (
+        f"use another --workspace, or ingest with the options and the mbert that it was made with (it holds inputs of "
+        f"{', '.join(others)}, too, which --overwrite would not make again)"
+    )
 
 
 def _landmarker(options: IngestOptions) -> dict[str, Any]:
@@ -275,8 +299,9 @@ def _landmarker(options: IngestOptions) -> dict[str, Any]:
 
 
 def _write_config(
-    workspace: Workspace, listing: Listing, options: IngestOptions, choice: CorpusChoice, before: dict[str, Any]
+    workspace: Workspace, placed: Placed, options: IngestOptions, choice: CorpusChoice, before: dict[str, Any]
 ) -> None:
+    listing = placed.listing
     names = ["av", "mediapipe", "numpy", "opencv-contrib-python", "simplejpeg"]
     names += ["face-alignment"] if options.landmarker == "fan" else []
     current = {"mbert": __version__, **{name: importlib.metadata.version(name) for name in names}}
@@ -297,7 +322,10 @@ def _write_config(
             "options": before.get("options", dataclasses.asdict(options)),
             "landmarker": before.get("landmarker", _landmarker(options)),
             "schema": SCHEMA_VERSION,
-            "datasets": {**before.get("datasets", {}), **dict.fromkeys(datasets, latest)},
+            "datasets": {
+                **before.get("datasets", {}),
+                **{dataset: {**latest, "roots": placed.roots[dataset]} for dataset in datasets},
+            },
             "jpeg_subsampling": JPEG_SUBSAMPLING,
             # Of every ingest that added to the corpus, where they differ.
             "versions": versions if current in versions else [*versions, current],
@@ -315,18 +343,33 @@ def _remove_corpus(workspace: Workspace) -> None:
 class _Corpus:
     """The rows of a corpus while a run adds to it."""
 
-    def __init__(self, workspace: Workspace, listing: Listing) -> None:
+    def __init__(self, workspace: Workspace, listing: Listing, roots: Roots, *, again: bool) -> None:
+        """`again`: what was made from this folder before is as good as not there."""
         self._workspace = workspace
+        rows: list[VideoRow] = _read_if_there(workspace.videos, VideoRow)
+        self.placed = place(listing, roots, rows)
+        listing = self.placed.listing
         self._labels = labels_by_input(listing.labels)
-        self._root = listing.root
         self._sources = {source.video_id: source for source in listing.sources}
-        self.videos: dict[str, VideoRow] = {row.video_id: row for row in _read_if_there(workspace.videos, VideoRow)}
+        self._shards = {row.shard for row in rows}
+        if again:
+            rows = [row for row in rows if not self._is_at_hand(row)]
+        self.videos: dict[str, VideoRow] = {row.video_id: row for row in rows}
         self.clips: dict[str, list[ClipRow]] = {}
         for clip in _read_if_there(workspace.clips, ClipRow):
             self.clips.setdefault(clip.video_id, []).append(clip)
         self._label_rows: dict[str, list[LabelRow]] = {}
         for label in _read_if_there(workspace.labels, LabelRow):
             self._label_rows.setdefault(label.video_id, []).append(label)
+        for group in (self.clips, self._label_rows):
+            for key in group.keys() - self.videos.keys():
+                del group[key]
+        shared = told_shared_subjects(self.placed, self.videos, self.clips)
+        self.notes = (*self.placed.notes, *shared)  # on how the folder was understood
+
+    def _is_at_hand(self, row: VideoRow) -> bool:
+        """Whether an input lies below one of the roots of the folder at hand."""
+        return (row.dataset, row.root) in self.placed.numbers
 
     def plan(self, limit: int | None, *, retry_failed: bool = False, redo: bool = True) -> tuple[str, ...]:
         """Add a pending row with its own tar for each new input, and a row for each label without an input.
@@ -334,7 +377,7 @@ class _Corpus:
         With `retry_failed`, for each input that failed, and for no other. With `redo`, also for each whose clips were
         cut through a label; gives back their paths.
         """
-        taken = [int(row.shard) for row in self.videos.values() if row.shard is not None]
+        taken = [int(shard) for shard in self._shards if shard is not None]
         number = max(taken, default=-1) + 1
         known = {key for key, row in self.videos.items() if row.status != "missing"}
         failed = {key for key in known if self.videos[key].status not in ("ok", "pending")}
@@ -351,15 +394,16 @@ class _Corpus:
                 shard=f"{number:06d}",
                 num_bytes=source.num_bytes,
                 mtime_ns=source.mtime_ns,
+                root=source.root,
             )
             number += 1
         for key, group in self._labels.items():
             if key not in self._sources and key not in self.videos:
                 lines = ", ".join(str(label.line) for label in group)
                 reason = f"label line {lines} names it, but there is no such file or folder"
-                dataset, path = group[0].dataset, group[0].path
+                dataset, path, root = group[0].dataset, group[0].path, group[0].root
                 self.videos[key] = VideoRow(
-                    video_id=key, dataset=dataset, path=path, kind="video", status="missing", reason=reason
+                    video_id=key, dataset=dataset, path=path, kind="video", status="missing", reason=reason, root=root
                 )
         return tuple(source.path for source in new if source.video_id in cut)
 
@@ -408,7 +452,7 @@ class _Corpus:
 
     def rows(self) -> list[VideoRow]:
         """Every input in reading order."""
-        return sorted(self.videos.values(), key=lambda row: (row.dataset, natural_order(row.path)))
+        return sorted(self.videos.values(), key=lambda row: (row.dataset, natural_order(row.path), row.root))
 
     @property
     def labels(self) -> list[LabelRow]:
@@ -448,8 +492,12 @@ class _Corpus:
 
     def vanished(self) -> tuple[str, ...]:
         """Ingested inputs that are no longer in the folder at hand."""
-        gone = [row for row in self.rows() if row.video_id not in self._sources and row.status != "missing"]
-        return tuple(row.path for row in gone if not (self._root / row.path).exists())
+        known = [row for row in self.rows() if row.video_id not in self._sources and row.status != "missing"]
+        gone = [row for row in known if self._is_at_hand(row) and not self._location(row).exists()]
+        return tuple(row.path for row in gone)
+
+    def _location(self, row: VideoRow) -> Path:
+        return Path(self.placed.roots[row.dataset][row.root - 1] or "") / row.path
 
 
 def _read_if_there(path: Path, row_type: type[Any]) -> list[Any]:

@@ -37,11 +37,12 @@ class Label:
     errata: tuple[str, ...] = ()
     fault: str | None = None  # why it cannot be used
     remark: str | None = None  # what was changed to use it
+    root: int = 1  # of the input, see `VideoRow`
 
     @property
     def video_id(self) -> str:
         """Of the input it describes."""
-        return video_key(self.dataset, self.path)
+        return video_key(self.dataset, self.path, self.root)
 
     @property
     def span(self) -> tuple[int, int] | None:

@@ -37,6 +37,7 @@ class Source:
     mtime_ns: int
     subject: Subject | None = None  # where the layout tells it
     fps: float | None = None  # of a frame folder; None: not known
+    root: int = 1  # see `VideoRow`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
