@@ -1,6 +1,7 @@
 """`mbert ingest`: raw video to aligned face frames."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,6 +17,7 @@ from mbert.commands.options import (
     options_of,
     print_json,
     print_next,
+    tell_expired,
 )
 
 _LISTED = 5
@@ -113,6 +115,7 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
             advance(outcome.video.num_bytes + 1 - (before.num_bytes if before else 0))
 
         summary = api.ingest(**options, on_plan=begin, on_outcome=note_outcome, on_going=note_going)
+    tell_expired(Path(options["workspace"]))
     assert isinstance(summary, IngestSummary)
     if as_json:
         return print_json(summary)

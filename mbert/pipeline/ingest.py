@@ -21,10 +21,12 @@ import numpy as np
 from mbert import ConfigError, ManifestError, __version__
 from mbert.manifests.files import exclusive, read_json, tell_differences, write_json
 from mbert.manifests.labels.errata import ERRATA_VERSION, Errata, apply_errata
+from mbert.manifests.labels.provenance import Provenance
 from mbert.manifests.labels.table import checked, is_cut, join_labels, label_row, labels_by_input
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows, write_rows
 from mbert.manifests.workspace import Workspace
+from mbert.pipeline.corpora.provenance import with_provenance
 from mbert.pipeline.corpora.registry import AUTO, list_corpus
 from mbert.pipeline.faces.landmarkers import weights_sha256
 from mbert.pipeline.ingest_input import (
@@ -39,7 +41,7 @@ from mbert.pipeline.ingest_input import (
 )
 from mbert.pipeline.roots import Placed, Roots, place, read_roots, told_shared_subjects
 from mbert.pipeline.video.decode import content_hash
-from mbert.pipeline.video.source import Distribution, Listing, natural_order
+from mbert.pipeline.video.source import Distribution, Listing, Source, natural_order
 from mbert.shards.engine import IN_PROCESS, Engine, default_workers, run_tasks
 from mbert.shards.image import JPEG_SUBSAMPLING
 
@@ -67,7 +69,7 @@ class CorpusChoice:
             distribution=self.distribution,
         )
         labels = tuple(checked(label) for label in apply_errata(listing.labels, self.errata))
-        return dataclasses.replace(listing, labels=labels)
+        return with_provenance(dataclasses.replace(listing, labels=labels))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -466,8 +468,10 @@ class _Corpus:
         """
         for key in (self._sources.keys() | self._labels.keys()) & self.videos.keys():
             row, labels = self.videos[key], self._labels.get(key, ())
+            if key in self._sources:
+                row = self.videos[key] = self._with_provenance(row, self._sources[key])
             if row.status == "ok":
-                subject = self._sources[key].subject if key in self._sources else None
+                subject = row.subject or (self._sources[key].subject if key in self._sources else None)
                 clips = self.clips.get(key, ())
                 self.clips[key], self._label_rows[key] = join_labels(row, clips, labels, subject=subject)
             else:
@@ -477,6 +481,13 @@ class _Corpus:
         write_rows(self._workspace.clips, ClipRow, [clip for row in rows for clip in self.clips.get(row.video_id, ())])
         write_rows(self._workspace.labels, LabelRow, self.labels)
         write_rows(self._workspace.videos, VideoRow, rows)
+
+    def _with_provenance(self, row: VideoRow, source: Source) -> VideoRow:
+        """The row of an input as `videos.csv` is now; of a folder inside of the root that has none, as it was."""
+        listing = self.placed.listing
+        if listing.videos_table is None and self.placed.roots[row.dataset][row.root - 1] != str(listing.root):
+            return row
+        return (source.provenance or Provenance(line=0, path="")).applied(row)
 
     def changed(self) -> tuple[str, ...]:
         """Inputs of the folder at hand whose content is no longer what was ingested."""

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from mbert import ConfigError
+from mbert.manifests.labels.provenance import VIDEOS_NAME
 from mbert.manifests.labels.table import LABELS_NAME, read_labels
 from mbert.manifests.predictions import FRAMES, OVERLAY
 from mbert.pipeline.video.source import (
@@ -92,5 +93,5 @@ class _Walk:
                     self.into(path)
             elif suffix_of(entry.name) in VIDEO_SUFFIXES and entry.name not in results:
                 self._sources.append(video_source(self._root, path, self._dataset))
-            elif entry.name != LABELS_NAME:
+            elif entry.name != LABELS_NAME and entry.name.casefold() != VIDEOS_NAME:
                 self._ignored.append(relative_path(self._root, path))

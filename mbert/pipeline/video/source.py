@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from mbert.manifests.labels.provenance import Provenance
 from mbert.manifests.labels.table import Label
 from mbert.manifests.schema import video_key
 from mbert.manifests.subject import Subject
@@ -38,6 +39,7 @@ class Source:
     subject: Subject | None = None  # where the layout tells it
     fps: float | None = None  # of a frame folder; None: not known
     root: int = 1  # see `VideoRow`
+    provenance: Provenance | None = None  # what `videos.csv` says of it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +51,7 @@ class Listing:
     labels: tuple[Label, ...] = ()
     annotations: tuple[Path, ...] = ()  # the files the labels were read from
     ignored: tuple[str, ...] = ()
+    videos_table: Path | None = None  # the `videos.csv` of the folder
     notes: tuple[str, ...] = ()  # what a user should know: which distribution was taken, what does not fit
 
 
