@@ -146,6 +146,11 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
         )
     if summary.label_remarks:
         typer.echo(f"{counted(summary.label_remarks, 'label')} cannot be used as annotated: see mbert labels")
+    if summary.forgotten:
+        count = len(summary.forgotten)
+        what = "1 input is not ingested: it was" if count == 1 else f"{count} inputs are not ingested: they were"
+        typer.echo(f"{what} forgotten (mbert forget --lift PATH allows it again):")
+        print_some(list(summary.forgotten), rest="all with --json")
     if summary.vanished:
         typer.echo("no longer there, their crops are kept:")
         print_some(list(summary.vanished))

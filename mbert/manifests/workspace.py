@@ -41,6 +41,16 @@ class Workspace:
         return self.corpus / "frames"
 
     @property
+    def forgotten(self) -> Path:
+        """What keeps forgotten inputs from coming back."""
+        return self.corpus / "forgotten.json"
+
+    @property
+    def forgetting(self) -> Path:
+        """What `mbert forget` is about to take away; there until that is done."""
+        return self.corpus / ".forgetting.json"
+
+    @property
     def pairs(self) -> Path:
         """Shards of pairs sampled by time, which no label changes; written by `mbert shard --pairs`."""
         return self.root / "shards" / "pairs"

@@ -25,6 +25,7 @@ from mbert.manifests.labels.provenance import Provenance
 from mbert.manifests.labels.table import checked, is_cut, join_labels, label_row, labels_by_input
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows, write_rows
+from mbert.manifests.tombstones import Tombstones, check_forgotten
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.provenance import with_provenance
 from mbert.pipeline.corpora.registry import AUTO, list_corpus
@@ -39,7 +40,7 @@ from mbert.pipeline.ingest_input import (
     lost_outcome,
     seconds_from_header,
 )
-from mbert.pipeline.roots import Placed, Roots, place, read_roots, told_shared_subjects
+from mbert.pipeline.roots import Placed, Roots, place, read_roots, root_of, told_shared_subjects
 from mbert.pipeline.video.decode import content_hash
 from mbert.pipeline.video.source import Distribution, Listing, Source, natural_order
 from mbert.shards.engine import IN_PROCESS, Engine, default_workers, run_tasks
@@ -111,6 +112,7 @@ class IngestSummary:
     num_labels_in_clips: int  # of them, those that a clip holds
     label_remarks: int  # labels that cannot be used, or not as annotated
     redone: tuple[str, ...]  # inputs that this run ingested again, as labels lie across the cuts of their clips
+    forgotten: tuple[str, ...]  # inputs at hand that `mbert forget` keeps out
     changed: tuple[str, ...]  # inputs whose content is not what was ingested
     vanished: tuple[str, ...]  # ingested inputs that are no longer there; their crops are kept
     ignored: tuple[str, ...]  # files that are no inputs
@@ -145,6 +147,7 @@ def run_ingest(
     listing = choice.list(path)
     options.check()
     with exclusive(workspace.corpus):
+        check_forgotten(workspace)
         config = _checked_config(workspace, listing, options, overwrite=overwrite)
         if overwrite and not config:
             _remove_corpus(workspace)
@@ -175,6 +178,7 @@ def run_ingest(
         num_labels_in_clips=sum(label.clip_id is not None for label in corpus.labels),
         label_remarks=sum(label.remark is not None for label in corpus.labels),
         redone=redone,
+        forgotten=tuple(source.path for source in corpus.forgotten),
         changed=corpus.changed(),
         vanished=corpus.vanished(),
         ignored=listing.ignored,
@@ -353,6 +357,11 @@ class _Corpus:
         listing = self.placed.listing
         self._labels = labels_by_input(listing.labels)
         self._sources = {source.video_id: source for source in listing.sources}
+        known = {row.video_id for row in rows}
+        self.forgotten = _forgotten(workspace, [source for key, source in self._sources.items() if key not in known])
+        for source in self.forgotten:
+            del self._sources[source.video_id]
+            self._labels.pop(source.video_id, None)
         self._shards = {row.shard for row in rows}
         if again:
             rows = [row for row in rows if not self._is_at_hand(row)]
@@ -485,7 +494,7 @@ class _Corpus:
     def _with_provenance(self, row: VideoRow, source: Source) -> VideoRow:
         """The row of an input as `videos.csv` is now; of a folder inside of the root that has none, as it was."""
         listing = self.placed.listing
-        if listing.videos_table is None and self.placed.roots[row.dataset][row.root - 1] != str(listing.root):
+        if listing.videos_table is None and root_of(row, self.placed.roots) != str(listing.root):
             return row
         return (source.provenance or Provenance(line=0, path="")).applied(row)
 
@@ -508,7 +517,13 @@ class _Corpus:
         return tuple(row.path for row in gone)
 
     def _location(self, row: VideoRow) -> Path:
-        return Path(self.placed.roots[row.dataset][row.root - 1] or "") / row.path
+        return Path(root_of(row, self.placed.roots) or "") / row.path
+
+
+def _forgotten(workspace: Workspace, sources: list[Source]) -> list[Source]:
+    """Those of the new inputs that were forgotten. Their contents are read where anything ever was."""
+    tombstones = Tombstones.read(workspace.forgotten)
+    return [source for source in sources if tombstones.days and tombstones.holds(content_hash(source))]
 
 
 def _read_if_there(path: Path, row_type: type[Any]) -> list[Any]:

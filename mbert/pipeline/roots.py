@@ -53,6 +53,12 @@ def read_roots(config: Mapping[str, Any]) -> Roots:
     return {name: about.get("roots", [about["root"]]) for name, about in config.get("datasets", {}).items()}
 
 
+def root_of(row: VideoRow, roots: Roots) -> str | None:
+    """The folder of an input, as it was given last; None where that is not known any more."""
+    known = roots.get(row.dataset, ())
+    return known[row.root - 1] if row.root <= len(known) else None
+
+
 def place(listing: Listing, roots: Roots, videos: Iterable[VideoRow]) -> Placed:
     """Give every input and label of a listing its root: one that the corpus knows, or a new one.
 

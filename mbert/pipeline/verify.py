@@ -9,6 +9,7 @@ from mbert import ManifestError
 from mbert.manifests.files import read_json
 from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
+from mbert.manifests.tombstones import check_forgotten
 from mbert.manifests.workspace import PAIRS_INDEX, Workspace
 from mbert.shards.engine import IN_PROCESS, Engine, run_tasks
 from mbert.shards.integrity import verify_frames, verify_pairs
@@ -40,6 +41,7 @@ def run_verify(
     """Check all tars of a workspace. Raises ShardError that names the first member that is wrong."""
     if not workspace.videos.exists():
         raise ManifestError(f"there is no corpus in {workspace.corpus}: run `mbert ingest FOLDER` first")
+    check_forgotten(workspace)
     frames = [row.shard for row in read_rows(workspace.videos, VideoRow) if row.status == "ok" and row.shard]
     pairs = [
         _Tar("pairs", folder, shard)

@@ -300,7 +300,7 @@ def _without_expressions(labels: Path | str, left_out: Mapping[str, int]) -> Man
         told = ", ".join(f"{count} {why}" for why, count in left_out.items())
         return ManifestError(f"no labelled expression is left: {told}; see `mbert labels` for what there is")
     config = Path(labels).with_name("config.json")  # of the corpus
-    file = Path(read_json(config)["root"] if config.exists() else ".") / LABELS_NAME
+    file = Path((config.exists() and read_json(config)["root"]) or ".") / LABELS_NAME
     state = "has no row with subject, onset, apex or offset, and emotion that fits a clip"
     return ManifestError(
         f"labelled expressions are needed, but {file} {state if file.exists() else 'is missing'}: write one line per "
