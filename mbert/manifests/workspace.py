@@ -41,6 +41,11 @@ class Workspace:
         return self.corpus / "frames"
 
     @property
+    def signatures(self) -> Path:
+        """How faces move in each tar of crops; written by `mbert verify --duplicates`."""
+        return self.corpus / "signatures"
+
+    @property
     def forgotten(self) -> Path:
         """What keeps forgotten inputs from coming back."""
         return self.corpus / "forgotten.json"

@@ -252,11 +252,15 @@ def forget_in_corpus(workspace: Workspace, what: Forgetting) -> None:
     """Delete tars and rows, and what config.json says of the inputs."""
     videos, clips, labels = _rows(workspace, what.videos)
     kept = {row.shard for row in videos}
+    folders = (workspace.corpus, workspace.frames, workspace.signatures)
     for file in [*workspace.frames.glob("*.tar"), *workspace.frames.glob("*.parquet")]:
         if file.stem not in kept:
             for each in twin_paths(workspace.frames, file.stem):
                 each.unlink(missing_ok=True)
-    for left in [*workspace.frames.glob(".*.tmp"), *workspace.corpus.glob(".*.tmp")]:
+    for file in workspace.signatures.glob("*.npz"):
+        if file.stem not in kept:
+            file.unlink()
+    for left in [file for folder in folders for file in folder.glob(".*.tmp")]:
         left.unlink()
     config = _config_without(what, read_json(workspace.corpus_config), videos, labels)
     write_rows(workspace.clips, ClipRow, clips)

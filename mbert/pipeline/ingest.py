@@ -342,7 +342,8 @@ def _write_config(
 def _remove_corpus(workspace: Workspace) -> None:
     """Delete what an ingest wrote, and nothing else."""
     ours = [workspace.videos, workspace.clips, workspace.labels, workspace.corpus_config]
-    for file in [*ours, *workspace.frames.glob("*.parquet"), *workspace.frames.glob("*.tar")]:
+    crops = [*workspace.frames.glob("*.parquet"), *workspace.frames.glob("*.tar")]
+    for file in [*ours, *crops, *workspace.signatures.glob("*.npz")]:
         file.unlink(missing_ok=True)
 
 
@@ -426,7 +427,8 @@ class _Corpus:
         """Delete the tars of inputs that were ingested again."""
         kept = {row.shard for row in self.videos.values()}
         kept |= {clip.shard for group in self.clips.values() for clip in group}
-        for file in [*self._workspace.frames.glob("*.parquet"), *self._workspace.frames.glob("*.tar")]:
+        frames, signatures = self._workspace.frames, self._workspace.signatures
+        for file in [*frames.glob("*.parquet"), *frames.glob("*.tar"), *signatures.glob("*.npz")]:
             if file.stem not in kept:
                 file.unlink()
 

@@ -25,6 +25,7 @@ from mbert.pipeline.forget import (
     under_way,
 )
 from mbert.pipeline.video.decode import content_hash
+from mbert.prediction.owners import Owners
 from mbert.prediction.run import INDEX
 from mbert.prediction.video import SUMMARY, remove_results
 
@@ -141,5 +142,6 @@ def _forget_in_predictions(predictions: Path, results: Collection[Path], what: F
             keys = [row.video_id for row in read_rows(videos, VideoRow) if row.sha256 in what.contents]
             if keys:
                 forget_in_corpus(crops, select(crops, "video", keys))
+        Owners.read(predictions).without(results).write()
         if (predictions / INDEX).exists():
             (predictions / INDEX).unlink()
