@@ -50,5 +50,5 @@ def test_predictions_are_forgotten_too(predicted, tmp_path):
     assert done.predictions == (str(tmp_path / "out" / "clip_2"),)
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.name[0] != ".") == ["clip"]
     assert len(list((tmp_path / "out").glob(".crops/*/corpus/frames/*.tar"))) == 1
-    assert list(read_json(tmp_path / "out" / ".crops" / "folders.json")) == ["clip"]
+    assert list(read_json(tmp_path / "out" / ".folders.json")) == ["clip"]
     assert "/b" not in "".join(p.read_text() for p in (tmp_path / "out").glob(".crops/*/corpus/config.json"))

@@ -1,16 +1,13 @@
 """`mbert forget`: consent was withdrawn."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mbert import ConfigError, api
 from mbert.commands.console import counted, print_some
 from mbert.commands.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption, print_json, tell_expired
-
-if TYPE_CHECKING:
-    from mbert.prediction.forget import ForgetSummary
 
 
 def forget(
@@ -59,7 +56,7 @@ def _lift(paths: list[Path] | None, workspace: Path, has_others: bool, as_json: 
     return typer.echo(f"{counted(count, 'input')} may be ingested again; next: mbert ingest FOLDER")
 
 
-def _print(summary: "ForgetSummary") -> None:
+def _print(summary: Any) -> None:
     would = "would go" if summary.dry_run else "gone"
     typer.echo(
         f"{would}: {counted(len(summary.inputs), 'input')}, {counted(summary.num_clips, 'clip')}, "

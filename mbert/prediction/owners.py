@@ -8,7 +8,7 @@ from mbert.manifests.files import read_json, write_json
 from mbert.prediction.video import REPORT, SUMMARY, summary_of
 from mbert.reports.predict_page import IndexEntry
 
-_FILE = Path(".crops") / "folders.json"
+_FILE = ".folders.json"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ class Owners:
 
     def write(self) -> None:
         """For the next run."""
-        write_json(self.out / _FILE, dict(self.inputs))
+        if self != Owners.read(self.out):
+            write_json(self.out / _FILE, dict(self.inputs))
 
     def entries(self, root: Path) -> list[IndexEntry]:
         """For the page of all inputs: those of the folder `root` by their path in it, others by where they lie."""

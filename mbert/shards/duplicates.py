@@ -29,18 +29,21 @@ from mbert.shards.writer import TAR_HASH_ENTRY
 
 _VERSION = 1  # of what signatures hold
 _RATE = 20  # steps per second
-_LAG = 8  # steps that a change is taken over
+_LAG = 4  # steps that a change is taken over
 _SIDE = 28  # pixels; a JPEG of 224 px is decoded to an eighth at a fraction of the time
-_ORDER = 7  # highest frequency in both directions together
-_WINDOW = range(0, 20, 4)  # steps whose signs make the keys
+_ORDER = 5  # highest frequency in both directions together
+_APART = 4  # steps from one of the changes whose signs make a key to the next
 _BANDS = 4
 _BITS_PER_STEP = 4  # of a band
-_LARGEST_BUCKET = 64  # what more steps share is no sign of anything
+_NEIGHBOURS = 64  # in a bucket, that a step is compared with: a bound for what moves all alike
 _FEWEST_HITS = 2
-_LEAST_MOTION = 0.1  # of the mean, squared: below it signs are noise
+_LEAST_MOTION = 0.5  # of a change at its median; below it, signs are noise
+_RIDGE = 0.02  # of the mean variance
 _OFFSETS_TRIED = 4  # of two clips
 _SHORTEST = 20  # steps that must be compared
-_SIMILAR = 0.6
+_SIMILAR = 0.6  # other recordings of one person in one session gave 0.55 at most, the longer the less
+_SIMILAR_WHEN_LONG = 0.5
+_LONG = 60  # steps
 _ALIKE = 0.5  # of the faces themselves
 
 Motion = npt.NDArray[np.float32]
@@ -244,15 +247,14 @@ def _matches(clips: Sequence[_Clip], num_ours: int | None = None) -> list[_Match
     """The best match of each two inputs; with `num_ours`, of one of so many first clips and one of the others."""
     if not clips:
         return []
-    scale = np.sqrt(np.mean([np.square(clip.motion).mean(axis=0) for clip in clips], axis=0)) + 1e-6
-    clips = [dataclasses.replace(clip, motion=clip.motion / scale) for clip in clips]
+    clips = _comparable(clips)
     best: dict[tuple[str, str], _Match] = {}
     for first, second, lag in _candidates(clips, num_ours):
         one, other = clips[first], clips[second]
         if _cosine(one.face, other.face) < _ALIKE:
             continue
         similarity, lag, length = _compare(one.motion, other.motion, lag)
-        if similarity < _SIMILAR:
+        if similarity < (_SIMILAR if length < _LONG else _SIMILAR_WHEN_LONG):
             continue
         offset = (other.start - one.start - lag) / _RATE
         found = _Match(
@@ -268,10 +270,29 @@ def _matches(clips: Sequence[_Clip], num_ours: int | None = None) -> list[_Match
     return sorted(best.values(), key=lambda each: (each.video_id, each.other))
 
 
+def _comparable(clips: Sequence[_Clip]) -> list[_Clip]:
+    """Clips whose changes are independent components, the strongest first, of similar length at each step.
+
+    Else the turn of a head, which is one movement like another, would outweigh all else.
+    """
+    motion = np.concatenate([clip.motion for clip in clips])
+    variances, axes = np.linalg.eigh(motion.T @ motion / len(motion))
+    axes = axes[:, ::-1] / np.sqrt(variances[::-1] + _RIDGE * variances.mean() + 1e-12)
+    found = []
+    for clip in clips:
+        changes = clip.motion @ axes
+        lengths = np.linalg.norm(changes, axis=1)[:, None]
+        found.append(dataclasses.replace(clip, motion=changes / (lengths + np.median(lengths) / 2 + 1e-12)))
+    return found
+
+
 def _candidates(clips: Sequence[_Clip], num_ours: int | None) -> Iterator[tuple[int, int, int]]:
     """Two clips, and how many steps after the beginning of the first the second one begins, the likely ones first."""
     ids = {name: number for number, name in enumerate(dict.fromkeys(clip.video_id for clip in clips))}
-    parts = [_keys(clip.motion) for clip in clips]
+    num_steps = sum(len(clip.motion) for clip in clips)
+    # Long enough that a bucket holds few steps by chance, no longer: each sign more is one more that may be wrong.
+    length = min(max(int(np.ceil((np.log2(num_steps) + 2) / _BITS_PER_STEP)), 3), 6)
+    parts = [_keys(clip.motion, range(0, length * _APART, _APART)) for clip in clips]
     keys = np.concatenate([keys for _, keys in parts])  # (N, _BANDS)
     places = np.concatenate([steps for steps, _ in parts])
     owners = np.repeat(np.arange(len(clips)), [len(steps) for steps, _ in parts])
@@ -291,16 +312,17 @@ def _candidates(clips: Sequence[_Clip], num_ours: int | None) -> Iterator[tuple[
             yield first, second, lag
 
 
-def _keys(motion: Motion) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _keys(motion: Motion, window: range) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The steps at which a face moves, (N,), and their keys, (N, _BANDS): signs of the slowest changes in a window."""
-    num_steps = len(motion) - _WINDOW[-1]
+    num_steps = len(motion) - window[-1]
     if num_steps <= 0:
         return np.zeros(0, np.int64), np.zeros((0, _BANDS), np.int64)
-    windows = np.stack([motion[step : step + num_steps, : _BANDS * _BITS_PER_STEP] for step in _WINDOW], axis=1)
-    signs = (windows > 0).reshape(num_steps, len(_WINDOW), _BITS_PER_STEP, _BANDS).astype(np.int64)
-    weights = 1 << np.arange(len(_WINDOW) * _BITS_PER_STEP).reshape(len(_WINDOW), _BITS_PER_STEP)
+    windows = np.stack([motion[step : step + num_steps, : _BANDS * _BITS_PER_STEP] for step in window], axis=1)
+    signs = (windows > 0).reshape(num_steps, len(window), _BITS_PER_STEP, _BANDS).astype(np.int64)
+    weights = 1 << np.arange(len(window) * _BITS_PER_STEP).reshape(len(window), _BITS_PER_STEP)
     keys = np.einsum("nwbk,wb->nk", signs, weights)
-    moving = np.flatnonzero(np.square(windows).mean(axis=(1, 2)) > _LEAST_MOTION)
+    lengths = np.stack([np.linalg.norm(motion[step : step + num_steps], axis=1) for step in window])
+    moving = np.flatnonzero(lengths.mean(axis=0) > _LEAST_MOTION)
     return moving, keys[moving]
 
 
@@ -312,10 +334,9 @@ def _hits(
     keys, owners, places = keys[order], owners[order], places[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.zeros(0, np.int64)
     sizes = np.diff(np.concatenate([starts, [len(keys)]]))
-    size_of = np.repeat(sizes, sizes)
     found = [np.zeros((0, 3), np.int64)]
-    for distance in range(1, min(int(sizes.max(initial=1)), _LARGEST_BUCKET)):
-        left = np.flatnonzero((keys[:-distance] == keys[distance:]) & (size_of[:-distance] <= _LARGEST_BUCKET))
+    for distance in range(1, min(int(sizes.max(initial=1)), _NEIGHBOURS + 1)):
+        left = np.flatnonzero(keys[:-distance] == keys[distance:])
         right = left + distance
         left, right = left[owners[left] != owners[right]], right[owners[left] != owners[right]]
         found.append(np.stack([owners[left], owners[right], places[left] - places[right]], axis=1))
