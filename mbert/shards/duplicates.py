@@ -38,12 +38,11 @@ _BITS_PER_STEP = 4  # of a band
 _NEIGHBOURS = 64  # in a bucket, that a step is compared with: a bound for what moves all alike
 _FEWEST_HITS = 2
 _LEAST_MOTION = 0.5  # of a change at its median; below it, signs are noise
-_RIDGE = 0.02  # of the mean variance
 _OFFSETS_TRIED = 4  # of two clips
 _SHORTEST = 20  # steps that must be compared
-_SIMILAR = 0.6  # other recordings of one person in one session gave 0.55 at most, the longer the less
-_SIMILAR_WHEN_LONG = 0.5
-_LONG = 60  # steps
+# Other recordings of one person in one session gave up to 0.62 over a second, 0.56 over two, 0.47 over three.
+_SIMILAR = 0.45
+_WHEN_SHORT = 6.0  # steps
 _ALIKE = 0.5  # of the faces themselves
 
 Motion = npt.NDArray[np.float32]
@@ -61,7 +60,7 @@ class Duplicate:
     subjects: tuple[str, ...]  # who are named in the first
     other_subjects: tuple[str, ...]
     offset_seconds: float  # what is at t in the first is at t + offset in the other
-    similarity: float  # correlation of their changes, from 0.6 to 1
+    similarity: float  # correlation of their changes, up to 1
     seconds: float  # that were compared
 
     @property
@@ -247,14 +246,14 @@ def _matches(clips: Sequence[_Clip], num_ours: int | None = None) -> list[_Match
     """The best match of each two inputs; with `num_ours`, of one of so many first clips and one of the others."""
     if not clips:
         return []
-    clips = _comparable(clips)
+    clips = [_comparable(clip) for clip in clips]
     best: dict[tuple[str, str], _Match] = {}
     for first, second, lag in _candidates(clips, num_ours):
         one, other = clips[first], clips[second]
         if _cosine(one.face, other.face) < _ALIKE:
             continue
         similarity, lag, length = _compare(one.motion, other.motion, lag)
-        if similarity < (_SIMILAR if length < _LONG else _SIMILAR_WHEN_LONG):
+        if similarity < _SIMILAR + _WHEN_SHORT / max(length, 1):
             continue
         offset = (other.start - one.start - lag) / _RATE
         found = _Match(
@@ -270,20 +269,10 @@ def _matches(clips: Sequence[_Clip], num_ours: int | None = None) -> list[_Match
     return sorted(best.values(), key=lambda each: (each.video_id, each.other))
 
 
-def _comparable(clips: Sequence[_Clip]) -> list[_Clip]:
-    """Clips whose changes are independent components, the strongest first, of similar length at each step.
-
-    Else the turn of a head, which is one movement like another, would outweigh all else.
-    """
-    motion = np.concatenate([clip.motion for clip in clips])
-    variances, axes = np.linalg.eigh(motion.T @ motion / len(motion))
-    axes = axes[:, ::-1] / np.sqrt(variances[::-1] + _RIDGE * variances.mean() + 1e-12)
-    found = []
-    for clip in clips:
-        changes = clip.motion @ axes
-        lengths = np.linalg.norm(changes, axis=1)[:, None]
-        found.append(dataclasses.replace(clip, motion=changes / (lengths + np.median(lengths) / 2 + 1e-12)))
-    return found
+def _comparable(clip: _Clip) -> _Clip:
+    """A clip whose changes are of similar length at each step: else the turn of a head would outweigh all else."""
+    lengths = np.linalg.norm(clip.motion, axis=1)[:, None]
+    return dataclasses.replace(clip, motion=clip.motion / (lengths + np.median(lengths) / 2 + 1e-12))
 
 
 def _candidates(clips: Sequence[_Clip], num_ours: int | None) -> Iterator[tuple[int, int, int]]:
@@ -291,7 +280,7 @@ def _candidates(clips: Sequence[_Clip], num_ours: int | None) -> Iterator[tuple[
     ids = {name: number for number, name in enumerate(dict.fromkeys(clip.video_id for clip in clips))}
     num_steps = sum(len(clip.motion) for clip in clips)
     # Long enough that a bucket holds few steps by chance, no longer: each sign more is one more that may be wrong.
-    length = min(max(int(np.ceil((np.log2(num_steps) + 2) / _BITS_PER_STEP)), 3), 6)
+    length = min(max(int(np.ceil((np.log2(num_steps) - 2) / _BITS_PER_STEP)), 3), 6)
     parts = [_keys(clip.motion, range(0, length * _APART, _APART)) for clip in clips]
     keys = np.concatenate([keys for _, keys in parts])  # (N, _BANDS)
     places = np.concatenate([steps for steps, _ in parts])
