@@ -45,6 +45,7 @@ class Forgetting:
     contents: tuple[str, ...]  # SHA-256
     corpora: tuple[str, ...]  # fingerprints of what held them
     all_shown_named: bool  # somebody is named in every input
+    num_unread: int  # inputs whose content is not known
     num_crops: int
     num_labels: int
 
@@ -61,7 +62,7 @@ class Forgetting:
             if isinstance(values, tuple):
                 both[name] = tuple(sorted({*values, *theirs[name]}))
         add = max if set(self.videos) & set(other.videos) else int.__add__
-        both |= {name: add(mine[name], theirs[name]) for name in ("num_crops", "num_labels")}
+        both |= {name: add(mine[name], theirs[name]) for name in ("num_crops", "num_labels", "num_unread")}
         both["all_shown_named"] = self.all_shown_named and other.all_shown_named
         return Forgetting(**both)
 
@@ -178,14 +179,17 @@ def _described(
     names = {row.path for row in gone} - {row.path for row in kept} | shown - staying
     left = {(row.dataset, row.root) for row in kept}
     contents: set[str] = set()
+    num_unread = 0
     for row in gone:
         root = root_of(row, roots)
         if root is not None and (row.dataset, row.root) not in left:
             names.add(root)
         if row.num_bytes and row.sha256:  # all empty files are equal
             contents.add(row.sha256)
-        elif root is not None:  # of an input that was not read to its end, where it is still there
-            contents |= _contents(Path(root) / row.path)
+        elif row.num_bytes:  # of an input that was not read to its end
+            found_there = set() if root is None else _contents(Path(root) / row.path)
+            contents |= found_there
+            num_unread += not found_there
     corpora = {corpus_fingerprint(workspace, rows, clips)}
     for folder in (workspace.pairs, workspace.expressions):
         if (folder / PAIRS_INDEX).exists():
@@ -202,6 +206,7 @@ def _described(
         all_shown_named=all(row.video_id in people for row in gone),
         num_crops=sum(row.num_crops for row in gone),
         num_labels=len(samples),
+        num_unread=num_unread,
     )
 
 

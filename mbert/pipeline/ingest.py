@@ -246,7 +246,7 @@ def _plan(corpus: "_Corpus", tasks: list[IngestTask], redone: tuple[str, ...]) -
         num_to_do=len(tasks),
         num_bytes=sum(task.source.num_bytes for task in tasks),
         redone=redone,
-        notes=(*listing.notes, *corpus.notes),
+        notes=(*listing.notes, *listing.table_notes, *corpus.notes),
     )
 
 
@@ -363,6 +363,10 @@ class _Corpus:
         for source in self.forgotten:
             del self._sources[source.video_id]
             self._labels.pop(source.video_id, None)
+        if self.forgotten:  # nothing names them again
+            sources, labels = self._sources.values(), [label for group in self._labels.values() for label in group]
+            listing = dataclasses.replace(listing, sources=tuple(sources), labels=tuple(labels))
+            self.placed = dataclasses.replace(self.placed, listing=listing)
         self._shards = {row.shard for row in rows}
         if again:
             rows = [row for row in rows if not self._is_at_hand(row)]

@@ -30,7 +30,7 @@ from mbert.prediction.run import INDEX
 from mbert.prediction.video import SUMMARY, remove_results
 
 NOT_COVERED = (
-    "the recordings themselves, and lines about them in labels.csv and videos.csv",
+    "the recordings themselves, and lines about them in labels.csv and videos.csv: delete them, they name who was seen",
     "the weights of the runs above: they stay what they have learned",
     "scores in results.json and metrics.jsonl, which count them in",
     "copies elsewhere: shards on S3 or other machines, folders of --cache, backups, Weights & Biases",
@@ -105,7 +105,7 @@ def run_forget(
         checkpoints=tuple(f"{run.run}/{name}" for run in runs for name in run.checkpoints),
         changed_files=tuple(changed),
         predictions=tuple(map(str, results)),
-        without_tombstone=max(0, len(what.videos) - len(what.contents)),
+        without_tombstone=what.num_unread,
         not_covered=NOT_COVERED,
         dry_run=dry_run,
         workspace=str(workspace.root),
@@ -143,5 +143,4 @@ def _forget_in_predictions(predictions: Path, results: Collection[Path], what: F
             if keys:
                 forget_in_corpus(crops, select(crops, "video", keys))
         Owners.read(predictions).without(results).write()
-        if (predictions / INDEX).exists():
-            (predictions / INDEX).unlink()
+        (predictions / INDEX).unlink(missing_ok=True)

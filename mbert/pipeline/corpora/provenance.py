@@ -43,5 +43,5 @@ def with_provenance(listing: Listing) -> Listing:
         sources=tuple(sources),
         labels=tuple(labels),
         videos_table=table,
-        notes=(*listing.notes, *dict.fromkeys(notes)),
+        table_notes=tuple(dict.fromkeys(notes)),
     )

@@ -52,6 +52,7 @@ class Listing:
     annotations: tuple[Path, ...] = ()  # the files the labels were read from
     ignored: tuple[str, ...] = ()
     videos_table: Path | None = None  # the `videos.csv` of the folder
+    table_notes: tuple[str, ...] = ()  # what does not fit in it; they name inputs, so no file of the corpus has them
     notes: tuple[str, ...] = ()  # what a user should know: which distribution was taken, what does not fit
 
 
