@@ -6,6 +6,7 @@ The Python API is here by name (docs/python.md); what a name needs is loaded whe
     ingest, shard, pretrain, finetune, evaluate, score_predictions, synthesize    the commands as functions
     load_model, compare, build_weights, MicronBert                                models, and what moved in a pair
     open_frames, open_pairs, to_pandas                                            crops, pairs and tables
+    forget, lift                                                                  consent that was withdrawn
 
 Exceptions, all of them something the user can fix:
 
@@ -37,7 +38,9 @@ __all__ = [
     "compare",
     "evaluate",
     "finetune",
+    "forget",
     "ingest",
+    "lift",
     "load_model",
     "open_frames",
     "open_pairs",
@@ -109,7 +112,9 @@ if TYPE_CHECKING:
         compare,
         evaluate,
         finetune,
+        forget,
         ingest,
+        lift,
         load_model,
         open_frames,
         open_pairs,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mbert.pipeline.shard import ShardSummary
     from mbert.pipeline.synthetic.synthesize import SynthesisSummary
     from mbert.prediction.build import BuiltWeights
+    from mbert.prediction.forget import ForgetSummary
     from mbert.prediction.run import PredictRun
     from mbert.shards.engine import Engine
     from mbert.shards.frames import CorpusFrames, PairFrames
@@ -612,6 +613,46 @@ def build_weights(
 
     options = BuildOptions(seed=seed, steps=steps, subjects_per_photo=subjects_per_photo)
     return build(Path(out), options, photos=_path(photos), engine=engine_of("local", workers), on_note=on_note)
+
+
+def forget(
+    paths: Sequence[Where] | None = None,
+    *,
+    workspace: Where = DEFAULT_WORKSPACE,
+    subjects: Sequence[str] | None = None,
+    videos: Sequence[str] | None = None,
+    expired: bool = False,
+    predictions: Where | None = None,
+    dry_run: bool = False,
+) -> "ForgetSummary":
+    """Forget inputs whose consent was withdrawn: `mbert forget`.
+
+    Exactly one of `paths` (files or folders, on disk or as in `videos.parquet`), `subjects`, `videos` (ids) and
+    `expired` (what `retention_until` allows no longer) says which. `predictions` is an `out` of `predict` that is
+    looked through, too. With `dry_run` nothing is changed. Raises ConfigError for what is not there or not clear,
+    ManifestError where there is no corpus or a run is at work.
+    """
+    from mbert.prediction.forget import run_forget
+
+    ways: list[tuple[Any, Sequence[Any]]] = [
+        ("path", [str(path) for path in paths or ()]),
+        ("subject", list(subjects or ())),
+        ("video", list(videos or ())),
+        ("expired", ["expired"] if expired else []),
+    ]
+    given = [(by, wanted) for by, wanted in ways if wanted]
+    if len(given) != 1:
+        told = " and ".join(by for by, _ in given) or "nothing"
+        raise ConfigError(f"{told} is given; give exactly one of paths, --subject, --video and --expired")
+    ((by, wanted),) = given
+    return run_forget(Workspace(Path(workspace)), by, wanted, predictions=_path(predictions), dry_run=dry_run)
+
+
+def lift(paths: Sequence[Where], *, workspace: Where = DEFAULT_WORKSPACE) -> int:
+    """Allow forgotten inputs to be ingested again: `mbert forget --lift PATH`. Gives how many had been forgotten."""
+    from mbert.prediction.forget import lift as lift_these
+
+    return lift_these(Workspace(Path(workspace)), [Path(path) for path in paths])
 
 
 def load_model(model: Where | None = None, *, workspace: Where = DEFAULT_WORKSPACE) -> "MicronBert":

@@ -19,6 +19,7 @@ from mbert.commands.demo import demo
 from mbert.commands.doctor import doctor
 from mbert.commands.eval import evaluate
 from mbert.commands.finetune import finetune
+from mbert.commands.forget import forget
 from mbert.commands.ingest import ingest
 from mbert.commands.labels import labels
 from mbert.commands.options import is_first_process
@@ -127,6 +128,7 @@ app.command()(ingest)
 app.command()(labels)
 app.command()(shard)
 app.command()(verify)
+app.command()(forget)
 app.add_typer(train, name="train")
 train.command()(pretrain)
 train.command()(finetune)

@@ -1,6 +1,7 @@
 """`mbert ingest`: raw video to aligned face frames."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,6 +17,7 @@ from mbert.commands.options import (
     options_of,
     print_json,
     print_next,
+    tell_expired,
 )
 
 _LISTED = 5
@@ -71,7 +73,7 @@ _LISTED = 5
     redo=typer.Option(
         "--redo/--no-redo", help="Ingest an input again whose clips were cut through a label that came later."
     ),
-    overwrite="Delete the corpus of this workspace and make it again.",
+    overwrite="Delete what was ingested from FOLDER and make it again.",
     dry_run="Report what would be done and how long it may take, then stop.",
 )
 def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
@@ -126,6 +128,7 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
             advance(outcome.video.num_bytes + 1 - (before.num_bytes if before else 0))
 
         summary = api.ingest(**options, on_plan=begin, on_outcome=note_outcome, on_going=note_going)
+    tell_expired(Path(options["workspace"]))
     assert isinstance(summary, IngestSummary)
     if as_json:
         return print_json(summary)
@@ -162,12 +165,21 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
         typer.echo(f"changes of labels: {summary.label_changes}{gone}")
     if summary.label_remarks:
         typer.echo(f"{counted(summary.label_remarks, 'label')} cannot be used as written: see mbert labels")
+    if summary.forgotten:
+        count = len(summary.forgotten)
+        what = "1 input is not ingested: it was" if count == 1 else f"{count} inputs are not ingested: they were"
+        typer.echo(f"{what} forgotten (mbert forget --lift PATH allows it again):")
+        print_some(list(summary.forgotten), rest="all with --json")
     if summary.vanished:
         typer.echo("no longer there, their crops are kept:")
         print_some(list(summary.vanished))
     if summary.changed:
-        typer.echo("changed since they were ingested (--overwrite makes the corpus again):")
+        typer.echo("changed since they were ingested, the crops are of the earlier content:")
         print_some(list(summary.changed))
+        typer.echo(
+            "where these are other recordings: move them to a folder of their own and ingest that; "
+            "where they replace the earlier ones: mbert forget PATH, then the same command again"
+        )
     if summary.ignored:
         typer.echo(
             f"{counted(len(summary.ignored), 'file')} of other kinds not read ({count_suffixes(summary.ignored)}), the "

@@ -5,6 +5,7 @@ import functools
 import inspect
 import json
 import os
+import shlex
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,45 @@ from typer.models import ParameterInfo
 if TYPE_CHECKING:
     from mbert.manifests.workspace import Workspace
 
+DEFAULT_WORKSPACE = Path("workspace")
+_TELL_THEMSELVES = ("ingest", "forget")  # after their work
+
+
+def tell_expired(workspace: Path) -> None:
+    """One line on stderr when a corpus has inputs that may no longer be kept."""
+    videos = workspace / "corpus" / "videos.parquet"
+    if not videos.exists() or not is_first_process():  # before anything heavy is loaded
+        return
+    from mbert import ManifestError
+    from mbert.manifests.labels.provenance import expired
+
+    try:
+        rows = expired(videos)
+    except ManifestError:  # the command says what is wrong
+        return
+    if rows:
+        what = f"--video {rows[0].video_id}" if len(rows) == 1 else "--expired"
+        where = "" if workspace == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(str(workspace))}"
+        until = min(row.retention_until or "" for row in rows)
+        typer.secho(
+            f"retention_until has passed for {len(rows)} input{'s' * (len(rows) > 1)} ({until} is the first): "
+            f"mbert forget {what}{where}",
+            fg="yellow",
+            err=True,
+        )
+
+
+def _opened(context: typer.Context, workspace: Path) -> Path:
+    if not context.resilient_parsing and context.info_name not in _TELL_THEMSELVES:
+        tell_expired(workspace)
+    return workspace
+
+
 WorkspaceOption = Annotated[
-    Path, typer.Option("--workspace", "-w", envvar="MBERT_WORKSPACE", help="Folder that the commands share.")
+    Path,
+    typer.Option(
+        "--workspace", "-w", envvar="MBERT_WORKSPACE", callback=_opened, help="Folder that the commands share."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")]
 WorkersOption = Annotated[
@@ -52,7 +90,6 @@ AnnotationsOption = Annotated[
 CacheOption = Annotated[
     Path | None, typer.Option(help="Folder for copies of remote shards.", show_default="none: read ranges")
 ]
-DEFAULT_WORKSPACE = Path("workspace")
 
 
 def workspace_of(path: Path) -> "Workspace":

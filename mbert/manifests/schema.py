@@ -54,7 +54,7 @@ class VideoRow:
 
     video_id: str
     dataset: str
-    path: str  # relative to the ingested folder, with forward slashes
+    path: str  # relative to its root, an ingested folder, with forward slashes
     kind: Literal["video", "frames"]
     status: Status
     reason: str | None = None
@@ -91,6 +91,13 @@ class VideoRow:
     num_bytes: int = 0
     mtime_ns: int = 0
     sha256: str | None = None
+    root: int = 1  # which of the folders that the dataset was ingested from, in the order of their first ingest
+    # As `videos.csv` says:
+    license: str | None = None
+    consent: str | None = None
+    source: str | None = None  # where the recording comes from
+    retention_until: str | None = None  # YYYY-MM-DD, the last day on which it may be kept
+    subject: Subject | None = None  # who is seen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,15 +259,16 @@ def _arrow_type(hint: Any) -> tuple[pa.DataType, bool]:
 _SLUG_LENGTH = 40
 
 
-def video_key(dataset: str, path: str) -> str:
-    """The id of an input: dataset, readable part of its relative path, 8 hex digits of the path's hash.
+def video_key(dataset: str, path: str, root: int = 1) -> str:
+    """The id of an input: dataset, readable part of its relative path, 8 hex digits of a hash of path and root.
 
-    The hash keeps apart what the readable part may merge (`a b.mp4`, `a_b.mp4`, names in other scripts), and does
-    not depend on which other files there are.
+    The hash keeps apart what the readable part may merge (`a b.mp4`, `a_b.mp4`, names in other scripts, equal paths
+    below two roots), and does not depend on which other files there are.
     """
     stem = re.sub(r"\.[^./]*$", "", path)
     slug = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[-_SLUG_LENGTH:].strip("-")
-    digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    told = path if root == 1 else f"{path}\0{root}"
+    digest = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:8]
     return "-".join(part for part in (dataset, slug, digest) if part)
 
 

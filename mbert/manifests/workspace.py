@@ -41,6 +41,21 @@ class Workspace:
         return self.corpus / "frames"
 
     @property
+    def signatures(self) -> Path:
+        """How faces move in each tar of crops; written by `mbert verify --duplicates`."""
+        return self.corpus / "signatures"
+
+    @property
+    def forgotten(self) -> Path:
+        """What keeps forgotten inputs from coming back."""
+        return self.corpus / "forgotten.json"
+
+    @property
+    def forgetting(self) -> Path:
+        """What `mbert forget` is about to take away; there until that is done."""
+        return self.corpus / ".forgetting.json"
+
+    @property
     def pairs(self) -> Path:
         """Shards of pairs sampled by time, which no label changes; written by `mbert shard --pairs`."""
         return self.root / "shards" / "pairs"

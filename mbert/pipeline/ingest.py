@@ -22,11 +22,14 @@ from mbert import ConfigError, ManifestError, __version__
 from mbert.manifests.files import exclusive, naming_write_faults, read_json, tell_differences, write_json
 from mbert.manifests.labels.changes import LabelChanges, label_changes
 from mbert.manifests.labels.errata import ERRATA_VERSION, Errata, apply_errata
+from mbert.manifests.labels.provenance import Provenance
 from mbert.manifests.labels.table import Label, checked, is_cut, join_labels, label_row, labels_by_input, told_absent
 from mbert.manifests.labels.times import FrameTimes, located
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows, write_rows
+from mbert.manifests.tombstones import Tombstones, check_forgotten
 from mbert.manifests.workspace import Workspace
+from mbert.pipeline.corpora.provenance import with_provenance
 from mbert.pipeline.corpora.registry import AUTO, list_corpus
 from mbert.pipeline.faces.landmarkers import weights_sha256
 from mbert.pipeline.ingest_input import (
@@ -39,8 +42,9 @@ from mbert.pipeline.ingest_input import (
     lost_outcome,
     seconds_from_header,
 )
+from mbert.pipeline.roots import Placed, Roots, place, read_roots, root_of, told_shared_subjects
 from mbert.pipeline.video.decode import content_hash
-from mbert.pipeline.video.source import Distribution, Listing, natural_order
+from mbert.pipeline.video.source import Distribution, Listing, Source, natural_order
 from mbert.shards.engine import IN_PROCESS, Engine, default_workers, run_tasks
 from mbert.shards.image import JPEG_SUBSAMPLING
 
@@ -68,7 +72,7 @@ class CorpusChoice:
             distribution=self.distribution,
         )
         labels = tuple(checked(label) for label in apply_errata(listing.labels, self.errata))
-        return dataclasses.replace(listing, labels=labels)
+        return with_provenance(dataclasses.replace(listing, labels=labels))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +115,7 @@ class IngestSummary:
     label_remarks: int  # labels that cannot be used, or not as they are written
     label_changes: LabelChanges  # since they were read last
     redone: tuple[str, ...]  # inputs that this run ingested again, as labels lie across the cuts of their clips
+    forgotten: tuple[str, ...]  # inputs at hand that `mbert forget` keeps out
     changed: tuple[str, ...]  # inputs whose content is not what was ingested
     vanished: tuple[str, ...]  # ingested inputs that are no longer there; their crops are kept
     ignored: tuple[str, ...]  # files that are no inputs
@@ -146,16 +151,17 @@ def run_ingest(
     listing = choice.list(path)
     options.check()
     with exclusive(workspace.corpus):
-        if overwrite:
+        check_forgotten(workspace)
+        config = _checked_config(workspace, listing, options, overwrite=overwrite)
+        if overwrite and not config:
             _remove_corpus(workspace)
-        config = _checked_config(workspace, options)
-        same_root = config.get("root", str(listing.root)) == str(listing.root)
-        _write_config(workspace, listing, options, choice, config)
-        corpus = _Corpus(workspace, listing)
+        corpus = _Corpus(workspace, listing, read_roots(config), again=overwrite)
+        _write_config(workspace, corpus.placed, options, choice, config)
         redone = corpus.plan(limit, retry_failed=retry_failed, redo=redo)
         corpus.write()
         tasks = corpus.tasks(options, engine)
-        on_plan(_plan(listing, tasks, redone))
+        plan = _plan(corpus, tasks, redone)
+        on_plan(plan)
         num_frames = 0
         try:
             for outcome in run_tasks(ingest_input, tasks, engine, on_lost=lost_outcome, on_note=on_going):
@@ -177,12 +183,13 @@ def run_ingest(
         label_remarks=sum(label.remark is not None for label in corpus.labels),
         label_changes=label_changes(corpus.labels_before, corpus.labels),
         redone=redone,
+        forgotten=tuple(source.path for source in corpus.forgotten),
         changed=corpus.changed(),
-        vanished=corpus.vanished() if same_root else (),
+        vanished=corpus.vanished(),
         ignored=listing.ignored,
         failures={row.path: row.reason or row.status for row in corpus.rows() if row.status not in ("ok", "pending")},
         remarks={row.path: row.reason for row in corpus.rows() if row.status == "ok" and row.reason},
-        notes=listing.notes,
+        notes=plan.notes,
         labels_path=", ".join(str(file) for file in listing.annotations),
         corpus=str(workspace.corpus),
     )
@@ -203,12 +210,12 @@ def estimate_ingest(
     """What `run_ingest` would do with the same arguments; writes nothing in the workspace. Raises what it raises."""
     listing = choice.list(path)
     options.check()
-    if not overwrite:
-        _checked_config(workspace, options)
-    corpus = _Corpus(Workspace(workspace.root / "nowhere") if overwrite else workspace, listing)
+    config = _checked_config(workspace, listing, options, overwrite=overwrite)
+    there = workspace if config else Workspace(workspace.root / "nowhere")
+    corpus = _Corpus(there, listing, read_roots(config), again=overwrite)
     redone = corpus.plan(limit, retry_failed=retry_failed, redo=redo)
     tasks = corpus.tasks(options, engine)
-    plan = _plan(listing, tasks, redone)
+    plan = _plan(corpus, tasks, redone)
     seconds = num_bytes = 0.0
     tried: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -238,25 +245,40 @@ def estimate_ingest(
     )
 
 
-def _plan(listing: Listing, tasks: list[IngestTask], redone: tuple[str, ...]) -> IngestPlan:
+def _plan(corpus: "_Corpus", tasks: list[IngestTask], redone: tuple[str, ...]) -> IngestPlan:
+    listing = corpus.placed.listing
     return IngestPlan(
         num_inputs=len(listing.sources),
         num_to_do=len(tasks),
         num_bytes=sum(task.source.num_bytes for task in tasks),
         redone=redone,
-        notes=listing.notes,
+        notes=(*listing.notes, *listing.table_notes, *corpus.notes),
     )
 
 
-def _checked_config(workspace: Workspace, options: IngestOptions) -> dict[str, Any]:
-    """The config.json that is there, or nothing; raises ConfigError when the corpus was begun with other options."""
+def _checked_config(
+    workspace: Workspace, listing: Listing, options: IngestOptions, *, overwrite: bool
+) -> dict[str, Any]:
+    """The config.json that is there; nothing where there is none, or it is to be overwritten.
+
+    Overwriting takes away what was made from the folder at hand: where the corpus holds inputs of other folders, its
+    options stay. Raises ConfigError when the corpus was begun with other options.
+    """
     if not workspace.corpus_config.exists():
         return {}
     found: dict[str, Any] = read_json(workspace.corpus_config)
-    if found.get("schema") != SCHEMA_VERSION:
+    is_ours = found.get("schema") == SCHEMA_VERSION
+
+    def others() -> list[str]:  # compares contents
+        videos = _read_if_there(workspace.videos, VideoRow) if is_ours else []
+        return place(listing, read_roots(found), videos).others
+
+    if overwrite and not others():
+        return {}
+    if not is_ours:
         raise ManifestError(
             f"the corpus in {workspace.corpus} has schema {found.get('schema')}, this version of mbert reads "
-            f"{SCHEMA_VERSION}: run the same command with --overwrite, or use another --workspace"
+            f"{SCHEMA_VERSION}: {_told_ways('run the same command with --overwrite, or', others())}"
         )
     # An option that is younger than the corpus had its default.
     before = {**dataclasses.asdict(IngestOptions()), **found["options"], **found["landmarker"]}
@@ -264,11 +286,19 @@ def _checked_config(workspace: Workspace, options: IngestOptions) -> dict[str, A
     for each in (before, asked):  # weights are known by their hash, wherever the file lies
         del each["landmarker_model"]
     if differences := tell_differences(before, asked, "corpus"):
-        raise ConfigError(
-            f"the corpus in {workspace.corpus} was made with other options ({differences}): "
-            "use the same options, another --workspace, or --overwrite to make it again"
-        )
+        ways = _told_ways("use the same options, --overwrite to make it again, or", others())
+        raise ConfigError(f"the corpus in {workspace.corpus} was made with other options ({differences}): {ways}")
     return found
+
+
+def _told_ways(ways: str, others: list[str]) -> str:
+    """What to do about a corpus that does not fit; never what would delete the crops of another folder."""
+    if not others:
+        return f"{ways} use another --workspace"
+    return (
+        f"use another --workspace, or ingest with the options and the mbert that it was made with (it holds inputs of "
+        f"{', '.join(others)}, too, which --overwrite would not make again)"
+    )
 
 
 def _landmarker(options: IngestOptions) -> dict[str, Any]:
@@ -281,8 +311,9 @@ def _landmarker(options: IngestOptions) -> dict[str, Any]:
 
 
 def _write_config(
-    workspace: Workspace, listing: Listing, options: IngestOptions, choice: CorpusChoice, before: dict[str, Any]
+    workspace: Workspace, placed: Placed, options: IngestOptions, choice: CorpusChoice, before: dict[str, Any]
 ) -> None:
+    listing = placed.listing
     names = ["av", "mediapipe", "numpy", "opencv-contrib-python", "simplejpeg"]
     names += ["face-alignment"] if options.landmarker == "fan" else []
     current = {"mbert": __version__, **{name: importlib.metadata.version(name) for name in names}}
@@ -303,7 +334,10 @@ def _write_config(
             "options": before.get("options", dataclasses.asdict(options)),
             "landmarker": before.get("landmarker", _landmarker(options)),
             "schema": SCHEMA_VERSION,
-            "datasets": {**before.get("datasets", {}), **dict.fromkeys(datasets, latest)},
+            "datasets": {
+                **before.get("datasets", {}),
+                **{dataset: {**latest, "roots": placed.roots[dataset]} for dataset in datasets},
+            },
             "jpeg_subsampling": JPEG_SUBSAMPLING,
             # Of every ingest that added to the corpus, where they differ.
             "versions": versions if current in versions else [*versions, current],
@@ -314,7 +348,8 @@ def _write_config(
 def _remove_corpus(workspace: Workspace) -> None:
     """Delete what an ingest wrote, and nothing else."""
     ours = [workspace.videos, workspace.clips, workspace.labels, workspace.corpus_config]
-    for file in [*ours, *workspace.frames.glob("*.parquet"), *workspace.frames.glob("*.tar")]:
+    crops = [*workspace.frames.glob("*.parquet"), *workspace.frames.glob("*.tar")]
+    for file in [*ours, *crops, *workspace.signatures.glob("*.npz")]:
         with naming_write_faults(file):
             file.unlink(missing_ok=True)
 
@@ -322,12 +357,27 @@ def _remove_corpus(workspace: Workspace) -> None:
 class _Corpus:
     """The rows of a corpus while a run adds to it."""
 
-    def __init__(self, workspace: Workspace, listing: Listing) -> None:
-        self._workspace = workspace
+    def __init__(self, workspace: Workspace, listing: Listing, roots: Roots, *, again: bool) -> None:
+        """`again`: what was made from this folder before is as good as not there."""
+        self._workspace, self._root = workspace, str(listing.root)
+        rows: list[VideoRow] = _read_if_there(workspace.videos, VideoRow)
+        self.placed = place(listing, roots, rows)
+        listing = self.placed.listing
         self._labels = labels_by_input(listing.labels)
-        self._root = listing.root
         self._sources = {source.video_id: source for source in listing.sources}
-        self.videos: dict[str, VideoRow] = {row.video_id: row for row in _read_if_there(workspace.videos, VideoRow)}
+        known = {row.video_id for row in rows}
+        self.forgotten = _forgotten(workspace, [source for key, source in self._sources.items() if key not in known])
+        for source in self.forgotten:
+            del self._sources[source.video_id]
+            self._labels.pop(source.video_id, None)
+        if self.forgotten:  # nothing names them again
+            sources, labels = self._sources.values(), [label for group in self._labels.values() for label in group]
+            listing = dataclasses.replace(listing, sources=tuple(sources), labels=tuple(labels))
+            self.placed = dataclasses.replace(self.placed, listing=listing)
+        self._shards = {row.shard for row in rows}
+        if again:
+            rows = [row for row in rows if not self._is_at_hand(row)]
+        self.videos: dict[str, VideoRow] = {row.video_id: row for row in rows}
         self.clips: dict[str, list[ClipRow]] = {}
         for clip in _read_if_there(workspace.clips, ClipRow):
             self.clips.setdefault(clip.video_id, []).append(clip)
@@ -336,17 +386,26 @@ class _Corpus:
         self._label_rows: dict[str, list[LabelRow]] = {}
         for label in self.labels_before:
             self._label_rows.setdefault(label.video_id, []).append(label)
+        for group in (self.clips, self._label_rows):
+            for key in group.keys() - self.videos.keys():
+                del group[key]
         datasets = {source.dataset for source in listing.sources} | {label.dataset for label in listing.labels}
         # What this folder said before and says no more is to go; labels of other folders are not its business.
         self._said_before = {
-            row.video_id for row in self.labels_before if row.dataset in datasets and row.root == str(listing.root)
+            row.video_id for row in self.labels_before if row.dataset in datasets and row.root == self._root
         }
         for key, video in list(self.videos.items()):
-            rows = self._label_rows.get(key, ())
-            is_ours = key in self._said_before or not any(row.root and Path(row.root).exists() for row in rows)
+            said = self._label_rows.get(key, ())
+            is_ours = key in self._said_before or not any(row.root and Path(row.root).exists() for row in said)
             if video.status == "missing" and video.dataset in datasets and is_ours and key not in self._labels:
                 del self.videos[key]
                 self._label_rows.pop(key, None)
+        shared = told_shared_subjects(self.placed, self.videos, self.clips)
+        self.notes = (*self.placed.notes, *shared)  # on how the folder was understood
+
+    def _is_at_hand(self, row: VideoRow) -> bool:
+        """Whether an input lies below one of the roots of the folder at hand."""
+        return (row.dataset, row.root) in self.placed.numbers
 
     def plan(self, limit: int | None, *, retry_failed: bool = False, redo: bool = True) -> tuple[str, ...]:
         """Add a pending row with its own tar for each new input, and a row for each label without an input.
@@ -354,7 +413,7 @@ class _Corpus:
         With `retry_failed`, for each input that failed, and for no other. With `redo`, also for each whose clips were
         cut through a label; gives back their paths.
         """
-        taken = [int(row.shard) for row in self.videos.values() if row.shard is not None]
+        taken = [int(shard) for shard in self._shards if shard is not None]
         number = max(taken, default=-1) + 1
         known = {key for key, row in self.videos.items() if row.status != "missing"}
         failed = {key for key in known if self.videos[key].status not in ("ok", "pending")}
@@ -371,14 +430,16 @@ class _Corpus:
                 shard=f"{number:06d}",
                 num_bytes=source.num_bytes,
                 mtime_ns=source.mtime_ns,
+                root=source.root,
             )
             number += 1
         for key, group in self._labels.items():
             is_new = key not in self.videos or self.videos[key].status == "missing"
             if key not in self._sources and is_new and not group[0].is_elsewhere:
                 dataset, path, reason = group[0].dataset, group[0].path, told_absent(group)
+                root = group[0].root
                 self.videos[key] = VideoRow(
-                    video_id=key, dataset=dataset, path=path, kind="video", status="missing", reason=reason
+                    video_id=key, dataset=dataset, path=path, kind="video", status="missing", reason=reason, root=root
                 )
         return tuple(source.path for source in new if source.video_id in cut)
 
@@ -400,7 +461,8 @@ class _Corpus:
         """Delete the tars of inputs that were ingested again."""
         kept = {row.shard for row in self.videos.values()}
         kept |= {clip.shard for group in self.clips.values() for clip in group}
-        for file in [*self._workspace.frames.glob("*.parquet"), *self._workspace.frames.glob("*.tar")]:
+        frames, signatures = self._workspace.frames, self._workspace.signatures
+        for file in [*frames.glob("*.parquet"), *frames.glob("*.tar"), *signatures.glob("*.npz")]:
             if file.stem not in kept:
                 with naming_write_faults(file):
                     file.unlink()
@@ -438,7 +500,7 @@ class _Corpus:
 
     def rows(self) -> list[VideoRow]:
         """Every input in reading order."""
-        return sorted(self.videos.values(), key=lambda row: (row.dataset, natural_order(row.path)))
+        return sorted(self.videos.values(), key=lambda row: (row.dataset, natural_order(row.path), row.root))
 
     @property
     def labels(self) -> list[LabelRow]:
@@ -452,8 +514,10 @@ class _Corpus:
         """
         for key in (self._sources.keys() | self._labels.keys() | self._said_before) & self.videos.keys():
             row, labels = self.videos[key], self._labels_of(key)
+            if key in self._sources:
+                row = self.videos[key] = self._with_provenance(row, self._sources[key])
             if row.status == "ok":
-                subject = self._sources[key].subject if key in self._sources else None
+                subject = row.subject or (self._sources[key].subject if key in self._sources else None)
                 clips = self.clips.get(key, ())
                 self.clips[key], joined = join_labels(row, clips, labels, subject=subject)
             else:
@@ -461,11 +525,18 @@ class _Corpus:
                 joined = [
                     label_row(label, clip_id=None, problem=label.fault or why) for label in labels if not label.is_blank
                 ]
-            self._label_rows[key] = [dataclasses.replace(label, root=str(self._root)) for label in joined]
+            self._label_rows[key] = [dataclasses.replace(label, root=self._root) for label in joined]
         rows = self.rows()
         write_rows(self._workspace.clips, ClipRow, [clip for row in rows for clip in self.clips.get(row.video_id, ())])
         write_rows(self._workspace.labels, LabelRow, self.labels)
         write_rows(self._workspace.videos, VideoRow, rows)
+
+    def _with_provenance(self, row: VideoRow, source: Source) -> VideoRow:
+        """The row of an input as `videos.csv` is now; of a folder inside of the root that has none, as it was."""
+        listing = self.placed.listing
+        if listing.videos_table is None and root_of(row, self.placed.roots) != str(listing.root):
+            return row
+        return (source.provenance or Provenance(line=0, path="")).applied(row)
 
     def changed(self) -> tuple[str, ...]:
         """Inputs of the folder at hand whose content is no longer what was ingested."""
@@ -481,8 +552,18 @@ class _Corpus:
 
     def vanished(self) -> tuple[str, ...]:
         """Ingested inputs that are no longer in the folder at hand."""
-        gone = [row for row in self.rows() if row.video_id not in self._sources and row.status != "missing"]
-        return tuple(row.path for row in gone if not (self._root / row.path).exists())
+        known = [row for row in self.rows() if row.video_id not in self._sources and row.status != "missing"]
+        gone = [row for row in known if self._is_at_hand(row) and not self._location(row).exists()]
+        return tuple(row.path for row in gone)
+
+    def _location(self, row: VideoRow) -> Path:
+        return Path(root_of(row, self.placed.roots) or "") / row.path
+
+
+def _forgotten(workspace: Workspace, sources: list[Source]) -> list[Source]:
+    """Those of the new inputs that were forgotten. Their contents are read where anything ever was."""
+    tombstones = Tombstones.read(workspace.forgotten)
+    return [source for source in sources if tombstones.days and tombstones.holds(content_hash(source))]
 
 
 def _read_if_there(path: Path, row_type: type[Any]) -> list[Any]:

@@ -409,6 +409,7 @@ def _video_row(task: IngestTask, info: StreamInfo, *, status: str, remarks: Iter
         kept_whole=told_spans(task.labels),
         num_bytes=source.num_bytes,
         mtime_ns=source.mtime_ns,
+        root=source.root,
         **more,
     )
 

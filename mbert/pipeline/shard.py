@@ -26,6 +26,7 @@ from mbert.manifests.files import exclusive, read_json, tell_differences, write_
 from mbert.manifests.labels.table import digest_of_frames
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, PairRow, VideoRow, arrow_schema, pair_key
 from mbert.manifests.store import read_extra, read_rows, write_rows, write_table
+from mbert.manifests.tombstones import check_forgotten
 from mbert.manifests.workspace import PAIRS_CLIPS, PAIRS_INDEX, Workspace, twin_paths
 from mbert.pipeline.pairs.plan import (
     APEX_SOURCES,
@@ -106,9 +107,10 @@ def run_shard(
         for name, folder in folders.items():
             _check_options(folder, options.of(name))
     condition = pair_condition(workspace, options)
-    fingerprint = _fingerprint(workspace, videos, clips)
+    fingerprint = corpus_fingerprint(workspace, videos, clips)
     plan_folders = {name: folder / ".plan" for name, folder in folders.items()}
     with exclusive(workspace.pairs.parent):
+        check_forgotten(workspace)
         try:
             sampled = plan_sampled(workspace, clips, options, condition, plan_folders["pairs"])
             of_labels = plan_expressions(workspace, clips, labels, options, condition, plan_folders["expressions"])
@@ -251,7 +253,7 @@ def _read_corpus(workspace: Workspace) -> tuple[list[VideoRow], list[ClipRow], l
     return videos, clips, read_rows(workspace.labels, LabelRow)
 
 
-def _fingerprint(workspace: Workspace, videos: list[VideoRow], clips: list[ClipRow]) -> str:
+def corpus_fingerprint(workspace: Workspace, videos: Sequence[VideoRow], clips: Sequence[ClipRow]) -> str:
     """A hash of what the crops were made from and how they were cut into clips; labels do not count."""
     digest = hashlib.sha256(json.dumps(read_json(workspace.corpus_config)["options"], sort_keys=True).encode())
     for row in videos:

@@ -9,7 +9,9 @@ from mbert import ManifestError
 from mbert.manifests.files import read_json
 from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
+from mbert.manifests.tombstones import check_forgotten
 from mbert.manifests.workspace import PAIRS_INDEX, Workspace
+from mbert.shards.duplicates import Duplicate, find_duplicates
 from mbert.shards.engine import IN_PROCESS, Engine, run_tasks
 from mbert.shards.integrity import verify_frames, verify_pairs
 
@@ -21,6 +23,7 @@ class VerifySummary:
     num_frame_tars: int
     num_pair_shards: int
     num_members: int
+    duplicates: tuple[Duplicate, ...] | None = None  # None: not looked for
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,12 +37,18 @@ def run_verify(
     workspace: Workspace,
     *,
     engine: Engine = IN_PROCESS,
+    duplicates: bool = False,
+    against: Workspace | None = None,
     on_plan: Callable[[int], None] = lambda num_tars: None,
     on_tar: Callable[[int], None] = lambda num_members: None,
 ) -> VerifySummary:
-    """Check all tars of a workspace. Raises ShardError that names the first member that is wrong."""
+    """Check all tars of a workspace. Raises ShardError that names the first member that is wrong.
+
+    With `duplicates`, also look for one recording in two inputs, or in an input here and one of the corpus `against`.
+    """
     if not workspace.videos.exists():
         raise ManifestError(f"there is no corpus in {workspace.corpus}: run `mbert ingest FOLDER` first")
+    check_forgotten(workspace)
     frames = [row.shard for row in read_rows(workspace.videos, VideoRow) if row.status == "ok" and row.shard]
     pairs = [
         _Tar("pairs", folder, shard)
@@ -53,7 +62,12 @@ def run_verify(
     for count in run_tasks(_verify, tars, engine):
         num_members += count
         on_tar(count)
-    return VerifySummary(num_frame_tars=len(frames), num_pair_shards=len(pairs), num_members=num_members)
+    found = None
+    if duplicates or against is not None:
+        found = tuple(find_duplicates(workspace, against=against, engine=engine, on_plan=on_plan, on_tar=on_tar))
+    return VerifySummary(
+        num_frame_tars=len(frames), num_pair_shards=len(pairs), num_members=num_members, duplicates=found
+    )
 
 
 def _verify(tar: _Tar) -> int:

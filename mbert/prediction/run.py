@@ -19,6 +19,7 @@ from mbert.pipeline.corpora.videos import list_videos
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
 from mbert.pipeline.ingest_input import IngestOptions, Outcome
 from mbert.pipeline.video.source import Listing
+from mbert.prediction.owners import Owners
 from mbert.prediction.task import Predicted, PredictOptions, PredictTask, Unpredicted, load, load_classifier
 from mbert.prediction.video import REPORT, finished, predict_video, remove_results
 from mbert.reports.predict_page import IndexEntry, write_index_page
@@ -99,7 +100,14 @@ def run_predict(
             run_ingest(path, workspace, ingest, engine=cutter, choice=choice, retry_failed=True, on_outcome=on_ingested)
         rows = {row.video_id: row for row in read_rows(workspace.videos, VideoRow)}
         names = {source.path: listing.root.name if source.path == "." else source.path for source in listing.sources}
-        folders = folders_for(names, out)
+        others = Owners.read(out)
+        contents = {source.path: rows[source.video_id].sha256 for source in listing.sources}
+        locations = {source.path: source.location for source in listing.sources}
+        folders = folders_for(
+            names, out, lambda path, folder: others.is_free(folder, locations[path], names[path], contents[path])
+        )
+        others = others.without(folders.values()).existing()
+        others.joined({folders[path]: location for path, location in locations.items()}).write()
         used = [source for source in listing.sources if rows[source.video_id].status == "ok"]
         threads = max(1, engine.workers // max(1, len(used)))
         tasks = [
@@ -128,9 +136,9 @@ def run_predict(
             done[predicted.video] = predicted
             on_progress(predicted.video, predicted.summary.num_frames)
             if time.monotonic() - written >= _INDEX_SECONDS:
-                _write_index(path, out, listing, rows, folders, done, failures, command)
+                _write_index(path, out, listing, rows, folders, done, failures, command, others)
                 written = time.monotonic()
-        page = _write_index(path, out, listing, rows, folders, done, failures, command)
+        page = _write_index(path, out, listing, rows, folders, done, failures, command, others)
     counts = collections.Counter[str]()
     for each in done.values():
         counts.update(each.summary.counts)
@@ -176,15 +184,18 @@ def _write_index(
     done: Mapping[str, Predicted],
     failures: Mapping[str, str],
     command: str,
+    others: "Owners",
 ) -> Path | None:
-    """The page of all inputs; of one video its own page is enough."""
+    """The page of all inputs, also of earlier runs; of one video its own page is enough."""
+    entries = others.entries(listing.root)
+    page = out / INDEX
     if len(listing.sources) == 1:
         source = listing.sources[0]
-        if source.path in done:
-            return folders[source.path] / REPORT
-        if path.is_file() or source.path not in failures:
+        page = folders[source.path] / REPORT if source.path in done else page
+        if not entries and source.path in done:
+            return page
+        if not entries and (path.is_file() or source.path not in failures):
             return None
-    entries = []
     for source in listing.sources:
         row, found = rows[source.video_id], done.get(source.path)
         if found is None and source.path not in failures:
@@ -192,11 +203,10 @@ def _write_index(
                 IndexEntry(name=source.path, page=None, status="pending", reason=None, summary=None, curve=())
             )
             continue
-        page = (folders[source.path] / REPORT).relative_to(out).as_posix() if found else None
         entries.append(
             IndexEntry(
                 name=source.path,
-                page=page,
+                page=(folders[source.path] / REPORT).relative_to(out).as_posix() if found else None,
                 status="error" if found is None and row.status == "ok" else row.status,
                 reason=failures.get(source.path, row.reason),
                 summary=found.summary if found else None,
@@ -204,13 +214,16 @@ def _write_index(
             )
         )
     write_index_page(out / INDEX, entries, title=path.name or str(path), command=command)
-    return out / INDEX
+    return page
 
 
-def folders_for(names: Mapping[str, str], out: Path) -> dict[str, Path]:
+def folders_for(
+    names: Mapping[str, str], out: Path, is_free: Callable[[str, Path], bool] = lambda path, folder: True
+) -> dict[str, Path]:
     """Where the predictions of each input go: its name without the suffix, unless two would share it.
 
-    `names` by path. No two inputs have one folder, also where upper and lower case are one.
+    `names` by path. No two inputs have one folder, also where upper and lower case are one. `is_free` says whether a
+    path may have a folder.
     """
     short = {path: _without_suffix(name) for path, name in names.items()}
     twice = {name for name, count in collections.Counter(short.values()).items() if count > 1}
@@ -219,7 +232,11 @@ def folders_for(names: Mapping[str, str], out: Path) -> dict[str, Path]:
     for path, name in short.items():
         wanted = names[path].replace(".", "_") if name in twice else name
         numbered = (f"{wanted}_{number}" for number in itertools.count(2))
-        free = next(each for each in itertools.chain([wanted], numbered) if each.casefold() not in taken)
+        free = next(
+            each
+            for each in itertools.chain([wanted], numbered)
+            if each.casefold() not in taken and is_free(path, out / each)
+        )
         taken.add(free.casefold())
         folders[path] = out / free
     return folders

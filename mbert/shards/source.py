@@ -156,6 +156,7 @@ def _from_index(where: str, index: str, cache: Path | None, retry: Retry) -> Sha
         folder = index.rpartition("/")[0] or "."
         size = int(options["options"]["pairs_per_shard"])
         counts = [min(size, num_pairs - start) for start in range(0, num_pairs, size)]
+        counts = options.get("counts", counts)  # stands there where pairs were taken out of shards
         source = ShardSource(
             where=where,
             tars=tuple(f"{folder}/{name}.tar" for name in names),

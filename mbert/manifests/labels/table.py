@@ -42,11 +42,12 @@ class Label:
     is_located: bool = False  # whether seconds, if there are any, are frames by now
     absent: str | None = None  # why no input has this path
     is_elsewhere: bool = False  # its input exists, but is not part of this run
+    root: int = 1  # of the input, see `VideoRow`
 
     @property
     def video_id(self) -> str:
         """Of the input it describes."""
-        return video_key(self.dataset, self.path)
+        return video_key(self.dataset, self.path, self.root)
 
     @property
     def span(self) -> tuple[int, int] | None:

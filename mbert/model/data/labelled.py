@@ -301,7 +301,7 @@ def _without_expressions(labels: Path | str, left_out: Mapping[str, int]) -> Man
         told = ", ".join(f"{count} {why}" for why, count in left_out.items())
         return ManifestError(f"no labelled expression is left: {told}; see `mbert labels` for what there is")
     config = Path(labels).with_name("config.json")  # of the corpus
-    root = Path(read_json(config)["root"] if config.exists() else ".")
+    root = Path((config.exists() and read_json(config)["root"]) or ".")
     file = find_label_file(root)[0] or root / LABELS_NAME
     state = "has no row with subject, onset, apex or offset, and emotion that fits a clip"
     return ManifestError(

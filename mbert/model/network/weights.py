@@ -30,6 +30,7 @@ class TrainingState:
     subjects: tuple[str, ...]  # whose frames were in the training shards
     losses: dict[str, float]  # of the last step
     labelled_subjects: tuple[str, ...] = ()  # whose labels the encoder has learned from
+    forgotten: tuple[str, ...] = ()  # ids of inputs that it has seen, or may have, and that were forgotten since
 
 
 def write_model(
@@ -92,7 +93,8 @@ def read_state(path: Path) -> TrainingState:
     try:
         value = read_json(folder / STATE)
         labelled = tuple(value.get("labelled_subjects", ()))  # absent before there was finetuning
-        return TrainingState(**{**value, "subjects": tuple(value["subjects"]), "labelled_subjects": labelled})
+        lists = {"subjects": value["subjects"], "labelled_subjects": labelled, "forgotten": value.get("forgotten", ())}
+        return TrainingState(**{**value, **{name: tuple(found) for name, found in lists.items()}})
     except (ManifestError, TypeError, KeyError) as exc:
         raise ModelError(f"{folder / STATE} cannot be read: {exc}") from exc
 

@@ -31,6 +31,7 @@ from mbert.model.network.weights import hash_weights
 from mbert.model.scoring.config import ACTION_UNITS, BASELINES, OURS, EvalConfig
 from mbert.model.scoring.methods import Methods, OnProgress, Predictions, hash_of
 from mbert.model.scoring.metrics import Scores, SeedScores, over_seeds, score, score_by_dataset
+from mbert.model.scoring.recordings import told_recordings
 from mbert.model.scoring.unit_metrics import ActionUnitScores, score_action_units
 from mbert.shards.pair import FramePair
 from mbert.shards.source import open_source
@@ -185,7 +186,11 @@ def run_eval(
         seconds=time.monotonic() - began,
         folder=str(out),
     )
-    result = dataclasses.replace(result, warnings=_warnings(result, expressions.found, knows_people=bool(seen)))
+    warnings = _warnings(result, expressions.found, knows_people=bool(seen))
+    warnings += told_recordings(labels, {rows[index].video_id for index in tested})
+    if model.state and model.state.forgotten:
+        warnings.append(f"the encoder has seen {len(model.state.forgotten)} inputs that were forgotten since")
+    result = dataclasses.replace(result, warnings=warnings)
     _write_predictions(methods, predicted)
     if (classifier := methods.classifier()) is not None:  # what `mbert predict --classifier` takes
         classifier.save(out / CLASSIFIER_FOLDER, model.state)

@@ -313,6 +313,7 @@ class FinetuneJob:
             subjects=tuple(sorted({*(before.subjects if before else ()), *plan.subjects})),
             losses={"loss": report.loss, **report.parts},
             labelled_subjects=tuple(sorted(labelled)),
+            forgotten=before.forgotten if before else (),
         )
         self.model.save(folder, state, tensors)
 

@@ -214,6 +214,7 @@ class PretrainJob:
     model: MicronBert
     plan: PretrainPlan
     subjects: tuple[str, ...]
+    forgotten: tuple[str, ...] = ()  # see `TrainingState`
 
     def losses(
         self, forward: nn.Module, batch: Batch, rows: slice, places: range, total: int, step: int
@@ -256,6 +257,7 @@ class PretrainJob:
             corpus=self.plan.corpus,
             subjects=self.subjects,
             losses={"loss": report.loss, **report.parts},
+            forgotten=self.forgotten,
         )
         write_model(folder, tensors, self.model.config, state)
 
@@ -354,5 +356,7 @@ def _begin(out: Path, plan: PretrainPlan, source: ShardSource) -> PretrainJob:
     torch.manual_seed(plan.config.seed)
     model = MicronBert.from_pretrained(out) if plan.done_before else MicronBert(plan.model_config)
     model.set_grad_checkpointing(plan.config.grad_checkpointing)
-    seen = read_state(out).subjects if plan.done_before else ()  # more than now, where --force went on with others
-    return PretrainJob(model, plan, tuple(sorted({*seen, *(source.subjects or ())})))
+    before = read_state(out) if plan.done_before else None
+    seen = before.subjects if before else ()  # more than now, where --force went on with others
+    subjects = tuple(sorted({*seen, *(source.subjects or ())}))
+    return PretrainJob(model, plan, subjects, before.forgotten if before else ())

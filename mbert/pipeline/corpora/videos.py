@@ -8,6 +8,7 @@ from pathlib import Path
 from mbert import ConfigError, InputError
 from mbert.manifests.labels.inputs import Inputs
 from mbert.manifests.labels.label_file import LabelFile, find_label_file, is_label_file, read_labels
+from mbert.manifests.labels.provenance import VIDEOS_NAME
 from mbert.manifests.paths import escaped, relative_path
 from mbert.manifests.predictions import FRAMES, OVERLAY
 from mbert.pipeline.video.animation import ANIMATED_SUFFIXES, is_animated
@@ -124,7 +125,7 @@ class _Walk:
                 self.into(path)
             elif is_video:
                 self._add_video(path)
-            elif not is_label_file(entry.name):
+            elif not is_label_file(entry.name) and entry.name.casefold() != VIDEOS_NAME:
                 self.ignored.append(relative_path(self.root, path))
         if stills or (not entries and folder != self.root):
             self._add_frames(folder, stills, has_videos=has_videos, has_inputs=len(self.sources) > num_before)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from mbert.manifests.labels.provenance import Provenance
 from mbert.manifests.labels.table import Label
 from mbert.manifests.paths import relative_path
 from mbert.manifests.schema import video_key
@@ -46,6 +47,8 @@ class Source:
     mtime_ns: int
     subject: Subject | None = None  # where the layout tells it
     fps: float | None = None  # of a frame folder; None: not known
+    root: int = 1  # see `VideoRow`
+    provenance: Provenance | None = None  # what `videos.csv` says of it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +60,8 @@ class Listing:
     labels: tuple[Label, ...] = ()
     annotations: tuple[Path, ...] = ()  # the files the labels were read from
     ignored: tuple[str, ...] = ()
+    videos_table: Path | None = None  # the `videos.csv` of the folder
+    table_notes: tuple[str, ...] = ()  # what does not fit in it; they name inputs, so no file of the corpus has them
     notes: tuple[str, ...] = ()  # what a user should know: which distribution was taken, what does not fit
 
 
