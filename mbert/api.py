@@ -82,8 +82,9 @@ def ingest(
     decoder: Literal["pyav", "ffmpeg"] = "pyav",
     hwaccel: str | None = None,
     filters: str | None = None,
-    fps: float = 30.0,
+    fps: float | None = None,
     rate: float | None = None,
+    bit_depth: int | None = None,
     dataset: str = "auto",
     name: str | None = None,
     distribution: Literal["auto", "raw", "cropped"] = "auto",
@@ -123,6 +124,7 @@ def ingest(
         filters=filters,
         folder_fps=fps,
         rate=rate,
+        bit_depth=bit_depth,
     )
     choice = CorpusChoice(
         dataset=dataset,
@@ -540,8 +542,9 @@ def predict(
     classifier: Where | None = None,
     overlay: bool = True,
     embed_video: bool = False,
-    fps: float = 30.0,
+    fps: float | None = None,
     rate: float | None = None,
+    bit_depth: int | None = None,
     decoder: Literal["pyav", "ffmpeg"] = "pyav",
     workers: int | None = None,
     overwrite: bool = False,
@@ -567,6 +570,7 @@ def predict(
         "embed_video": embed_video,
         "fps": fps,
         "rate": rate,
+        "bit_depth": bit_depth,
         "decoder": decoder,
     }
     return run_predict(
@@ -580,6 +584,7 @@ def predict(
         embed_video=embed_video,
         folder_fps=fps,
         rate=rate,
+        bit_depth=bit_depth,
         decoder=decoder,
         engine=engine_of("local", workers),
         overwrite=overwrite,

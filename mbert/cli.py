@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from mbert import ConfigError, MbertError, __version__
+from mbert.commands.console import named_fault
 from mbert.commands.convert import convert
 from mbert.commands.demo import demo
 from mbert.commands.doctor import doctor
@@ -70,6 +71,8 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except MbertError as exc:
             self._end(exc)
+        except OSError as exc:
+            self._end(named_fault(exc))
         except KeyboardInterrupt:
             typer.secho("interrupted: run the same command again to resume", fg="yellow", err=True)
             if self.is_json:

@@ -29,7 +29,15 @@ WINGS = {
     "pipeline": ("video", "faces", "pairs", "corpora", "synthetic"),
     "model": ("device", "data", "network", "movement", "training", "scoring"),
 }
-BELOW_LABELS = {"schema", "subject", "files", "store", "workspace", "query"}  # what the wing `labels` stands on
+BELOW_LABELS = {
+    "schema",
+    "subject",
+    "paths",
+    "files",
+    "store",
+    "workspace",
+    "query",
+}  # what the wing `labels` stands on
 OWN_ROOM = {
     "torch": "model",
     "timm": "model",

@@ -29,6 +29,14 @@ def test_variable_frame_rate_and_gaps_are_respected():
     assert not np.any((pairs[:, 0] < 200) & (pairs[:, 1] >= 200))
 
 
+def test_a_gap_of_a_lifetime_costs_nothing_and_loses_no_pair():
+    pts = np.concatenate([np.arange(60), np.arange(60) + 10**11]) / 30
+    pairs = sample_pairs(pts, **RULE, rng=np.random.default_rng(0))
+    assert ((pairs[:, 0] < 60) == (pairs[:, 1] < 60)).all()
+    assert min((pairs[:, 0] < 60).sum(), (pairs[:, 0] >= 60).sum()) >= 12
+    assert np.array_equal(pairs, np.unique(pairs, axis=0))
+
+
 def test_frames_further_apart_than_the_distance_give_no_pair():
     assert sample_pairs(np.arange(10.0), **RULE, rng=np.random.default_rng(0)).shape == (0, 2)
     assert sample_pairs(np.array([0.0, 0.0]), **RULE, rng=np.random.default_rng(0)).shape == (0, 2)

@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from mbert import MbertError
+
 
 class Progress:
     """One line on stderr: what is done, how fast, how long it will take. Plain lines where there is no terminal."""
@@ -64,6 +66,15 @@ class Progress:
             self._told = time.monotonic()
             left = self.seconds * (self._total - self._done) / max(self._done, 1)
             typer.echo(f"{self._name}: {status}, {told_time(left)} left", err=True)
+
+
+def named_fault(exc: OSError) -> MbertError:
+    """A full disk, or a file that may not be read or written, as an error to tell. Raises whatever else it is."""
+    from mbert.manifests.files import is_fault_of_place
+
+    if exc.filename is None or not is_fault_of_place(exc):
+        raise exc
+    return MbertError(f"cannot use {exc.filename}: {exc.strerror}; fix that, then run the same command again")
 
 
 def print_some(lines: Sequence[str], most: int = 10, *, rest: str = "see videos.parquet") -> None:

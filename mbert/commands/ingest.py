@@ -39,9 +39,18 @@ _LISTED = 5
     decoder="FFmpeg's libraries, or the ffmpeg program.",
     hwaccel="Decode on hardware: a name from `ffmpeg -hwaccels`; with --decoder ffmpeg.",
     filters=typer.Option("--filter", help="A filter graph as for `ffmpeg -vf`; with --decoder ffmpeg."),
-    fps="Frame rate of frame folders; video files carry their own.",
+    fps=typer.Option(
+        help="Frame rate of frame folders; video files carry their own.",
+        show_default="the times in the names, else 30",
+    ),
     rate=typer.Option(
         help="True frame rate of video files: 240 for slow motion that plays at 30.", show_default="as the file says"
+    ),
+    bit_depth=typer.Option(
+        min=8,
+        max=16,
+        help="Bits in use of images that are padded to 16.",
+        show_default="the fewest that hold all of a folder",
     ),
     dataset="The layout of FOLDER: auto, videos, or a dataset's name (docs/datasets.md).",
     name=typer.Option(help="Prefix of the ids of your own videos.", show_default="videos"),
@@ -68,6 +77,7 @@ _LISTED = 5
 def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
     """Turn raw face video into aligned face crops with manifests."""
     progress = Progress("ingest")
+    from mbert.pipeline.corpora.videos import count_suffixes
     from mbert.pipeline.ingest import IngestEstimate, IngestPlan, IngestSummary
     from mbert.pipeline.ingest_input import Going, Outcome
 
@@ -137,6 +147,9 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
         print_some([f"{path}: {reason}" for path, reason in summary.failures.items()])
         retried = " with --retry-failed" if set(summary.statuses) - {"ok", "pending", "missing"} else ""
         typer.echo(f"when they are fixed: the same command{retried}")
+    if summary.remarks:
+        typer.echo("to be known (column reason of videos.parquet):")
+        print_some([f"{path}: {remark}" for path, remark in summary.remarks.items()])
     for line in _told_redone(summary.redone, "were ingested again"):
         typer.echo(line)
     if summary.labels_path:
@@ -153,7 +166,10 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
         typer.echo("changed since they were ingested (--overwrite makes the corpus again):")
         print_some(list(summary.changed))
     if summary.ignored:
-        typer.echo(f"{len(summary.ignored)} files are neither video nor image, the first is {summary.ignored[0]}")
+        typer.echo(
+            f"{counted(len(summary.ignored), 'file')} of other kinds not read ({count_suffixes(summary.ignored)}), the "
+            f"first is {summary.ignored[0]}"
+        )
     print_next(summary.corpus, "mbert shard --pairs")
 
 

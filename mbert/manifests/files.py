@@ -45,10 +45,15 @@ def naming_write_faults(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno not in _WRITE_FAULTS:
+        if not is_fault_of_place(exc):
             raise
-        reason = os.strerror(exc.errno)
+        reason = os.strerror(exc.errno or 0)
         raise MbertError(f"cannot write {path}: {reason}; fix that, then run the same command to resume") from exc
+
+
+def is_fault_of_place(exc: OSError) -> bool:
+    """Whether a disk is full, or may not be written or read: nothing is wrong with the program."""
+    return exc.errno in _WRITE_FAULTS
 
 
 def sync_folder(folder: Path) -> None:

@@ -37,6 +37,8 @@ PairKind = Literal["sampled", "onset_apex", "onset_between"]  # between: the lat
 ApexSource = Literal["annotated", "middle", "spotted"]
 Expression = Literal["micro", "macro"]
 Packing = Literal["side by side", "one above the other"]
+# The names of the images, the rate of --fps or of the dataset, or the rate that is taken where nobody says one.
+TimesFrom = Literal["names", "fps", "assumed"]
 AlignMode = Literal["auto", "clip", "smooth", "frame"]
 Part = Literal["pretrain", "train", "test"]  # of the synthetic benchmark; no photo is in two
 
@@ -63,6 +65,8 @@ class VideoRow:
     fps: float | None = None  # mean rate, from the timestamps of the decoded frames
     num_frames: int | None = None  # decoded
     num_frames_from_header: int | None = None  # what the file claims
+    bit_depth: int | None = None  # bits of a sample that are in use; 8 are kept, by one scale for the whole input
+    times_from: TimesFrom | None = None  # where the frames of a folder have their times from
     rotation: int | None = None  # degrees, as the file asks a player to turn it
     mirrored: bool | None = None  # as the file asks, too
     turned: int | None = None  # degrees besides: 180 where faces showed that it stands on its head

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from mbert import ConfigError, ManifestError, __version__
-from mbert.manifests.files import exclusive, read_json, tell_differences, write_json
+from mbert.manifests.files import exclusive, naming_write_faults, read_json, tell_differences, write_json
 from mbert.manifests.labels.errata import ERRATA_VERSION, Errata, apply_errata
 from mbert.manifests.labels.table import checked, is_cut, join_labels, label_row, labels_by_input
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows, write_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.registry import AUTO, list_corpus
+from mbert.pipeline.corpora.videos import why_no_input
 from mbert.pipeline.faces.landmarkers import weights_sha256
 from mbert.pipeline.ingest_input import (
     Going,
@@ -112,6 +113,7 @@ class IngestSummary:
     vanished: tuple[str, ...]  # ingested inputs that are no longer there; their crops are kept
     ignored: tuple[str, ...]  # files that are no inputs
     failures: dict[str, str]  # path -> reason
+    remarks: dict[str, str]  # path -> what is to be known of an input that is ok
     notes: tuple[str, ...]  # how the folder was understood
     labels_path: str
     corpus: str
@@ -176,6 +178,7 @@ def run_ingest(
         vanished=corpus.vanished() if same_root else (),
         ignored=listing.ignored,
         failures={row.path: row.reason or row.status for row in corpus.rows() if row.status not in ("ok", "pending")},
+        remarks={row.path: row.reason for row in corpus.rows() if row.status == "ok" and row.reason},
         notes=listing.notes,
         labels_path=", ".join(str(file) for file in listing.annotations),
         corpus=str(workspace.corpus),
@@ -309,7 +312,8 @@ def _remove_corpus(workspace: Workspace) -> None:
     """Delete what an ingest wrote, and nothing else."""
     ours = [workspace.videos, workspace.clips, workspace.labels, workspace.corpus_config]
     for file in [*ours, *workspace.frames.glob("*.parquet"), *workspace.frames.glob("*.tar")]:
-        file.unlink(missing_ok=True)
+        with naming_write_faults(file):
+            file.unlink(missing_ok=True)
 
 
 class _Corpus:
@@ -356,7 +360,7 @@ class _Corpus:
         for key, group in self._labels.items():
             if key not in self._sources and key not in self.videos:
                 lines = ", ".join(str(label.line) for label in group)
-                reason = f"label line {lines} names it, but there is no such file or folder"
+                reason = f"label line {lines} names it, but {why_no_input(self._root, group[0].path)}"
                 dataset, path = group[0].dataset, group[0].path
                 self.videos[key] = VideoRow(
                     video_id=key, dataset=dataset, path=path, kind="video", status="missing", reason=reason
@@ -373,7 +377,8 @@ class _Corpus:
         kept |= {clip.shard for group in self.clips.values() for clip in group}
         for file in [*self._workspace.frames.glob("*.parquet"), *self._workspace.frames.glob("*.tar")]:
             if file.stem not in kept:
-                file.unlink()
+                with naming_write_faults(file):
+                    file.unlink()
 
     def tasks(self, options: IngestOptions, engine: Engine) -> list[IngestTask]:
         """The planned inputs that no earlier run has finished, in a fixed random order."""

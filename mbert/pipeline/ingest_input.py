@@ -20,6 +20,7 @@ import numpy as np
 
 from mbert import ConfigError, InputError, MbertError
 from mbert.manifests.labels.table import Label, told_spans
+from mbert.manifests.paths import escaped
 from mbert.manifests.schema import AlignMode, ClipRow, FrameRow, VideoRow, clip_key
 from mbert.manifests.store import read_extra, writing_rows
 from mbert.manifests.workspace import twin_paths
@@ -30,6 +31,7 @@ from mbert.pipeline.faces.landmarks import Face, Landmarker, Points
 from mbert.pipeline.faces.quality import brightness, clipped, jitter_px, luma, rigid_region, sharpness
 from mbert.pipeline.faces.register import register_poses
 from mbert.pipeline.faces.track import Clip, CutRules, follow_faces, onto_region, spans
+from mbert.pipeline.video.animation import ANIMATED_SUFFIXES, AnimatedImage
 from mbert.pipeline.video.decode import Decoder, Fixes, StreamInfo, Turned, VideoFile, content_hash
 from mbert.pipeline.video.decode_ffmpeg import FfmpegFile, check_ffmpeg_options
 from mbert.pipeline.video.folder import FrameFolder
@@ -61,7 +63,9 @@ class IngestOptions:
     decoder: Literal["pyav", "ffmpeg"] = "pyav"
     hwaccel: str | None = None  # for ffmpeg: a name from `ffmpeg -hwaccels`
     filters: str | None = None  # for ffmpeg: a filter graph, as for `ffmpeg -vf`
-    folder_fps: float = 30.0  # of frame folders whose dataset does not say; video files carry their own times
+    # Of frame folders whose dataset does not say; None: the times in the names of their images, else 30.
+    folder_fps: float | None = None
+    bit_depth: int | None = None  # of images padded to 16 bits; None: the smallest that holds all samples of a folder
     rate: float | None = None  # true pictures per second of video files, where they play slower; None: as files say
     max_clip_seconds: float = 10.0  # longer tracks are cut, but never inside a labelled expression
 
@@ -71,8 +75,11 @@ class IngestOptions:
         if not 1 <= self.jpeg_quality <= 100:
             raise ConfigError(f"jpeg_quality is {self.jpeg_quality}; allowed are 1 to 100")
         for name in ("landmark_hz", "folder_fps", "max_clip_seconds"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; it must be above 0")
+        if self.bit_depth is not None and not 8 <= self.bit_depth <= 16:
+            raise ConfigError(f"the bit depth is {self.bit_depth}; allowed are 8 to 16")
         if self.rate is not None and not 0 < self.rate <= _MAX_RATE:
             raise ConfigError(f"rate is {self.rate:g} pictures per second; allowed is above 0, up to {_MAX_RATE:g}")
         if self.max_faces is not None and self.max_faces < 1:
@@ -100,8 +107,13 @@ class IngestOptions:
         return Turned(decoder) if fixes and fixes.turned else decoder
 
     def _open(self, source: Source, num_threads: int, fixes: Fixes | None) -> Decoder:
+        is_animated = source.location.suffix.lower() in ANIMATED_SUFFIXES
+        if fixes and fixes.packing and (source.kind == "frames" or is_animated):
+            raise InputError("unreadable", f"is stereo, {fixes.packing}: cut its images to those of one eye")
         if source.kind == "frames":
-            return FrameFolder(source.location, fps=source.fps or self.folder_fps)
+            return FrameFolder(source.location, fps=source.fps or self.folder_fps, bit_depth=self.bit_depth)
+        if is_animated:
+            return AnimatedImage(source.location)
         if self.decoder == "ffmpeg":
             return FfmpegFile(
                 source.location,
@@ -371,13 +383,15 @@ def _video_row(task: IngestTask, info: StreamInfo, *, status: str, remarks: Iter
         path=source.path,
         kind=source.kind,
         status=status,  # type: ignore[arg-type]
-        reason="; ".join(remarks) or None,
+        reason=escaped("; ".join(remarks)) or None,
         codec=info.codec or None,
         width=info.width or None,
         height=info.height or None,
         fps=info.fps,
         num_frames=info.num_frames,
         num_frames_from_header=info.num_frames_from_header,
+        bit_depth=info.bit_depth,
+        times_from=info.times_from,
         rotation=info.rotation if info.codec else None,
         mirrored=info.is_mirrored if info.codec else None,
         turned=info.turned if info.codec else None,

@@ -61,8 +61,9 @@ def run_predict(
     classifier: Path | None = None,
     overlay: bool = True,
     embed_video: bool = False,
-    folder_fps: float = 30.0,
+    folder_fps: float | None = None,
     rate: float | None = None,
+    bit_depth: int | None = None,
     decoder: Literal["pyav", "ffmpeg"] = "pyav",
     engine: Engine,
     overwrite: bool = False,
@@ -81,7 +82,7 @@ def run_predict(
         embed_video=embed_video,
     )
     _check_models(options)
-    ingest = IngestOptions(max_faces=max_faces, folder_fps=folder_fps, rate=rate, decoder=decoder)
+    ingest = IngestOptions(max_faces=max_faces, folder_fps=folder_fps, rate=rate, bit_depth=bit_depth, decoder=decoder)
     choice = _AllVideos()
     listing = choice.list(path)
     workspace = _workspace_of(listing.root, out, ingest)

@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.paths import relative_path
 from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import choose_tree, find_annotation
 from mbert.pipeline.corpora.people import PeopleLayout, sub_number
 from mbert.pipeline.corpora.sheet import read_sheet
-from mbert.pipeline.video.source import Corpus, Distribution, Listing, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing
 
 _TITLE = "CASME"
 _FPS = 60.0

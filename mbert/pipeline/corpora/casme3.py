@@ -16,6 +16,7 @@ from typing import Literal
 
 from mbert import ConfigError, ManifestError
 from mbert.manifests.labels.table import Label
+from mbert.manifests.paths import relative_path
 from mbert.manifests.schema import Expression
 from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import (
@@ -27,7 +28,7 @@ from mbert.pipeline.corpora.layout import (
     subfolders,
 )
 from mbert.pipeline.corpora.sheet import SheetRow, read_cells, read_sheet
-from mbert.pipeline.video.source import Corpus, Distribution, Listing, Source, frames_source, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, Source, frames_source
 
 _TITLE = "CAS(ME)^3"
 _FPS = 30.0

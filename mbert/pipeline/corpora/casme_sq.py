@@ -10,10 +10,11 @@ import re
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.paths import relative_path
 from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import Tree, choose_tree, find_annotation, find_trees, first_image, subfolders
 from mbert.pipeline.corpora.sheet import columns_by_place
-from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source
 
 _TITLE = "CAS(ME)^2"
 _FPS = 30.0

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.paths import relative_path
 from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import (
     Tree,
@@ -21,7 +22,7 @@ from mbert.pipeline.corpora.layout import (
     subfolders,
 )
 from mbert.pipeline.corpora.sheet import read_sheet
-from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source
 
 _TITLE = "DFME"
 _LAYOUT = "sub0003_01/00109.png"

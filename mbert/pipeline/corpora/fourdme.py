@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.paths import relative_path
 from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import (
     Tree,
@@ -19,7 +20,7 @@ from mbert.pipeline.corpora.layout import (
     subfolders,
 )
 from mbert.pipeline.corpora.sheet import read_sheet
-from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source
 
 _TITLE = "4DME"
 _FPS = 60.0

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.paths import relative_path
 from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import (
     Tree,
@@ -24,13 +25,12 @@ from mbert.pipeline.corpora.layout import (
     subfolders,
 )
 from mbert.pipeline.corpora.sheet import read_sheet
+from mbert.pipeline.video.folder import frame_numbers
 from mbert.pipeline.video.source import (
     Corpus,
     Distribution,
     Listing,
-    frame_files,
     frames_source,
-    relative_path,
 )
 
 _TITLE = "MMEW"
@@ -94,10 +94,7 @@ def _clip_folder(clips: list[Path], name: str, emotion: str | None) -> Path | No
 
 def _counted_as_in(folder: Path, label: Label) -> Label:
     """The label with frames as numbered in its folder, where that holds just the expression under other numbers."""
-    try:
-        numbers = [number for number, _ in frame_files(folder)]
-    except OSError:
-        return label  # listed as missing
+    numbers = frame_numbers(folder)  # none where it is missing
     if not numbers or label.onset is None or label.offset is None or label.onset >= label.offset:
         return label
     shift = numbers[0] - label.onset

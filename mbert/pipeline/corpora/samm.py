@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.paths import relative_path
 from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import choose_tree, find_annotation
 from mbert.pipeline.corpora.people import PeopleLayout
 from mbert.pipeline.corpora.sheet import SheetRow, read_sheet
-from mbert.pipeline.video.source import Corpus, Distribution, Listing, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing
 
 FPS = 200.0
 SHEETS = (r"SAMM_Micro_FACS_Codes.*\.xlsx?", r"SAMM_20.*\.xlsx?", r"SAMM.*Micro.*\.csv")

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.paths import relative_path
 from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora import samm
 from mbert.pipeline.corpora.layout import (
@@ -23,7 +24,7 @@ from mbert.pipeline.corpora.layout import (
     subfolders,
 )
 from mbert.pipeline.corpora.sheet import SheetRow, read_sheet
-from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source, relative_path
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source
 
 _TITLE = "SAMM long videos"
 _LAYOUT = "006_1/006_1_0001.jpg"

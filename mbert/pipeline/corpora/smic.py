@@ -22,11 +22,11 @@ from mbert.pipeline.corpora.layout import (
     folders_below,
     subfolders,
 )
+from mbert.pipeline.video.folder import frame_numbers
 from mbert.pipeline.video.source import (
     Corpus,
     Distribution,
     Listing,
-    frame_files,
     frames_source,
 )
 
@@ -91,7 +91,7 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
             sources.append(frames_source(root, clip, dataset, subject=subject, fps=CAMERA_FPS[camera]))
             sample = sample_of(clip.name)
             if group == "micro" and sample:
-                frames = _frame_numbers(clip)
+                frames = frame_numbers(clip)
                 labels.append(
                     Label(
                         line=len(labels) + 1,
@@ -131,13 +131,6 @@ def _clips(folder: Path) -> Iterator[tuple[Subject, str, Path]]:
                 for clip in folders_below(groups[group], 2):
                     if sample_of(clip.name) or first_image(clip):
                         yield subject, group, clip
-
-
-def _frame_numbers(clip: Path) -> list[int]:
-    try:
-        return [number for number, _ in frame_files(clip)]
-    except OSError:
-        return []  # reading the input will give the reason
 
 
 CORPUS = Corpus(name="smic", title=_TITLE, recognise=_recognise, read=_read)

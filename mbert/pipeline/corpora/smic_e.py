@@ -12,11 +12,13 @@ from pathlib import Path
 
 from mbert import ConfigError
 from mbert.manifests.labels.table import Label
+from mbert.manifests.paths import relative_path
 from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import Tree, find_annotation, find_trees, first_image, subfolders
 from mbert.pipeline.corpora.sheet import SheetRow, read_sheet
 from mbert.pipeline.corpora.smic import CAMERA_FPS, choose_by_camera, sample_of, subject_of
-from mbert.pipeline.video.source import Corpus, Distribution, Listing, frame_files, frames_source, relative_path
+from mbert.pipeline.video.folder import frame_numbers
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source
 
 _TITLE = "SMIC-E"
 _LAYOUT = "SMIC-HS-E/s01/s1_ne_01/image559740.jpg"
@@ -109,10 +111,7 @@ def _expressions(row: SheetRow, path: str, dataset: str, subject: Subject, sampl
 
 def _in_file_numbers(label: Label, folder: Path, first: str) -> Label:
     """The label as the file names count: where they were renumbered, the first image is the camera's `FirstF`."""
-    try:
-        files = [number for number, _ in frame_files(folder)]
-    except OSError:
-        return label
+    files = frame_numbers(folder)
     if not files or label.span is None or not first.isdecimal():
         return label
     by = files[0] - int(first)

@@ -1,11 +1,16 @@
 """The generic corpus: any mix of video files and frame folders, nested, with an optional `labels.csv`."""
 
 import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mbert import ConfigError
+from mbert import ConfigError, InputError
 from mbert.manifests.labels.table import LABELS_NAME, read_labels
+from mbert.manifests.paths import escaped, relative_path
 from mbert.manifests.predictions import FRAMES, OVERLAY
+from mbert.pipeline.video.animation import ANIMATED_SUFFIXES, is_animated
+from mbert.pipeline.video.numbering import number_images
 from mbert.pipeline.video.source import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -14,12 +19,13 @@ from mbert.pipeline.video.source import (
     followed,
     frames_source,
     natural_order,
-    relative_path,
     suffix_of,
     video_source,
 )
 
 DATASET = "videos"
+_STILLS = frozenset(["covers", "posters", "previews", "screenshots", "stills", "thumbnails", "thumbs"])  # of folders
+_ASKED = 3  # images of a suffix that are asked whether they are animated
 
 
 def list_videos(
@@ -27,27 +33,28 @@ def list_videos(
 ) -> Listing:
     """Find every input under a folder (or the one file given), and its labels. Raises ConfigError when there is none.
 
-    A folder that holds images is one input, its images are the frames. A folder without anything in it is an input
-    too, so that it gets a row that says so. Hidden files and folders are left out. Labels are read from `labels_path`,
+    A folder that holds images is one input, its images are the frames; images beside videos are none, nor are those
+    without a numbered series beside other inputs, and a note says so. An animated image is a video. A folder without
+    anything in it is an input too, so that it gets a row that says so. What is reached twice, through links, is one
+    input under its real path. Hidden files and folders are left out. Labels are read from `labels_path`,
     else from `labels.csv` in the folder, where it is there and they are wanted. `dataset` is the prefix of all ids. An
     overlay that `mbert predict` has made is no input.
     """
     path = path.absolute()
-    sources: list[Source] = []
-    ignored: list[str] = []
-    if path.is_file():
-        root = path.parent
-        sources.append(video_source(root, path, dataset))
-    elif path.is_dir():
-        root = path
-        _Walk(root, dataset, sources, ignored).into(path)
-        sources.sort(key=lambda source: natural_order(source.path))
+    walk = _Walk(path if path.is_dir() else path.parent, dataset)
+    if path.is_dir():
+        walk.into(path)
+        walk.follow_links()
+    elif path.is_file():
+        walk.sources.append(video_source(path.parent, path, dataset))
     else:
         raise ConfigError(f"{path} does not exist; give a video file or a folder of videos and frame folders")
+    root, sources = walk.root, sorted(walk.sources, key=lambda source: natural_order(source.path))
     if not sources:
+        told = "".join(f"; {note}" for note in walk.notes) or _told_suffixes(walk.ignored)
         raise ConfigError(
             f"{path} holds no video file ({', '.join(sorted(VIDEO_SUFFIXES))}) and no folder of images "
-            f"({', '.join(sorted(IMAGE_SUFFIXES))})"
+            f"({', '.join(sorted(IMAGE_SUFFIXES))}){told}"
         )
     labels_path = labels_path or root / LABELS_NAME
     has_labels = with_labels and labels_path.exists()
@@ -56,41 +63,153 @@ def list_videos(
         sources=tuple(sources),
         labels=tuple(read_labels(labels_path, dataset)) if has_labels else (),
         annotations=(labels_path,) if has_labels else (),
-        ignored=tuple(sorted(ignored)),
+        ignored=tuple(sorted(walk.ignored)),
+        notes=tuple(walk.notes),
     )
 
 
-class _Walk:
-    """Collects the inputs below a folder."""
+def count_suffixes(paths: Iterable[str]) -> str:
+    """How many files of which suffix there are, the most first: `12 .braw, 3 .txt, 1 without`."""
+    counts = Counter(suffix_of(path.rpartition("/")[2]) or "without" for path in paths)
+    return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
 
-    def __init__(self, root: Path, dataset: str, sources: list[Source], ignored: list[str]) -> None:
-        self._root, self._dataset, self._sources, self._ignored = root, dataset, sources, ignored
-        self._visited = {root.resolve()}
+
+def why_no_input(root: Path, path: str) -> str:
+    """Why the path of a label, relative to the ingested folder, names no input of it."""
+    place = root / path
+    try:
+        place.stat()
+        real = place.resolve()
+    except FileNotFoundError:
+        return "there is no such file or folder"
+    except OSError as exc:
+        return f"it cannot be read: {exc.strerror}"
+    if real != Path(os.path.normpath(root.resolve() / path)) and real.is_relative_to(root.resolve()):
+        return f"is another name of {relative_path(root.resolve(), real)}: name that"
+    if place.is_file() and suffix_of(place.name) not in VIDEO_SUFFIXES:
+        return f"exists, but its suffix {suffix_of(place.name) or '(none)'} is not read"
+    return "exists, but is no input: see what ingest says of its folder"
+
+
+def _told_suffixes(ignored: Sequence[str]) -> str:
+    return f"; it holds {count_suffixes(ignored)}" if ignored else ""
+
+
+class _Walk:
+    """Collects the inputs below a folder. Links come last, so that what is reached twice has its real path."""
+
+    def __init__(self, root: Path, dataset: str) -> None:
+        self.root, self._dataset = root, dataset
+        self.sources: list[Source] = []
+        self.ignored: list[str] = []
+        self.notes: list[str] = []
+        self._seen: dict[tuple[int, ...], Path] = {}  # by what the file system knows a file or folder
+        self._links: list[Path] = []
 
     def into(self, folder: Path) -> None:
         """Look at a folder, then at those below it."""
+        self._is_new(folder)
         try:
             with os.scandir(folder) as found:  # tells what each entry is, without asking for it
-                entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
+                entries = sorted((entry for entry in found if not _is_hidden(entry.name)), key=lambda e: e.name)
         except OSError:
-            self._sources.append(frames_source(self._root, folder, self._dataset))  # opening it will give the reason
+            self.sources.append(frames_source(self.root, folder, self._dataset))  # opening it will give the reason
             return
-        images = {
+        names = [entry.name for entry in entries]
+        images = [
             entry.name for entry in entries if suffix_of(entry.name) in IMAGE_SUFFIXES and followed(entry).is_file()
-        }
-        if images or (not entries and folder != self._root):
-            self._sources.append(frames_source(self._root, folder, self._dataset))
-        results = {OVERLAY} if {OVERLAY, FRAMES} <= {entry.name for entry in entries} else set()
+        ]
+        animated = _animated(folder, images)
+        stills = [name for name in images if name not in animated]
+        results = {OVERLAY} if {OVERLAY, FRAMES} <= set(names) else set()
+        num_before, has_videos = len(self.sources), bool(animated)
+        known = set(stills)
         for entry in entries:
-            if entry.name in images:
+            if entry.name in known:
                 continue
             path = folder / entry.name
-            if followed(entry).is_dir():
-                target = path.resolve()
-                if target not in self._visited:  # a link that leads back up would never end
-                    self._visited.add(target)
-                    self.into(path)
-            elif suffix_of(entry.name) in VIDEO_SUFFIXES and entry.name not in results:
-                self._sources.append(video_source(self._root, path, self._dataset))
+            is_video = entry.name in animated or (suffix_of(entry.name) in VIDEO_SUFFIXES and entry.name not in results)
+            is_folder = followed(entry).is_dir()
+            has_videos |= is_video and not is_folder
+            if (is_folder or is_video) and entry.is_symlink():
+                self._links.append(path)
+            elif is_folder:
+                self.into(path)
+            elif is_video:
+                self._add_video(path)
             elif entry.name != LABELS_NAME:
-                self._ignored.append(relative_path(self._root, path))
+                self.ignored.append(relative_path(self.root, path))
+        if stills or (not entries and folder != self.root):
+            self._add_frames(folder, stills, has_videos=has_videos, has_inputs=len(self.sources) > num_before)
+
+    def follow_links(self) -> None:
+        """Take in what links lead to, where it was not reached without them."""
+        while self._links:
+            links, self._links = self._links, []
+            for path in links:
+                if path.is_dir():
+                    if self._is_new(path):
+                        self.into(path)
+                else:
+                    self._add_video(path)
+
+    def _add_video(self, path: Path) -> None:
+        if self._is_new(path):
+            self.sources.append(video_source(self.root, path, self._dataset))
+
+    def _add_frames(self, folder: Path, stills: Sequence[str], *, has_videos: bool, has_inputs: bool) -> None:
+        """Add the images of a folder as frames, unless they are stills beside other inputs."""
+        reason = None
+        if has_videos:
+            reason = "beside videos"
+        elif folder != self.root and folder.name.casefold() in _STILLS:
+            reason = "the name of the folder says stills"
+        elif has_inputs and len(_series(stills)) < 2:
+            reason = "without a numbered series, beside other inputs"
+        if reason is None:
+            self.sources.append(frames_source(self.root, folder, self._dataset))
+            return
+        where = "" if folder == self.root else f"{relative_path(self.root, folder)}: "
+        images = f"{stills[0]} is" if len(stills) == 1 else f"{len(stills)} images ({stills[0]}, ...) are"
+        self.notes.append(escaped(f"{where}{images} no clip ({reason}); frames need a folder of their own"))
+
+    def _is_new(self, path: Path) -> bool:
+        """Whether a file or folder is seen for the first time; said, where not."""
+        try:
+            status = path.stat()
+        except OSError:  # opening it will give the reason
+            return True
+        # Some file systems have no numbers of files, or not for good.
+        known = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        first = self._seen.setdefault(known, path) if status.st_ino else path
+        if first == path:
+            return True
+        if not path.is_dir() or path.is_symlink():
+            there = "the folder itself" if first == self.root else relative_path(self.root, first)
+            self.notes.append(f"{relative_path(self.root, path)} is another name of {there}: one input")
+        return False
+
+
+def _is_hidden(name: str) -> bool:
+    """Also of the folders that archives and network drives add."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
+def _series(stills: Sequence[str]) -> list[str]:
+    try:
+        return number_images(stills).names
+    except InputError:
+        return []
+
+
+def _animated(folder: Path, images: Sequence[str]) -> set[str]:
+    """Those images that hold several frames. Of many of a suffix, the first tell whether the others are asked."""
+    found: set[str] = set()
+    by_suffix: dict[str, list[str]] = {}
+    for name in images:
+        if (suffix := suffix_of(name)) in ANIMATED_SUFFIXES:
+            by_suffix.setdefault(suffix, []).append(name)
+    for names in by_suffix.values():
+        if any(is_animated(folder / name) for name in names[:_ASKED]):
+            found |= {name for name in names if is_animated(folder / name)}
+    return found

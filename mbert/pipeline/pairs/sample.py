@@ -27,8 +27,28 @@ def sample_pairs(
     """Pick pairs of one clip: (P, 2) positions into `pts_seconds` (ascending), t0 before t1, sorted, no duplicates.
 
     One first frame is drawn in each slot of 1 / `pairs_per_second`, its partner uniformly in time between the two
-    distances; a slot without a frame between them (the end of the clip, a gap) gives no pair.
+    distances; a slot without a frame between them (the end of the clip, a gap) gives no pair. Gaps that no pair can
+    reach over have no slots, so that the work grows with the frames and not with the time.
     """
+    ends = np.flatnonzero(np.diff(pts_seconds) > max_delta_seconds + _TOLERANCE_SECONDS) + 1
+    starts = [0, *ends.tolist()]
+    stretches = [
+        start
+        + _sample_stretch(stretch, (min_delta_seconds, max_delta_seconds), pairs_per_second=pairs_per_second, rng=rng)
+        for start, stretch in zip(starts, np.split(pts_seconds, ends), strict=True)
+    ]
+    pairs: Indices = np.concatenate(stretches)
+    return pairs
+
+
+def _sample_stretch(
+    pts_seconds: npt.NDArray[np.float64],
+    deltas_seconds: tuple[float, float],
+    *,
+    pairs_per_second: float,
+    rng: np.random.Generator,
+) -> Indices:
+    min_delta_seconds, max_delta_seconds = deltas_seconds
     num_slots = int(np.ceil((pts_seconds[-1] - pts_seconds[0]) * pairs_per_second))
     if num_slots <= 0:
         return np.empty((0, 2), np.int64)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mbert.pipeline.video.decode import Frame
+from mbert.pipeline.video.frame import Frame
 from mbert.pipeline.video.planes import first_plane
 
 _ROW_STEP = 4  # every fourth row is compared

@@ -3,24 +3,33 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from mbert.manifests.labels.table import Label
+from mbert.manifests.paths import relative_path
 from mbert.manifests.schema import video_key
 from mbert.manifests.subject import Subject
 
 VIDEO_SUFFIXES = frozenset(
     (
-        *(".3gp", ".asf", ".avi", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
-        *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+        *(".3g2", ".3gp", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m2t", ".m2ts", ".m4v"),
+        *(".mj2", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt"),
+        *(".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv"),
+        # Streams without a container:
+        *(".264", ".265", ".266", ".av1", ".avc", ".h264", ".h265", ".h266", ".hevc", ".ivf", ".m1v", ".m2v"),
+        *(".mjpeg", ".mjpg", ".obu", ".vvc", ".y4m"),
     )
 )
-IMAGE_SUFFIXES = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".avif", ".bmp", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jpe", ".jpeg", ".jpg", ".png"),
+        *(".tif", ".tiff", ".webp"),
+    )
+)
 
 Distribution = Literal["auto", "raw", "cropped"]
-_DIGITS = re.compile(r"\d+")
 _WEIGHED = 64  # images of a folder whose sizes and times are asked for
 
 
@@ -85,21 +94,14 @@ def followed(entry: os.DirEntry[str]) -> Path | os.DirEntry[str]:
     return Path(entry.path) if entry.is_symlink() else entry
 
 
-def frame_files(folder: Path) -> Iterator[tuple[int, Path]]:
-    """The images of a frame folder with their frame index, the last integer in the name, in numeric order."""
-    for index, name in _numbered_names(folder):
-        yield index, folder / name
-
-
-def _numbered_names(folder: Path) -> list[tuple[int, str]]:
-    numbered = []
+def image_names(folder: Path) -> list[str]:
+    """The names of all images in a folder, sorted; hidden ones are left out."""
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if suffix_of(entry.name) in IMAGE_SUFFIXES and not entry.name.startswith("."):
-                digits = _DIGITS.findall(entry.name.rpartition(".")[0])
-                if digits:
-                    numbered.append((int(digits[-1]), entry.name))
-    return sorted(numbered)
+        return sorted(
+            entry.name
+            for entry in entries
+            if suffix_of(entry.name) in IMAGE_SUFFIXES and not entry.name.startswith(".")
+        )
 
 
 def video_source(root: Path, path: Path, dataset: str, *, subject: Subject | None = None) -> Source:
@@ -118,22 +120,16 @@ def frames_source(
     """A folder of images as an input."""
     num_bytes = mtime_ns = 0
     try:
-        numbered = _numbered_names(folder)
+        names = image_names(folder)
         # Asking each of millions of images would take most of the time. The folder's own time tells of images that
         # were added, taken away or replaced.
-        asked = numbered[:: -(-len(numbered) // _WEIGHED) or 1]
-        statuses = [(folder / name).stat() for _, name in asked]
+        asked = names[:: -(-len(names) // _WEIGHED) or 1]
+        statuses = [(folder / name).stat() for name in asked]
         mtime_ns = max(status.st_mtime_ns for status in (folder.stat(), *statuses))
-        num_bytes = sum(status.st_size for status in statuses) * len(numbered) // max(1, len(asked))
+        num_bytes = sum(status.st_size for status in statuses) * len(names) // max(1, len(asked))
     except OSError:
         pass
     return _source(root, folder, dataset, "frames", num_bytes, mtime_ns, subject, fps)
-
-
-def relative_path(root: Path, path: Path) -> str:
-    """With forward slashes. Undecodable bytes in names become escapes: Parquet holds UTF-8 only."""
-    relative = os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")
-    return relative.replace(os.sep, "/")
 
 
 def _source(
