@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from mbert import InputError, MbertError
-from mbert.pipeline.video.decode import Frame, StreamInfo, VideoFile
+from mbert.pipeline.video.decode import StreamInfo, VideoFile
 from mbert.pipeline.video.decode_ffmpeg import FfmpegFile
 from mbert.pipeline.video.folder import FrameFolder
+from mbert.pipeline.video.frame import Frame
 from mbert.pipeline.video.overlay import OverlayFace, write_overlay
 
 SIZE = (320, 240)  # width and height of most videos here

@@ -77,8 +77,9 @@ def test_the_last_day_is_still_allowed(videos, tmp_path):
     [
         ("path,retention_until\na.mp4,31.12.2027\n", r"videos.csv line 2: retention_until is '31.12.2027'.*YYYY-MM-DD"),
         ("path,retention_until\na.mp4,2027-02-30\n", r"videos.csv line 2: retention_until is '2027-02-30'"),
-        ("name,license\na.mp4,CC0\n", r"has the columns name; allowed are path, license, consent"),
-        ("license\nCC0\n", r"lacks the column path; allowed are path"),
+        ("name,license\na.mp4,CC0\n", r"lacks the columns path; it has 'name', 'license'"),
+        ("license\nCC0\n", r"lacks the columns path; it has 'license'; it needs path"),
+        ("path,licence\na.mp4,CC0\n", r"has the columns licence; allowed are path, license, consent"),
         ("path,license\n ,CC0\n", r"line 2: path is empty"),
         ("path,license\na.mp4,CC0\n./a.mp4,MIT\n", r"line 3: line 2 names a.mp4 too: keep one"),
     ],

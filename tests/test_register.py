@@ -6,7 +6,7 @@ from mbert.pipeline.faces.align import crop_motion, fit_pose, pose_matrices
 from mbert.pipeline.faces.landmarkers import MediaPipeMesh
 from mbert.pipeline.faces.register import register_poses
 from mbert.pipeline.faces.track import Region, onto_region
-from mbert.pipeline.video.decode import Frame
+from mbert.pipeline.video.frame import Frame
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from mbert.manifests.labels.table import Label
 from mbert.pipeline.faces.align import template
 from mbert.pipeline.faces.landmarks import MESH, Face
 from mbert.pipeline.faces.track import CutRules, follow_faces, spans
-from mbert.pipeline.video.decode import Frame
+from mbert.pipeline.video.frame import Frame
 
 HEIGHT, WIDTH, CROP = 240, 320, 64
 NO_RULES = CutRules(max_seconds=1000.0, max_bytes=1 << 40)

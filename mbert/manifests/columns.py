@@ -99,8 +99,8 @@ def find_columns(path: Path, header: Sequence[str], columns: Sequence[Column]) -
 def _told_missing(path: Path, header: Sequence[str], missing: Sequence[Column], columns: Sequence[Column]) -> str:
     needed = ", ".join(column.name for column in columns if column.is_needed)
     optional = ", ".join(column.name for column in columns if not column.is_needed)
-    told = f"{path} lacks the columns {', '.join(column.name for column in missing)}; "
-    told += "; ".join(f"{c.name} may be called {', '.join(c.aliases)}" for c in missing if c.aliases)
+    told = f"{path} lacks the columns {', '.join(column.name for column in missing)}"
+    told += "".join(f"; {c.name} may be called {', '.join(c.aliases)}" for c in missing if c.aliases)
     near = [
         f"{name!r} may be meant for {column.name}"
         for column in missing

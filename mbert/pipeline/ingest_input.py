@@ -108,9 +108,12 @@ class IngestOptions:
         return Turned(decoder) if fixes and fixes.turned else decoder
 
     def _open(self, source: Source, num_threads: int, fixes: Fixes | None) -> Decoder:
+        is_animated = source.location.suffix.lower() in ANIMATED_SUFFIXES
+        if fixes and fixes.packing and (source.kind == "frames" or is_animated):
+            raise InputError("unreadable", f"is stereo, {fixes.packing}: cut its images to those of one eye")
         if source.kind == "frames":
             return FrameFolder(source.location, fps=source.fps or self.folder_fps, bit_depth=self.bit_depth)
-        if source.location.suffix.lower() in ANIMATED_SUFFIXES:
+        if is_animated:
             return AnimatedImage(source.location)
         if self.decoder == "ffmpeg":
             return FfmpegFile(

@@ -1,15 +1,17 @@
 """`videos.csv`: under which licence and consent each input is kept, where it is from, until when, and who is seen."""
 
-import csv
 import dataclasses
 import datetime
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow.compute as pc
 
 from mbert import ManifestError
+from mbert.manifests.cells import plain_name, read_sheets
+from mbert.manifests.columns import Column, Faults, find_columns, is_absent, named_cells
+from mbert.manifests.labels.inputs import plain_path
 from mbert.manifests.labels.people import people_of
 from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
@@ -18,6 +20,7 @@ from mbert.manifests.subject import Subject
 VIDEOS_NAME = "videos.csv"  # looked for in the ingested folder, in any case
 _TEXTS = ("license", "consent", "source")
 VIDEOS_COLUMNS = ("path", *_TEXTS, "retention_until", "subject")
+_COLUMNS = [Column(name=name, is_needed=name == "path") for name in VIDEOS_COLUMNS]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,52 +57,40 @@ def find_videos_table(folder: Path) -> Path | None:
 
 
 def read_provenance(path: Path) -> list[Provenance]:
-    """The lines of a `videos.csv`; cells may be empty, and columns but `path` absent.
+    """The lines of a `videos.csv`, read as tolerantly as labels are; cells may be empty, and columns but `path` absent.
 
-    Raises ManifestError that names the file and the column, the line or the value which cannot be used.
+    Raises ManifestError that names the file and all lines, columns and values which cannot be used.
     """
+    sheet = read_sheets(path, columns=VIDEOS_COLUMNS)[0]
+    if not sheet.rows:
+        raise ManifestError(f"{path} is empty; it needs a header: {', '.join(VIDEOS_COLUMNS)}")
+    header, *rows = sheet.rows
+    places = find_columns(path, header.cells, _COLUMNS)
+    if unknown := [name for name in header.cells if name and plain_name(name) not in VIDEOS_COLUMNS]:
+        raise ManifestError(f"{path} has the columns {', '.join(unknown)}; allowed are {', '.join(VIDEOS_COLUMNS)}")
+    faults = Faults(path)
     lines: dict[str, Provenance] = {}
-    for number, row in _read(path):
-        name = row.get("path", "").replace("\\", "/").removeprefix("./").rstrip("/")
+    for row, cells in named_cells(rows, header, places, faults, delimiter=sheet.delimiter):
+        texts = {name: None if is_absent(cell) else cell for name, cell in cells.items()}
+        name = plain_path(cells["path"]).removeprefix("/") if cells["path"] else ""
         if not name:
-            raise ManifestError(f"{path} line {number}: path is empty; it names a video, a folder, or . for all")
-        if name in lines:
-            raise ManifestError(f"{path} line {number}: line {lines[name].line} names {name} too: keep one")
-        until = row.get("retention_until") or None
-        lines[name] = Provenance(
-            line=number,
-            path=name,
-            **{column: row.get(column) or None for column in _TEXTS},
-            retention_until=until and _date(path, number, until),
-            subject=row.get("subject") or None,
-        )
+            faults.add(f"line {row.line}: path is empty; it names a video, a folder, or . for all")
+        elif name in lines:
+            faults.add(f"line {row.line}: line {lines[name].line} names {name} too: keep one")
+        else:
+            until = texts.pop("retention_until", None)
+            told = {**texts, "path": name, "retention_until": until and _date(row.line, until, faults)}
+            lines[name] = Provenance(line=row.line, **told)  # type: ignore[arg-type]
+    faults.check()
     return list(lines.values())
 
 
-def _read(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells by column; lines without any cell are passed over."""
+def _date(line: int, text: str, faults: Faults) -> str | None:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [name.strip().casefold() for name in next(reader, [])]
-            unknown = [name for name in header if name not in VIDEOS_COLUMNS]
-            if "path" not in header or unknown:
-                wrong = f"has the columns {', '.join(unknown)}" if unknown else "lacks the column path"
-                raise ManifestError(f"{path} {wrong}; allowed are {', '.join(VIDEOS_COLUMNS)}")
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    yield reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=False))
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise ManifestError(f"{path} cannot be read as CSV in UTF-8: {exc}") from exc
-
-
-def _date(path: Path, line: int, text: str) -> str:
-    try:
-        return datetime.datetime.strptime(text, "%Y-%m-%d").date().isoformat()
+        return datetime.datetime.strptime(text.split(" ")[0], "%Y-%m-%d").date().isoformat()
     except ValueError:
-        raise ManifestError(
-            f"{path} line {line}: retention_until is {text!r}; a date is written YYYY-MM-DD, as 2027-12-31"
-        ) from None
+        faults.add(f"line {line}: retention_until is {text!r}; a date is written YYYY-MM-DD, as 2027-12-31")
+        return None
 
 
 def provenance_of(path: str, lines: Iterable[Provenance]) -> Provenance | None:

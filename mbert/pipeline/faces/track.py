@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mbert.manifests.labels.table import Label
 from mbert.pipeline.faces.align import crop_box, fit_pose
 from mbert.pipeline.faces.landmarks import Face, Landmarker, Points
-from mbert.pipeline.video.decode import Frame
+from mbert.pipeline.video.frame import Frame
 
 _CUT_LEVEL = 30.0  # mean change of coarse luma samples, 0-255, between two frames of different scenes
 _MAX_STEP = 0.35  # face sizes that a face may move between two ticks

@@ -7,7 +7,8 @@ from typing import Any
 import cv2
 
 from mbert import InputError
-from mbert.pipeline.video.decode import Frame, StreamInfo
+from mbert.pipeline.video.decode import StreamInfo
+from mbert.pipeline.video.frame import Frame
 from mbert.pipeline.video.still import DamagedImage, flat_pixels, open_image
 
 ANIMATED_SUFFIXES = frozenset([".apng", ".avif", ".png", ".webp"])

@@ -10,15 +10,12 @@ from typing import Any, Protocol
 
 import av
 import av.error
-import cv2
-import numpy as np
-import numpy.typing as npt
-from av.video.reformatter import VideoReformatter
 
 from mbert import InputError
 from mbert.manifests.schema import Packing, TimesFrom
 from mbert.pipeline.video.colour import UNTOLD, Colour, ToneMap, assumed_matrix, check_colour
-from mbert.pipeline.video.planes import Box, can_cut, cut, first_plane, in_eight_bits
+from mbert.pipeline.video.frame import Frame
+from mbert.pipeline.video.planes import in_eight_bits
 from mbert.pipeline.video.presentation import (
     PLAIN,
     Orientation,
@@ -30,85 +27,6 @@ from mbert.pipeline.video.presentation import (
 from mbert.pipeline.video.source import Source, image_names
 from mbert.pipeline.video.streams import Timing, choose_stream, message_of, open_container, timing_of
 from mbert.pipeline.video.timing import Clock
-from mbert.shards.image import Image
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Frame:
-    """One decoded frame; converted to RGB only when asked, and only as much of it.
-
-    All that it gives is upright and of square pixels, the coordinates of every manifest.
-    """
-
-    index: int
-    pts_seconds: float
-    picture: Any  # av.VideoFrame as it is stored, or an RGB array as it is shown
-    presentation: Presentation = PLAIN
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height."""
-        if isinstance(self.picture, np.ndarray):
-            return self.picture.shape[1], self.picture.shape[0]
-        return self.presentation.size(self.picture.width, self.picture.height)
-
-    @property
-    def num_bytes(self) -> int:
-        """What it holds in memory."""
-        if isinstance(self.picture, np.ndarray):
-            return self.picture.nbytes
-        return sum(plane.buffer_size for plane in self.picture.planes)
-
-    def rgb(self) -> Image:
-        """(H, W, 3) uint8 RGB, contiguous."""
-        if isinstance(self.picture, np.ndarray):
-            return self.picture
-        if self.presentation.tone_map is not None:
-            return self.presentation.shown(self.presentation.tone_map.rgb(self.picture))
-        picture = _CONVERTER.reformat(self.picture, format="rgb24", threads=1)
-        return self.presentation.shown(picture.to_ndarray().view(np.uint8))
-
-    def luma(self) -> npt.NDArray[np.uint8]:
-        """(H, W) uint8: the first plane as it is where there is one, so its range is the video's."""
-        if isinstance(self.picture, np.ndarray):
-            gray: npt.NDArray[np.uint8] = cv2.cvtColor(self.picture, cv2.COLOR_RGB2GRAY)
-            return gray
-        return self.presentation.shown(first_plane(self.picture))
-
-    def part(self, box: Box, shrink: int = 1) -> "Frame":
-        """The frame inside of a box whose edges are even, each `shrink` x `shrink` pixels averaged; converts nothing.
-
-        With `shrink` 1, its `rgb()` is exactly the part of the whole frame's.
-        """
-        left, top, right, bottom = box
-        size = ((right - left) // shrink, (bottom - top) // shrink)
-        if isinstance(self.picture, np.ndarray) or not self._can_cut:
-            image = self.rgb()[top:bottom, left:right]
-            image = image.copy() if shrink == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            return Frame(self.index, self.pts_seconds, image)
-        orientation = self.presentation.orientation
-        if orientation.transposed:
-            size = size[::-1]
-        return dataclasses.replace(self, picture=cut(self.picture, orientation.stored(box, *self.size), size))
-
-    def turned(self) -> "Frame":
-        """The frame upside down."""
-        if isinstance(self.picture, np.ndarray):
-            return dataclasses.replace(self, picture=np.ascontiguousarray(self.picture[::-1, ::-1]))
-        orientation = self.presentation.orientation.turned()
-        return dataclasses.replace(self, presentation=dataclasses.replace(self.presentation, orientation=orientation))
-
-    @property
-    def _can_cut(self) -> bool:
-        """Whether a part gives the pixels of the whole."""
-        return self.presentation.is_square and can_cut(self.picture)
-
-    def signature(self) -> npt.NDArray[np.int16]:
-        """Up to (16, 16) coarse samples of the first plane: enough to see a scene cut, next to nothing to compute."""
-        plane = self.picture[:, :, 1] if isinstance(self.picture, np.ndarray) else first_plane(self.picture)
-        step_y, step_x = (max(1, side // 16) for side in plane.shape)
-        samples: npt.NDArray[np.int16] = plane[step_y // 2 :: step_y, step_x // 2 :: step_x][:16, :16].astype(np.int16)
-        return samples
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -116,16 +34,16 @@ class StreamInfo:
     """What the header says, and, once the frames were read, what was found and what was done to each picture."""
 
     codec: str
-    width: int
+    width: int  # upright, of square pixels
     height: int
-    rotation: int = 0
+    rotation: int = 0  # degrees, as the file asks
     is_mirrored: bool = False
-    aspect: float = 1.0
-    stream: int | None = None
+    aspect: float = 1.0  # width of a stored pixel by its height
+    stream: int | None = None  # its number in the file
     colour: Colour = UNTOLD
     is_tone_mapped: bool = False
-    slowdown: float = 1.0
-    turned: int = 0
+    slowdown: float = 1.0  # what the times of the file were divided by
+    turned: int = 0  # degrees, besides what the file asks
     packing: Packing | None = None
     num_frames_from_header: int | None = None
     bit_depth: int | None = None
@@ -167,7 +85,6 @@ class Decoder(Protocol):
 
 
 _LOOKED_AT = 6  # pictures of an HDR file that say how bright it is
-_CONVERTER = VideoReformatter()  # one, because it keeps its tables from frame to frame
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -242,6 +159,7 @@ class VideoFile:
         tone_map = ToneMap.of([first]) and ToneMap.of([first, *_spread_pictures(self._path, self._stream.index)])
         remarks += [text for text in (remark, tone_map and tone_map.remark) if text]
         self.presentation = Presentation(orientation, aspect, tone_map, packing)
+        info.bit_depth = first.format.components[0].bits
         info.aspect, info.colour, info.is_tone_mapped = float(aspect), Colour.of(first), tone_map is not None
         eye = self.presentation.one_eye(first)
         info.width, info.height = self.presentation.size(eye.width, eye.height)

@@ -27,7 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mbert import ConfigError
-from mbert.pipeline.video.decode import Fixes, Frame, VideoFile, note_count, present
+from mbert.pipeline.video.decode import Fixes, VideoFile, note_count, present
+from mbert.pipeline.video.frame import Frame
 from mbert.pipeline.video.planes import PACKED, PIPED, copy_tags, fill, num_raw_bytes
 from mbert.pipeline.video.presentation import AS_STORED, Orientation, Presentation, believable_aspect, eye_aspect
 

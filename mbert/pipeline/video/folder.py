@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mbert import InputError
-from mbert.pipeline.video.decode import Frame, StreamInfo
+from mbert.pipeline.video.decode import StreamInfo
+from mbert.pipeline.video.frame import Frame
 from mbert.pipeline.video.numbering import number_images
 from mbert.pipeline.video.source import image_names
 from mbert.pipeline.video.still import ROTATIONS, UPRIGHT, DamagedImage, Still, read_header, read_still

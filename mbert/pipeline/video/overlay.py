@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from mbert import InputError
 from mbert.manifests.files import replacing
-from mbert.pipeline.video.decode import Decoder, Frame
+from mbert.pipeline.video.decode import Decoder
 from mbert.pipeline.video.film import writing_film
+from mbert.pipeline.video.frame import Frame
 from mbert.shards.image import Image
 
 _COLOURS = [(86, 180, 233), (230, 159, 0), (40, 200, 140), (240, 228, 66), (224, 140, 190), (235, 110, 40)]

@@ -12,13 +12,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mbert.pipeline.video.decode import Frame
+from mbert.pipeline.video.frame import Frame
 from mbert.pipeline.video.planes import first_plane
 
 _ROW_STEP = 4  # every fourth row is compared
 _ALIKE = 0.05  # mean change in levels of 255 below which two frames are as good as equal ...
 _ALIKE_SHARE = 0.1  # ... or below this share of what the new pictures around change
-_MOST = 255.0  # levels
 _LIVELY = 6 * _ALIKE  # change of the frames around, from which equal ones stand out
 _AROUND = 6  # frames on each side that are asked
 _REACH = 20  # no further away than this
@@ -69,11 +68,15 @@ def repeated(changes: Numbers) -> npt.NDArray[np.bool_]:
     found = np.zeros(len(changes), dtype=bool)
     if len(changes) < 2:
         return found
-    values = np.nan_to_num(changes[1:], nan=np.inf)
+    unknown = np.isnan(changes[1:])
+    if unknown.all():
+        return found
+    values = np.where(unknown, np.median(changes[1:][~unknown]), changes[1:])
     found[1:] = _frozen(values)
     for start in range(0, max(1, len(values) - _WINDOW // 2), _WINDOW):
         stop = len(values) if len(values) - start < 1.5 * _WINDOW else start + _WINDOW
         found[1 + start : 1 + stop] |= _cadence(values[start:stop])
+    found[1:] &= ~unknown
     return found
 
 
@@ -98,7 +101,7 @@ def _frozen(changes: Numbers) -> npt.NDArray[np.bool_]:
 
 def _smoothed(changes: Numbers) -> Numbers:
     """The median of each value and those around it."""
-    padded = np.pad(np.minimum(changes, _MOST), _AROUND, mode="edge")
+    padded = np.pad(changes, _AROUND, mode="edge")
     medians: Numbers = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * _AROUND + 1), axis=1)
     return medians
 
