@@ -4,13 +4,14 @@ Frames are decoded, faces followed, clips aligned, warped and encoded as they co
 complete, the twin last. The twin's metadata carries the rows of the input and of its clips.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import itertools
 import json
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -29,9 +30,10 @@ from mbert.pipeline.faces.align import fit_pose, is_still, pose_matrices, stable
 from mbert.pipeline.faces.fixes import Doubts
 from mbert.pipeline.faces.landmarkers import LandmarkerName, open_landmarker
 from mbert.pipeline.faces.landmarks import Face, Landmarker, Points
+from mbert.pipeline.faces.quality import Region as RigidRegion
 from mbert.pipeline.faces.quality import brightness, clipped, jitter_px, luma, rigid_region, sharpness
 from mbert.pipeline.faces.register import register_poses
-from mbert.pipeline.faces.track import Clip, CutRules, follow_faces, onto_region, spans
+from mbert.pipeline.faces.track import Clip, CutRules, Region, follow_faces, onto_region, spans
 from mbert.pipeline.video.animation import ANIMATED_SUFFIXES, AnimatedImage
 from mbert.pipeline.video.decode import Decoder, Fixes, StreamInfo, Turned, VideoFile, content_hash
 from mbert.pipeline.video.decode_ffmpeg import FfmpegFile, check_ffmpeg_options
@@ -142,7 +144,7 @@ class IngestTask:
     frames_folder: Path
     options: IngestOptions
     labels: tuple[Label, ...]
-    num_threads: int = 1  # for decoding
+    num_threads: int = 1  # for decoding, and for cutting crops
     max_frames: int | None = None  # for a rehearsal
 
 
@@ -306,13 +308,11 @@ def _write_clip(
     is_repeated = repeats.among([region.frame.index for region in clip.frames])
     rows = []
     rigid = []
-    for region, matrix, values, repeated in zip(clip.frames, matrices, between, is_repeated, strict=True):
-        crop = warp(region.frame.rgb(), onto_region(matrix, region), size)
-        gray = luma(crop)
-        rigid.append(rigid_region(gray))
-        offset, num_bytes = writer.add(
-            f"{key}.{region.frame.index:07d}.jpg", encode_jpeg(crop, task.options.jpeg_quality)
-        )
+    for region, crop, matrix, values, repeated in zip(
+        clip.frames, _cut_crops(clip, matrices, task), matrices, between, is_repeated, strict=True
+    ):
+        rigid.append(crop.rigid)
+        offset, num_bytes = writer.add(f"{key}.{region.frame.index:07d}.jpg", crop.jpeg)
         points = values[:10].reshape(5, 2) @ matrix[:, :2].T + matrix[:, 2]
         face_px, yaw, pitch, roll, eye_open, mouth_open, score = (float(value) for value in values[10:])
         rows.append(
@@ -331,9 +331,9 @@ def _write_clip(
                 yaw=yaw,
                 pitch=pitch,
                 roll=roll,
-                sharpness=sharpness(gray),
-                brightness=brightness(gray),
-                clipped=clipped(gray),
+                sharpness=crop.sharpness,
+                brightness=crop.brightness,
+                clipped=crop.clipped,
                 eye_open=eye_open,
                 mouth_open=mouth_open,
                 score=None if np.isnan(score) else score,
@@ -356,6 +356,35 @@ def _write_clip(
         jitter_px=jitter_px(rigid),
     )
     return row, rows
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Crop:
+    """One crop as it is written, and how good it is."""
+
+    jpeg: bytes
+    rigid: RigidRegion
+    sharpness: float
+    brightness: float
+    clipped: float
+
+
+def _cut_crops(clip: Clip, matrices: Points, task: IngestTask) -> Iterator[_Crop]:
+    """The crops of a clip in order, by as many threads as the input has."""
+    if task.num_threads <= 1:
+        yield from (
+            _cut_crop(region, matrix, task.options) for region, matrix in zip(clip.frames, matrices, strict=True)
+        )
+        return
+    with concurrent.futures.ThreadPoolExecutor(task.num_threads) as threads:
+        yield from threads.map(_cut_crop, clip.frames, matrices, itertools.repeat(task.options))
+
+
+def _cut_crop(region: Region, matrix: Points, options: IngestOptions) -> _Crop:
+    crop = warp(region.frame.rgb(), onto_region(matrix, region), options.size)
+    gray = luma(crop)
+    jpeg = encode_jpeg(crop, options.jpeg_quality)
+    return _Crop(jpeg, rigid_region(gray), sharpness(gray), brightness(gray), clipped(gray))
 
 
 def _measurements(face: Face) -> list[float]:

@@ -1,6 +1,7 @@
 """One decoded frame, and what it shows once it is upright and of square pixels."""
 
 import dataclasses
+import threading
 from typing import Any
 
 import cv2
@@ -12,7 +13,7 @@ from mbert.pipeline.video.planes import Box, can_cut, cut, first_plane
 from mbert.pipeline.video.presentation import PLAIN, Presentation
 from mbert.shards.image import Image
 
-_CONVERTER = VideoReformatter()  # one, because it keeps its tables from frame to frame
+_KEPT = threading.local()  # a converter for each thread, because it keeps its tables from frame to frame
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Frame:
             return self.picture
         if self.presentation.tone_map is not None:
             return self.presentation.shown(self.presentation.tone_map.rgb(self.picture))
-        picture = _CONVERTER.reformat(self.picture, format="rgb24", threads=1)
+        picture = _converter().reformat(self.picture, format="rgb24", threads=1)
         return self.presentation.shown(picture.to_ndarray().view(np.uint8))
 
     def luma(self) -> npt.NDArray[np.uint8]:
@@ -91,3 +92,10 @@ class Frame:
         step_y, step_x = (max(1, side // 16) for side in plane.shape)
         samples: npt.NDArray[np.int16] = plane[step_y // 2 :: step_y, step_x // 2 :: step_x][:16, :16].astype(np.int16)
         return samples
+
+
+def _converter() -> VideoReformatter:
+    if not hasattr(_KEPT, "converter"):
+        _KEPT.converter = VideoReformatter()
+    found: VideoReformatter = _KEPT.converter
+    return found
