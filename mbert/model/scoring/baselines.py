@@ -1,5 +1,5 @@
-"""What a μ-BERT has to beat, under the same folds: frame difference, optical flow, a small network on flow, and no
-learning at all. What is fitted sees the training samples of its fold alone.
+"""What a μ-BERT has to beat, under the same folds: frame difference, optical flow as it is and beside the head, a small
+network on flow, and no learning at all. What is fitted sees the training samples of its fold alone.
 """
 
 import contextlib
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from mbert.manifests.labels.folds import Fold
 from mbert.model.data.labelled import decode_pairs
 from mbert.model.network.config import MicronBertConfig
-from mbert.model.network.features import MAP_REGIONS, pool_regions
+from mbert.model.network.features import MAP_REGIONS, SMALL_PX, pool_regions
 from mbert.model.network.micron_bert import MicronBert
+from mbert.model.network.motion import CROP_PX
 from mbert.model.scoring.probe import OwnUnits, by_unit
 from mbert.model.training.label_loss import balanced_weights, soft_targets, weighted_cross_entropy
-from mbert.shards.optical_flow import optical_flow, strain
+from mbert.shards.optical_flow import flow_beside_head, optical_flow, strain
 from mbert.shards.pair import FramePair
 
 Features = npt.NDArray[np.float32]
@@ -27,6 +28,7 @@ BASELINE_DEFINITION = 2  # to be raised when a baseline becomes another: what an
 _FLOW_UNITS = (1, 1, 2)  # x and y are lengths, strain has none
 DIFFERENCE_UNITS: OwnUnits = np.ones(MAP_REGIONS**2, dtype=np.int64)  # of `difference_features`, see `in_own_units`
 FLOW_UNITS: OwnUnits = np.repeat(_FLOW_UNITS, MAP_REGIONS**2)  # of `flow_features`
+MOTION_UNITS: OwnUnits = np.ones(2 * MAP_REGIONS**2, dtype=np.int64)  # of `motion_features`
 _FLOW_SCALE = 100  # flow in hundredths of the crop's width: 1 px of 224 is 0.45
 _STRAIN_SCALE = 10  # a micro-expression stretches skin by some hundredths: about as large as its flow
 _FILTERS = (3, 5, 8)  # of the three streams, as published
@@ -68,6 +70,20 @@ def difference_features(pairs: Sequence[FramePair]) -> Features:
 def flow_features(pairs: Sequence[FramePair]) -> Features:
     """(n, 3 * MAP_REGIONS²): optical flow x, y and strain, averaged over regions; for a linear head."""
     return flow_images(pairs, size=MAP_REGIONS).reshape(len(pairs), -1)
+
+
+def motion_features(pairs: Sequence[FramePair]) -> Features:
+    """(n, 2 * MAP_REGIONS²): flow x and y beside the head, after the light's change was removed, averaged over regions.
+
+    In the unit and on the scale of the model's input `motion`: asinh(px / 0.15), of a 224 px crop. Raises ShardError
+    naming a damaged pair.
+    """
+    features = []
+    for pair in pairs:
+        t0, t1 = pair.images()
+        flow = torch.from_numpy(flow_beside_head(t0, t1) * (CROP_PX / t0.shape[1])).permute(2, 0, 1)
+        features.append((pool_regions(flow[None], MAP_REGIONS) / SMALL_PX).asinh().numpy())
+    return np.concatenate(features)
 
 
 def flow_images(pairs: Sequence[FramePair], size: int = 28) -> Features:

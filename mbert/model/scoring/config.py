@@ -13,7 +13,15 @@ from mbert.model.scoring.choice import SELECT, Select
 from mbert.model.training.finetune import FinetuneConfig
 
 Mode = Literal["probe", "finetune"]
-BASELINES = ("random_weights", "flow_cnn", "optical_flow", "frame_difference", "majority")
+BASELINES = (
+    "random_weights",
+    "evidence",
+    "flow_without_head",
+    "flow_cnn",
+    "optical_flow",
+    "frame_difference",
+    "majority",
+)
 OURS = "mbert"  # the evaluated model among the methods
 ACTION_UNITS = "action-units"  # instead of a class map
 # What the evaluation decides for the folds it finetunes.
