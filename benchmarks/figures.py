@@ -32,6 +32,8 @@ def draw_curves(found, titles, path):
     for (row, metric), (column, level) in itertools.product(enumerate(("within", "same_place")), enumerate(found)):
         axes, amplitudes = panels[row, column], list(found[level])
         for name, (colour, line, width) in STYLES.items():
+            if name not in found[level][amplitudes[0]]:
+                continue
             results = [found[level][amplitude][name][metric] for amplitude in amplitudes]
             values = [each.value for each in results]
             axes.plot(amplitudes, values, line, color=colour, linewidth=width, marker="o", markersize=3, label=name)

@@ -1,10 +1,11 @@
 """Where did it move? Maps of change against the true motion of synthetic pairs, by amplitude and by nuisance.
 
-    python benchmarks/localisation.py --photos FOLDER [--quick | --goals] [--steps 400] [--seeds 3] [--folder DIR]
-                                      [--figures DIR [--faces]] [--workers 2]
+    python benchmarks/localisation.py --photos FOLDER [--quick | --goals] [--steps 400] [--seeds 3] [--checkpoint MODEL]
+                                      [--folder DIR] [--figures DIR [--faces]] [--workers 2]
 
 A `tiny` μ-BERT of the default variant and one of the paper's are pretrained for each seed on the pretraining people of
-`standard` and `hard` together. Maps are scored on the onset-apex pairs of the test people, 14 x 14 patches of each:
+`hard`; with --checkpoint a model that is there already is scored instead. Maps are scored on the onset-apex pairs of
+the test people, 14 x 14 patches of each:
 
 - within pairs: AUROC of the patches that moved against those of the same pair that are still. A map that is always the
   same and shows where faces usually move (`constant`) does well here;
@@ -33,15 +34,15 @@ import dataclasses
 import itertools
 import json
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from corpora import NUISANCES, TrueCorpora
 from figures import draw_curves, draw_maps
-from maps import GRID, MODEL_METHODS, classical_fields, model_fields
+from maps import GRID, classical_fields, model_fields
 from readings import best_reading
 
-from mbert.manifests.workspace import Workspace
+import mbert
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.scoring.baselines import random_model
 from mbert.model.scoring.localisation import (
@@ -53,33 +54,14 @@ from mbert.model.scoring.localisation import (
     pointing_game,
 )
 from mbert.model.training.pretrain import PretrainConfig, run_pretrain
-from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.pairs.plan import PairOptions
-from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthetic.facial_motion import EMOTION_SETS
-from mbert.pipeline.synthetic.synthesize import PRESETS, synthesize
-from mbert.pipeline.synthetic.truth import true_pairs
-from mbert.shards.engine import Engine
 
 LEVELS = ("standard", "hard")  # presets of mbert synthesize
+PRETRAINED_ON = "hard"  # the motion head learns from what is drawn onto crops, whatever the preset
 AMPLITUDES = (0.3, 0.5, 1.0, 2.0)  # px of the crop
 GOAL_AMPLITUDES = (0.5, 1.0)
 GOAL = 0.5  # at most this share of the best baseline's error
 EMOTIONS = EMOTION_SETS["five"]
-# What is raised from `standard` to `hard`, alone.
-NUISANCES = {
-    "noise": ("noise",),
-    "crf": ("crf",),
-    "light": ("light",),
-    "tone": ("tone",),
-    "flicker": ("flicker",),
-    "head": ("head_px", "head_degrees"),
-    "blinks": ("blinks",),
-    "gaze": ("gaze_px",),
-    "mouth": ("mouth_px",),
-    "scene": ("scene_px",),
-}
 METRICS = {"within": auroc_within, "same_place": auroc_same_place, "pointing": pointing_game}
 TITLES = {"within": "AUROC within pairs", "same_place": "AUROC at the same place", "pointing": "Pointing game"}
 GOAL_BASELINES = ("frame_difference", "optical_flow", "dis", "dis_fine", "farneback", "evidence", "random_weights")
@@ -111,80 +93,29 @@ class Result:
         return self.share.difference(other.share, self.people)
 
 
-class Corpora:
-    """Synthetic corpora in a folder; one that is there already is taken as it is."""
-
-    def __init__(self, folder, photos, quick, workers):
-        self._folder, self._photos, self._engine = folder, photos, Engine(workers=workers)
-        self._quick = quick
-
-    def pretraining(self, level):
-        """Videos and workspace, with pair shards, of the people that models are pretrained on."""
-        videos, workspace = self._make(
-            f"pretrain-{level}",
-            PRESETS[level],
-            part="pretrain" if self._photos else "all",
-            subjects_per_photo=1 if self._photos else 8,
-            clips_per_emotion=1,
-            neutral_clips=1,
-        )
-        run_shard(workspace, PairOptions(), engine=self._engine)
-        return videos, workspace
-
-    def judged(self, part, level, amplitude, nuisance=None):
-        """Pairs of the people of `part`: `test`, whom scores are of, or `train`, whom settings are chosen on.
-
-        `nuisance` is raised to that of `hard`.
-        """
-        preset, clips = PRESETS[level], 2 if part == "test" and not self._quick else 1
-        if nuisance is not None:
-            raised = {name: getattr(PRESETS["hard"].nuisance, name) for name in NUISANCES[nuisance]}
-            preset = dataclasses.replace(preset, nuisance=dataclasses.replace(preset.nuisance, **raised))
-        videos, workspace = self._make(
-            f"{part}-{level}-{amplitude:g}px{f'-{nuisance}' if nuisance else ''}",
-            preset,
-            part=part if self._photos else "all",
-            seed=0 if self._photos else {"test": 1, "train": 2}[part],  # of the bundled photo, other variations
-            subjects_per_photo=1 if self._photos else 8,
-            clips_per_emotion=clips,
-            neutral_clips=clips,
-            min_amplitude_px=amplitude,
-            max_amplitude_px=amplitude,
-        )
-        return list(true_pairs(videos, workspace))
-
-    def _make(self, name, preset, **changes):
-        videos, workspace = self._folder / name / "videos", Workspace(self._folder / name / "workspace")
-        began, options = time.monotonic(), dataclasses.replace(preset, emotions="five", fps=30, **changes)
-        made = synthesize(videos, options, photos=self._photos, engine=self._engine)
-        run_ingest(videos, workspace, IngestOptions(), engine=self._engine)
-        print(
-            f"{name}: {made.num_clips} clips of {made.num_subjects} people, {time.monotonic() - began:.0f} s",
-            flush=True,
-        )
-        return videos, workspace
-
-
-def pretrained(workspaces, variant, steps, seed):
-    """A model that has learned from the pairs of some workspaces."""
-    tars = sorted(str(tar.with_suffix("")) for workspace in workspaces for tar in workspace.pairs.glob("*.tar"))
+def pretrained(workspace, variant, steps, seed):
+    """A model that has learned from the pairs of a workspace."""
     config = PretrainConfig(preset="tiny", variant=variant, steps=steps, seed=seed, picture_every=0)
     with tempfile.TemporaryDirectory() as folder:
-        done = run_pretrain(f"{{{','.join(tars)}}}.tar", Path(folder) / "run", config)
+        done = run_pretrain(workspace.pairs, Path(folder) / "run", config)
         print(f"{variant}, seed {seed}: loss {done.last.loss:.3f} after {done.seconds:.0f} s", flush=True)
         return MicronBert.from_pretrained(Path(folder) / "run").eval()
 
 
-def place_prior(corpora):
-    """(GRID, GRID): in what share of the pairs of the pretraining people each patch moves."""
-    pairs = itertools.chain.from_iterable(true_pairs(*corpus) for corpus in corpora)
-    return np.mean([patch_truth(pair.expression, pair.distractor, GRID).moved for pair in pairs], axis=0)
+def models_of(corpora, steps, seeds):
+    """Of each seed {name in MODEL_METHODS: model}."""
+    _, workspace = corpora.pretraining(PRETRAINED_ON)
+    variant = PretrainConfig().variant
+    for seed in range(seeds):
+        models = {"default": variant, "paper": "paper"}
+        found = {name: pretrained(workspace, each, steps, seed) for name, each in models.items()}
+        yield found | {"random": random_model(found["default"].config, seed)}
 
 
 def fields_of(pairs, models):
     """{method: [{variant: fields} of each seed]}; `models` are those of each seed."""
     by_seed = [model_fields(each, pairs) for each in models]
-    learned = {name: [found[name] for found in by_seed] for name in MODEL_METHODS}
+    learned = {name: [found[name] for found in by_seed] for name in by_seed[0]}
     return learned | {name: [found] for name, found in classical_fields(pairs).items()}
 
 
@@ -196,11 +127,13 @@ def truths_of(pairs, *, distracted_is_still=False):
     return [np.stack([getattr(truth, name) for truth in truths]) for name in ("moved", "still")]
 
 
-def choose_readings(corpora, models):
-    """{method: Reading}: what does best on the training people, whom no model and no score has seen."""
-    sets = [corpora.judged("train", level, amplitude) for level in LEVELS for amplitude in GOAL_AMPLITUDES]
+def learn_from_training_people(sets, models):
+    """What does best on some sets of pairs of people whom no model and no score has seen, {method: Reading}; and in
+    what share of them each patch moves, (GRID, GRID).
+    """
     fields, truths = [fields_of(pairs, models) for pairs in sets], [truths_of(pairs) for pairs in sets]
-    return {
+    prior = np.concatenate([moved for moved, _ in truths]).mean(axis=0)
+    return prior, {
         name: best_reading([[found[name][seed] for found in fields] for seed in range(len(fields[0][name]))], truths)
         for name in fields[0]
     }
@@ -248,7 +181,7 @@ def result(shares, people):
 
 def goals(found):
     """For each level, amplitude and kind of AUROC: how the error compares with those of the baselines."""
-    for level, amplitude, metric in itertools.product(LEVELS, GOAL_AMPLITUDES, ("within", "same_place")):
+    for level, amplitude, metric in itertools.product(found, GOAL_AMPLITUDES, ("within", "same_place")):
         results = {name: each[metric] for name, each in found[level][amplitude].items()}
         best = max(GOAL_BASELINES, key=lambda name: results[name].value)
         against = {name: results["mbert"].beside(results[name]) for name in GOAL_BASELINES}
@@ -292,7 +225,7 @@ def print_tables(found, asked):
         for amplitude, counts in by_amplitude.items():
             counted = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
             print(f"{level}, {amplitude} px: {counted}")
-    for level, metric in itertools.product(LEVELS, METRICS):
+    for level, metric in itertools.product(found, METRICS):
         amplitudes = list(found[level])
         print(f"\n{TITLES[metric]}, {level}, by amplitude (95 % by people):")
         print(f"{'':18}" + "".join(f"{f'{amplitude:g} px':>22}" for amplitude in amplitudes))
@@ -342,6 +275,8 @@ def main():
     parser.add_argument("--photos", type=Path, help="portraits, one of each person; default: the bundled one, varied")
     parser.add_argument("--steps", type=int, default=400, help="of pretraining")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--checkpoint", help="score this model, or `built-in`, and pretrain none")
+    parser.add_argument("--presets", nargs="+", default=LEVELS, choices=LEVELS)
     parser.add_argument("--folder", type=Path, help="keep the corpora here; default: a folder that is removed")
     parser.add_argument("--figures", type=Path, help="draw localisation.png and maps.png here")
     parser.add_argument("--faces", action="store_true", help="maps.png shows the photos: mind who agreed")
@@ -350,23 +285,21 @@ def main():
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     steps, seeds = (20, 1) if arguments.quick else (arguments.steps, arguments.seeds)
-    default = PretrainConfig().variant
     with tempfile.TemporaryDirectory() if arguments.folder is None else contextlib.nullcontext(arguments.folder) as at:
-        corpora = Corpora(Path(at), arguments.photos, arguments.quick, arguments.workers)
-        learned_from = [corpora.pretraining(level) for level in LEVELS]
-        prior, models = place_prior(learned_from), []
-        for seed in range(seeds):
-            variants = {
-                name: pretrained([workspace for _, workspace in learned_from], name, steps, seed)
-                for name in dict.fromkeys((default, "paper"))
-            }
-            model = variants[default]
-            models.append({"default": model, "paper": variants["paper"], "random": random_model(model.config, seed)})
-        readings = choose_readings(corpora, models)
+        corpora = TrueCorpora(Path(at), arguments.photos, arguments.quick, arguments.workers)
+        if arguments.checkpoint is None:
+            models = list(models_of(corpora, steps, seeds))
+        else:
+            model = mbert.load_model(None if arguments.checkpoint == "built-in" else arguments.checkpoint, workspace=at)
+            models = [{"default": model, "random": random_model(model.config, seed=0)}]
+        sets = [
+            corpora.judged("train", level, amplitude) for level in arguments.presets for amplitude in GOAL_AMPLITUDES
+        ]
+        prior, readings = learn_from_training_people(sets, models)
         for name, reading in readings.items():
             print(f"{name}: {reading}")
-        found, asked, shown, by_way = {}, {}, [], {way: {level: {} for level in LEVELS} for way in WAYS}
-        for level in LEVELS:
+        found, asked, shown, by_way = {}, {}, [], {way: {level: {} for level in arguments.presets} for way in WAYS}
+        for level in arguments.presets:
             found[level], asked[level] = {}, {}
             for amplitude in GOAL_AMPLITUDES if arguments.quick or arguments.goals else AMPLITUDES:
                 pairs = corpora.judged("test", level, amplitude)
@@ -375,7 +308,8 @@ def main():
                 for way in WAYS if amplitude in GOAL_AMPLITUDES else ():
                     by_way[way][level][amplitude] = measure(pairs, maps, way)
                 shown += examples(pairs) if amplitude == 1 else []
-        by_nuisance = {} if arguments.quick or arguments.goals else {"none": found["standard"][1.0]}
+        with_nuisances = "standard" in arguments.presets and not arguments.quick and not arguments.goals
+        by_nuisance = {"none": found["standard"][1.0]} if with_nuisances else {}
         for name in NUISANCES if by_nuisance else ():
             pairs = corpora.judged("test", "standard", 1.0, name)
             by_nuisance[name] = measure(pairs, maps_of_methods(pairs, models, readings, prior))
@@ -401,7 +335,7 @@ def main():
 
 
 def summary(found, by_nuisance, by_way, reached):
-    at_goals = [found[level][amplitude] for level in LEVELS for amplitude in GOAL_AMPLITUDES]
+    at_goals = [found[level][amplitude] for level in found for amplitude in GOAL_AMPLITUDES]
     means = {
         metric: {
             name: round(float(np.mean([each[name][metric].value for each in at_goals])), 4) for name in at_goals[0]
@@ -415,7 +349,7 @@ def summary(found, by_nuisance, by_way, reached):
         "by_amplitude": {
             metric: {
                 level: {f"{amplitude:g}": plain(each, metric) for amplitude, each in found[level].items()}
-                for level in LEVELS
+                for level in found
             }
             for metric in METRICS
         },
@@ -425,7 +359,7 @@ def summary(found, by_nuisance, by_way, reached):
                     f"{amplitude:g}": [round(value, 4) for value in each["mbert"][metric].by_seed]
                     for amplitude, each in found[level].items()
                 }
-                for level in LEVELS
+                for level in found
             }
             for metric in METRICS
         },

@@ -57,9 +57,11 @@ def batches(pairs, size, channels=3):
 
 
 def model_fields(models, pairs):
-    """{method: {variant: fields}} of what is made of a model; `models` by the names that they have in MODEL_METHODS."""
+    """{method: {variant: fields}} of what is made of the models, which have the names that are in MODEL_METHODS."""
     return {
-        name: {"map": maps_of(models[which], make, pairs)[..., None]} for name, (which, make) in MODEL_METHODS.items()
+        name: {"map": maps_of(models[which], make, pairs)[..., None]}
+        for name, (which, make) in MODEL_METHODS.items()
+        if which in models
     }
 
 

@@ -51,7 +51,9 @@ _WIDTH = 18  # of the column of names
         show_default="that of the protocol",
     ),
     datasets=typer.Option(help="Datasets to use, by commas, e.g. casme2,samm.", show_default="all"),
-    mode=typer.Option(help="Fit linear heads on a frozen encoder, or train all of it per fold.", show_default="probe"),
+    mode=typer.Option(
+        help="Fit linear heads on a frozen model, or train its encoder in each fold.", show_default="probe"
+    ),
     select=typer.Option(
         help="How each fold of the model and of its baselines chooses epochs, steps or regularisation: not at all, "
         "on inner splits by subject, or on its own test side, which is no score. A linear head also chooses how far "
@@ -59,7 +61,8 @@ _WIDTH = 18  # of the column of names
         show_default="fixed",
     ),
     inputs=typer.Option(
-        help="What the head looks at, by commas: motion, measured, distance, change, dma, dma_both, map.",
+        help="What the head looks at, by commas: of the motion estimator motion, measured, map; of the encoder "
+        "distance, change, dma, dma_both (docs/model.md).",
         show_default="motion,measured where the model has motion, else distance; change with --mode finetune",
     ),
     frames=typer.Option(min=1, help="Number of frames from onset to apex that every method sees.", show_default="1"),
@@ -131,7 +134,7 @@ def _print_scores(scores: "PredictionScores") -> None:
 
 
 def _print_result(result: "EvalResult") -> None:
-    how = "linear heads on a frozen encoder" if result.mode == "probe" else "finetuned in each fold"
+    how = "linear heads on a frozen model" if result.mode == "probe" else "finetuned in each fold"
     typer.echo(
         f"{result.protocol}, {result.classes}: {result.num_samples} expressions, {result.num_subjects} subjects, "
         f"{result.num_folds} folds, {how}; pooled over all folds, 95 % intervals:"
