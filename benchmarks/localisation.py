@@ -291,7 +291,7 @@ def main():
             models = list(models_of(corpora, steps, seeds))
         else:
             model = mbert.load_model(None if arguments.checkpoint == "built-in" else arguments.checkpoint, workspace=at)
-            models = [{"default": model, "random": random_model(model.config, seed=0)}]
+            models, steps, seeds = [{"default": model, "random": random_model(model.config, seed=0)}], None, 1
         sets = [
             corpora.judged("train", level, amplitude) for level in arguments.presets for amplitude in GOAL_AMPLITUDES
         ]

@@ -28,9 +28,9 @@ from mbert.model.scoring.baselines import (
     MOTION_UNITS,
     difference_features,
     flow_features,
-    flow_images,
     majority,
     motion_features,
+    motion_images,
     random_model,
 )
 from mbert.model.scoring.choice import Choice, Select
@@ -248,7 +248,7 @@ class Methods:
         return predicted
 
     def _by_flow_cnn(self, seed: int) -> Predictions:
-        images = self._kept("optical flow images", BASELINE_DEFINITION, flow_images)
+        images = self._kept("motion images", BASELINE_DEFINITION, motion_images)
         about = [BASELINE_DEFINITION, self.config.select, [expression.steps for expression in self.expressions.found]]
         if self.units is None:
             tasks = self._flow_tasks(images, self._places(), seed)
