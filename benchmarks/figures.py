@@ -3,7 +3,7 @@
 import itertools
 
 import numpy as np
-from maps import GRID, classical_maps, model_maps
+from maps import GRID
 
 from mbert.model.scoring.localisation import patch_truth
 
@@ -15,7 +15,10 @@ STYLES = {  # colours that differ for colour-blind eyes too
     "random_distance": ("#999999", "--", 1.5),
     "frame_difference": ("#56B4E9", "-", 1.5),
     "optical_flow": ("#0072B2", "-", 1.5),
-    "flow_without_head": ("#009E73", "-", 1.5),
+    "dis": ("#009E73", "-", 1.5),
+    "dis_fine": ("#009E73", ":", 1.5),
+    "farneback": ("#009E73", "--", 1.5),
+    "evidence": ("#E69F00", "-", 1.5),
     "constant": ("#000000", ":", 1.5),
 }
 
@@ -29,6 +32,8 @@ def draw_curves(found, titles, path):
     for (row, metric), (column, level) in itertools.product(enumerate(("within", "same_place")), enumerate(found)):
         axes, amplitudes = panels[row, column], list(found[level])
         for name, (colour, line, width) in STYLES.items():
+            if name not in found[level][amplitudes[0]]:
+                continue
             results = [found[level][amplitude][name][metric] for amplitude in amplitudes]
             values = [each.value for each in results]
             axes.plot(amplitudes, values, line, color=colour, linewidth=width, marker="o", markersize=3, label=name)
@@ -51,17 +56,20 @@ def draw_curves(found, titles, path):
     save(drawing, path)
 
 
-def draw_maps(pairs, models, path, faces):
-    """A column for each pair: its true motion and its maps, each between its own ends; outlined is what moved."""
+def draw_maps(pairs, maps, path, faces):
+    """A column for each pair: its true motion and its maps, each between its own ends; outlined is what moved.
+
+    `maps` (P, GRID, GRID) of each method.
+    """
     from matplotlib.figure import Figure
 
-    learned, classical = model_maps(models, pairs), classical_maps(pairs)
     rows = {
         **({"t0": [pair.t0 for pair in pairs]} if faces else {}),
         "true motion": [np.linalg.norm(pair.expression, axis=-1) for pair in pairs],
-        "mbert": learned["mbert"],
-        "frame difference": classical["frame_difference"],
-        "optical flow": classical["optical_flow"],
+        "mbert": maps["mbert"],
+        "frame difference": maps["frame_difference"],
+        "optical flow": maps["optical_flow"],
+        "head removed": maps["dis"],
     }
     drawing = Figure(figsize=(1.25 * len(pairs), 1.3 * len(rows) + 0.3), layout="constrained")
     drawing.get_layout_engine().set(w_pad=0.02, h_pad=0.02)

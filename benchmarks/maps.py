@@ -1,20 +1,21 @@
-"""Maps of change, one for each method that the benchmarks compare: of models, of frame differences, of optical flow."""
+"""Maps of change, one for each method that the benchmarks compare: of models, of frame differences, of optical flow.
+
+A method gives *fields*, (P, GRID, GRID, D): what it says of each patch, a number or a displacement x, y. Most can be
+made in several ways, its *variants*. `readings.py` makes maps of them, chosen on other people than scores are of.
+"""
 
 import numpy as np
 import torch
 
 from mbert.model.data.pixels import normalize, resize, stack_images
 from mbert.model.network.features import MAP_REGIONS, pair_inputs
+from mbert.model.network.motion import EXPLAINED, motion_evidence
 from mbert.model.scoring.localisation import patch_means
-from mbert.shards.optical_flow import optical_flow
+from mbert.shards.optical_flow import flow_beside_head, optical_flow
 
 GRID = MAP_REGIONS  # of all maps, whatever that of a model is
 BATCH = 16
-
-# Of the robust fit of `without_head`.
-FIT_EVERY = 7  # pixels
-FIT_ROUNDS = 8
-FIT_PX = 0.02  # below it, a residual weighs no more
+EVIDENCE_SIZES = (112, 224)  # px that frames are resized to; patches are those of the grid
 
 
 def change_map(model, t0, t1):
@@ -32,44 +33,61 @@ MODEL_METHODS = {
     "random_weights": ("random", change_map),
     "random_distance": ("random", distance_map),
 }
-CLASSICAL_METHODS = ("frame_difference", "optical_flow", "flow_without_head")
+FLOWS = {
+    "optical_flow": optical_flow,
+    "dis": flow_beside_head,
+    "dis_fine": lambda t0, t1: flow_beside_head(t0, t1, "dis_fine"),
+    "farneback": lambda t0, t1: flow_beside_head(t0, t1, "farneback"),
+}
+CLASSICAL_METHODS = ("frame_difference", *FLOWS, "evidence")
 
 
 @torch.inference_mode()
 def maps_of(model, make, pairs):
     """(P, GRID, GRID) of the pairs, made by one of the functions above."""
-    maps, config = [], model.config
+    size, channels = model.config.image_size, model.config.in_chans
+    return np.concatenate([make(model, *frames) for frames in batches(pairs, size, channels)])
+
+
+def batches(pairs, size, channels=3):
+    """Both frames of some pairs at a time, normalised, (B, C, size, size)."""
     for start in range(0, len(pairs), BATCH):
         frames = zip(*((pair.t0, pair.t1) for pair in pairs[start : start + BATCH]), strict=True)
-        resized = (stack_images([resize(image, config.image_size) for image in images]) for images in frames)
-        maps.append(make(model, *(normalize(images, config.in_chans) for images in resized)))
-    return np.concatenate(maps)
+        yield [normalize(stack_images([resize(image, size) for image in images]), channels) for images in frames]
 
 
-def model_maps(models, pairs):
-    """Of each method that is made of a model, by the names that they have in MODEL_METHODS."""
-    return {name: maps_of(models[which], make, pairs) for name, (which, make) in MODEL_METHODS.items()}
+def model_fields(models, pairs):
+    """{method: {variant: fields}} of what is made of the models, which have the names that are in MODEL_METHODS."""
+    return {
+        name: {"map": maps_of(models[which], make, pairs)[..., None]}
+        for name, (which, make) in MODEL_METHODS.items()
+        if which in models
+    }
 
 
-def without_head(flow):
-    """Flow (H, W, 2) less the affine motion that most of the crop shares: the one of least absolute deviations."""
-    rows, columns = np.indices(flow.shape[:2])
-    terms = np.stack([columns, rows, np.ones_like(rows)], axis=-1).astype(float)
-    few = slice(FIT_EVERY // 2, None, FIT_EVERY)
-    known, wanted = terms[few, few].reshape(-1, 3), flow[few, few].reshape(-1, 2)
-    weights = np.ones((len(known), 1))
-    for _ in range(FIT_ROUNDS):
-        affine = np.linalg.lstsq(known * weights, wanted * weights, rcond=None)[0]
-        weights = 1 / np.sqrt(np.linalg.norm(wanted - known @ affine, axis=1, keepdims=True) + FIT_PX)
-    return flow - terms @ affine
+def classical_fields(pairs):
+    """{method: {variant: fields}} of what learns nothing.
+
+    Flow: the mean length of a patch, or its mean displacement. Evidence: how much of the change a motion explains
+    against the noise of the pair, of the patch alone or joined with its neighbours, for frames of either size.
+    """
+    differences = [np.abs(pair.t1.astype(np.float32) - pair.t0).mean(axis=-1) for pair in pairs]
+    fields = {"frame_difference": {"mean": patch_means(np.stack(differences), GRID)[..., None]}}
+    for name, find in FLOWS.items():
+        flows = np.stack([find(pair.t0, pair.t1) for pair in pairs])
+        fields[name] = {
+            "length": patch_means(np.linalg.norm(flows, axis=-1), GRID)[..., None],
+            "displacement": np.stack([patch_means(flows[..., axis], GRID) for axis in (0, 1)], axis=-1),
+        }
+    return fields | {"evidence": evidence_fields(pairs)}
 
 
-def classical_maps(pairs):
-    """Of each method that learns nothing, (P, GRID, GRID)."""
-    maps = {name: [] for name in CLASSICAL_METHODS}
-    for pair in pairs:
-        flow = optical_flow(pair.t0, pair.t1)
-        maps["frame_difference"].append(np.abs(pair.t1.astype(np.float32) - pair.t0).mean(axis=-1))
-        maps["optical_flow"].append(np.linalg.norm(flow, axis=-1))
-        maps["flow_without_head"].append(np.linalg.norm(without_head(flow), axis=-1))
-    return {name: patch_means(np.stack(found), GRID) for name, found in maps.items()}
+@torch.inference_mode()
+def evidence_fields(pairs):
+    fields = {}
+    for size in EVIDENCE_SIZES:
+        found = torch.cat([motion_evidence(t0, t1, size // GRID) for t0, t1 in batches(pairs, size)])
+        explained = found[..., EXPLAINED].view(len(pairs), GRID, GRID, -1).numpy()
+        for distance in range(explained.shape[-1]):
+            fields[f"{size} px, joined {distance}"] = explained[..., distance, None]
+    return fields

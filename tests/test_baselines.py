@@ -13,6 +13,8 @@ from mbert.model.scoring.baselines import (
     flow_features,
     flow_images,
     majority,
+    motion_features,
+    motion_images,
     predict_flow_cnn,
     random_model,
 )
@@ -53,7 +55,24 @@ def test_flow_features_are_the_images_in_larger_regions(pairs):
     assert flow_features(pairs) == pytest.approx(halved.reshape(3, 3 * 14 * 14), abs=1e-5)
 
 
-@pytest.mark.parametrize("make", [difference_features, flow_features, flow_images])
+def test_motion_features_are_without_head_and_light_and_large_motions_are_compressed(pairs):
+    still = pairs[1].images()[0]
+    ys, xs = np.mgrid[:SIDE, :SIDE].astype(np.float32)
+    bump = 1.5 * np.exp(-((xs - 44) ** 2 + (ys - 80) ** 2) / (2 * 8**2))
+    moved = cv2.remap(still, xs - 1, ys + bump + 0.7, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    lit = (moved * 1.1).clip(0, 255).astype(np.uint8)
+    found = motion_features([FramePair("pair", encode_jpeg(still), encode_jpeg(lit))])
+    x, y = found.reshape(2, 14, 14)
+    images = motion_images([FramePair("pair", encode_jpeg(still), encode_jpeg(lit))])
+    assert (images.shape, images.dtype) == ((1, 3, 28, 28), np.float32)
+    assert images[0, 2].max() > 5 * np.median(images[0, 2])  # the skin is stretched around the bump
+    assert np.abs(np.sinh([x[:4], y[:4]]) * 0.15).mean() < 0.3  # px; the head moved by 2 and 1.4
+    row, column = np.unravel_index(y.argmin(), (14, 14))
+    assert (row, column) == (pytest.approx(9.5, abs=1), pytest.approx(5, abs=1))
+    assert -3.0 < np.sinh(y.min()) * 0.15 < -0.5  # px, of a bump of 3
+
+
+@pytest.mark.parametrize("make", [difference_features, flow_features, flow_images, motion_features, motion_images])
 def test_what_is_known_of_a_sample_does_not_depend_on_the_others(pairs, make):
     together = make(pairs)
     assert np.array_equal(together, np.concatenate([make([pair]) for pair in pairs]))
@@ -67,7 +86,7 @@ def test_frame_differences_are_averaged_over_regions(pairs):
     assert difference_features(pairs[2:])[0] == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("make", [difference_features, flow_images])
+@pytest.mark.parametrize("make", [difference_features, flow_images, motion_features, motion_images])
 def test_a_damaged_pair_is_named(pairs, make):
     damaged = FramePair("broken", pairs[0].t0_jpeg[:200], pairs[0].t1_jpeg)
     with pytest.raises(ShardError, match="pair broken"):

@@ -29,7 +29,7 @@ def test_the_oracle_chooses_on_the_test_side_and_fixed_on_nothing():
 
 
 @pytest.mark.parametrize(("select", "expected"), [("fixed", 3), ("inner", 5), ("oracle", 5)])
-def test_the_best_setting_is_taken_and_of_equals_the_smallest(select, expected):
+def test_the_best_setting_is_taken_and_of_equals_the_first(select, expected):
     fold, samples, truth = fold_of()
 
     def attempt(train, test):  # from 5 on, all is named right

@@ -142,6 +142,36 @@ def test_the_interval_at_the_same_place_equals_scoring_the_people_that_were_draw
     assert (low, high) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.02)
 
 
+def test_a_difference_draws_the_same_people_for_both_sides():
+    rng = np.random.default_rng(3)
+    people = [f"s{number}" for number in np.repeat(np.arange(8), 10)]
+    kind = rng.integers(0, 2, size=(80, 2, 3))
+    skill = np.repeat(rng.uniform(0, 3, 8), 10)[:, None, None]  # people differ much more than the two methods do
+    moved, still = kind == 1, kind == 0
+    worse = rng.normal(size=kind.shape) + skill * kind
+    better = worse + 0.3 * kind
+    for metric in (auroc_within, auroc_same_place):
+        ours, theirs = metric(better, moved, still), metric(worse, moved, still)
+        found = ours.difference(theirs, people)
+        assert found.value == pytest.approx(ours.value - theirs.value) and found.value > 0
+        assert found.error_ratio == pytest.approx((1 - ours.value) / (1 - theirs.value))
+        low, high = found.interval
+        assert 0 < low < found.value < high
+        assert high - low < 0.5 * np.diff(ours.interval(people))[0]
+        assert found.error_ratio_interval[0] < found.error_ratio < found.error_ratio_interval[1] < 1
+        same = ours.difference(ours, people)
+        assert (same.value, same.interval, same.error_ratio, same.error_ratio_interval) == (0, (0, 0), 1, (1, 1))
+
+
+def test_a_difference_without_an_error_to_compare_with_has_no_ratio():
+    moved, still = truth("ms", "ms")
+    right, wrong = rows([2, 1], [2, 1]), rows([1, 2], [2, 1])
+    found = auroc_within(wrong, moved, still).difference(auroc_within(right, moved, still), ["a", "b"])
+    assert (found.value, found.error_ratio, found.error_ratio_interval) == (-0.5, None, None)
+    alone = auroc_within(wrong, moved, still).difference(auroc_within(wrong, moved, still), ["a", "a"])
+    assert (alone.error_ratio, alone.interval, alone.error_ratio_interval) == (1, None, None)
+
+
 def test_patches_are_told_by_their_share_of_the_largest_motion():
     expression, distractor = np.zeros((8, 8, 2), np.float32), np.zeros((8, 8, 2), np.float32)
     expression[:2, :2] = (0.6, 0.8)  # 1 px
@@ -160,6 +190,8 @@ def test_patches_are_told_by_their_share_of_the_largest_motion():
     disturbed = patch_truth(expression, distractor, 4)
     assert np.argwhere(found.moved & ~disturbed.moved).tolist() == [[0, 0]]
     assert np.argwhere(found.still & ~disturbed.still).tolist() == [[3, 3]]
+    told = patch_truth(expression, distractor, 4, distracted_is_still=True)
+    assert np.array_equal(told.still, found.still) and np.array_equal(told.moved, disturbed.moved)
     assert disturbed.moved[0, 1]  # the largest motion is still that of the patch that was left out
 
 

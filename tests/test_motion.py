@@ -74,7 +74,7 @@ def rms(vectors):
     return np.sqrt((vectors[MARGIN:-MARGIN, MARGIN:-MARGIN] ** 2).sum(axis=-1).mean())
 
 
-@pytest.mark.parametrize("method", ["dis", "farneback"])
+@pytest.mark.parametrize("method", ["dis", "dis_fine", "farneback"])
 def test_flow_beside_the_head_is_what_moved_for_itself(drifted, method):
     (t0, t1), head, hill = drifted
     found = flow_beside_head(t0, t1, method)
@@ -118,7 +118,7 @@ def test_slow_light_is_removed_and_what_moved_is_kept(drifted, portrait):
 
 
 def test_another_method_is_refused(portrait):
-    with pytest.raises(ShardError, match="flow method is 'tv'; allowed are dis, farneback"):
+    with pytest.raises(ShardError, match="flow method is 'tv'; allowed are dis, dis_fine, farneback"):
         flow_beside_head(*moved(portrait, 0, 0, seed=7), "tv")
 
 

@@ -8,7 +8,7 @@ from mbert.manifests.labels.folds import leave_one_subject_out
 from mbert.manifests.schema import PairRow
 from mbert.manifests.subject import Subject
 from mbert.model.scoring.metrics import score
-from mbert.model.scoring.probe import fit_probe, predict_folds, predict_units
+from mbert.model.scoring.probe import _joined, fit_probe, predict_folds, predict_units
 
 
 def samples_of(subjects):
@@ -67,6 +67,36 @@ def test_features_in_own_units_keep_their_sizes_to_each_other(num_features):
     found = predicted(features, truth, subjects, own_units=own_units)
     assert sum(one != other for one, other in zip(found, expected, strict=True)) <= 1
     assert found != predicted(features, truth, subjects)
+
+
+def test_a_fold_joins_neighbouring_places_where_other_people_of_its_training_side_gain_by_it():
+    rng = np.random.default_rng(1)
+    _, truth, subjects = drawn(num=120, num_subjects=6)
+    maps = rng.normal(0, 4, (120, 2, 14, 14))  # noise of single places, which neighbours take away
+    for image, label in zip(maps, truth, strict=True):
+        row, column = {"a": (3, 3), "b": (3, 9), "c": (9, 6)}[label]
+        image[:, row : row + 3, column : column + 3] += 1.3
+    features = maps.reshape(120, -1).astype(np.float32)
+    own_units, sides = np.ones(features.shape[1], int), [14, 14]
+    right = {}
+    for select in ("fixed", "inner"):
+        for map_sides in ((), sides):
+            found = predicted(features, truth, subjects, own_units=own_units, select=select, map_sides=map_sides)
+            right[select, len(map_sides)] = np.mean([one == other for one, other in zip(found, truth, strict=True)])
+    assert right["fixed", 2] == right["fixed", 0]
+    assert right["inner", 2] > right["inner", 0] + 0.05
+
+
+def test_maps_of_different_sides_are_joined_each_by_itself():
+    maps = [np.zeros((1, 14, 14), np.float32), np.zeros((1, 7, 7), np.float32)]
+    maps[0][0, 5, 5], maps[1][0, 3, 3] = 1, 1
+    features = np.concatenate([each.reshape(1, -1) for each in maps], axis=1)
+    found = _joined(features, (14, 7), 0.071)
+    first, second = found[0, :196].reshape(14, 14), found[0, 196:].reshape(7, 7)
+    assert (first.sum(), second.sum()) == pytest.approx((1, 1), abs=1e-4)
+    assert first[5, 6] == pytest.approx(first[5, 5] * np.exp(-1 / (2 * (14 * 0.071) ** 2)), rel=1e-4)
+    assert second[3, 4] == pytest.approx(second[3, 3] * np.exp(-1 / (2 * (7 * 0.071) ** 2)), rel=1e-4)
+    assert np.array_equal(_joined(features, (14, 7), 0.0), features)
 
 
 def test_a_unit_is_not_drowned_by_another_with_larger_numbers():

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _NAMES = {
     "mbert": "μ-BERT",
     "random_weights": "random weights",
+    "evidence": "evidence",
+    "flow_without_head": "flow without head",
     "flow_cnn": "flow CNN",
     "optical_flow": "optical flow",
     "frame_difference": "frame difference",
@@ -49,19 +51,25 @@ _WIDTH = 18  # of the column of names
         show_default="that of the protocol",
     ),
     datasets=typer.Option(help="Datasets to use, by commas, e.g. casme2,samm.", show_default="all"),
-    mode=typer.Option(help="Fit linear heads on a frozen encoder, or train all of it per fold.", show_default="probe"),
+    mode=typer.Option(
+        help="Fit linear heads on a frozen model, or train its encoder in each fold.", show_default="probe"
+    ),
     select=typer.Option(
         help="How each fold of the model and of its baselines chooses epochs, steps or regularisation: not at all, "
-        "on inner splits by subject, or on its own test side, which is no score.",
+        "on inner splits by subject, or on its own test side, which is no score. A linear head also chooses how far "
+        "to join neighbouring places.",
         show_default="fixed",
     ),
     inputs=typer.Option(
-        help="What the head looks at, by commas: motion, measured, distance, change, dma, dma_both, map.",
+        help="What the head looks at, by commas: of the motion estimator motion, measured, map; of the encoder "
+        "distance, change, dma, dma_both (docs/model.md).",
         show_default="motion,measured where the model has motion, else distance; change with --mode finetune",
     ),
     frames=typer.Option(min=1, help="Number of frames from onset to apex that every method sees.", show_default="1"),
     baselines=typer.Option(
-        help="By commas: majority, frame_difference, optical_flow, flow_cnn, random_weights.", show_default="all"
+        help="By commas: majority, frame_difference, optical_flow, flow_cnn, flow_without_head, evidence, "
+        "random_weights.",
+        show_default="all",
     ),
     seeds=typer.Option(min=1, help="Number of random seeds.", show_default="1"),
     seed=typer.Option(min=0, help="First random seed.", show_default="0"),
@@ -126,7 +134,7 @@ def _print_scores(scores: "PredictionScores") -> None:
 
 
 def _print_result(result: "EvalResult") -> None:
-    how = "linear heads on a frozen encoder" if result.mode == "probe" else "finetuned in each fold"
+    how = "linear heads on a frozen model" if result.mode == "probe" else "finetuned in each fold"
     typer.echo(
         f"{result.protocol}, {result.classes}: {result.num_samples} expressions, {result.num_subjects} subjects, "
         f"{result.num_folds} folds, {how}; pooled over all folds, 95 % intervals:"
@@ -160,6 +168,7 @@ def _print_methods(result: "EvalResult") -> None:
                 f"{f'  {len(result.seeds)} seeds':{width}}{_number(uf1.mean)}  +- {uf1.standard_deviation:.3f}       "
                 f"{_number(uar.mean)}  +- {uar.standard_deviation:.3f}"
             )
+    _print_differences(result, ("uf1", "uar"))
     ours: Any = result.methods["mbert"].scores
     typer.echo(f"{'chance':{width}}{_number(ours.chance_uf1)}{'':16}{_number(ours.chance_uar)}")
     for dataset in result.methods["mbert"].per_dataset:
@@ -167,6 +176,26 @@ def _print_methods(result: "EvalResult") -> None:
         for name, method in result.methods.items():
             _print_row(f"  {names[name]}", method.per_dataset[dataset], width)
     _print_classes(ours)
+
+
+def _print_differences(result: "EvalResult", names: tuple[str, str]) -> None:
+    """What the model has more, or less, than each baseline."""
+    if len(result.methods) < 2:
+        return
+    typer.echo("μ-BERT less each baseline, 95 % by drawing the same subjects for both:")
+    for name, method in result.methods.items():
+        if method.difference is not None:
+            cells = ((getattr(method.difference, f"{field}{end}") for end in ("", "_interval")) for field in names)
+            told = "".join(f"{_signed(value)}  {_signed_interval(found):16}" for value, found in cells)
+            typer.echo(f"{f'  {_NAMES[name]}':{_WIDTH + 2}}{told}")
+
+
+def _signed(value: float | None) -> str:
+    return f"{'undef.' if value is None else f'{value:+.3f}':>7}"
+
+
+def _signed_interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:+.3f} {interval[1]:+.3f}"
 
 
 def _print_header(width: int = _WIDTH) -> None:
@@ -194,6 +223,7 @@ def _print_units(result: "EvalResult") -> None:
     typer.echo(f"{'':{_WIDTH}}{'F1':>7}{'':16}{'macro F1':>9}")
     for name, method in result.methods.items():
         _print_unit_row(_NAMES[name], method.scores)
+    _print_differences(result, ("binary_of_defined", "macro_of_defined"))
     for dataset in result.methods["mbert"].per_dataset:
         typer.echo(f"{dataset}, from the same predictions:")
         for name, method in result.methods.items():

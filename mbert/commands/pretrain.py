@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     cache=CacheOption,
     preset=typer.Option(help="Size of the model; `small` is the paper's.", show_default="small with a GPU, else tiny"),
     variant=typer.Option(
-        help="The paper's model with a diagonal that learns what moved, the paper's as published, or that of the "
-        "authors' released code (docs/model.md).",
+        help="A motion head on fixed evidence with the paper's encoder trained along, the paper's model as published, "
+        "or that of the authors' released code (docs/model.md).",
         show_default="motion",
     ),
     steps=StepsOption,

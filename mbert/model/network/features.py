@@ -29,7 +29,8 @@ DEFINITION = 2  # to be raised when an input becomes another: features kept by a
 # Where a place moves little is said by its size, so it is not to be scaled up. The two have a unit each: compressed
 # pixels and standard deviations.
 _OWN_UNITS = {"motion": 1, "measured": 2}
-_SMALL_PX = 0.15  # below, `motion` grows as the displacement does, above, as its logarithm
+SMALL_PX = 0.15  # below, `motion` grows as the displacement does, above, as its logarithm
+_WIDE = {"change": 1, "dma": 1, "dma_both": 2}  # as wide as a token, or twice; of 7 x 7 regions
 _NEEDS = {"dma": ("diagonal", "motion"), "dma_both": ("diagonal", "motion"), "motion": ("motion",)}  # attention
 
 
@@ -47,8 +48,8 @@ def pair_inputs(model: MicronBert, t0: Tensor, t1: Tensor, inputs: Sequence[str]
 def num_features(config: MicronBertConfig, inputs: Sequence[str] = ("change",)) -> int:
     """How many `pair_inputs` gives for each pair; raises ConfigError as `check_inputs` does."""
     check_inputs(inputs, config)
-    wide = REGIONS**2 * config.dim
-    each = {"change": wide, "dma": wide, "dma_both": 2 * wide, "map": MAP_REGIONS**2, "distance": MAP_REGIONS**2}
+    each = {name: count * REGIONS**2 * config.dim for name, count in _WIDE.items()}
+    each |= {"map": MAP_REGIONS**2, "distance": MAP_REGIONS**2}
     each["motion"] = each["measured"] = 2 * MAP_REGIONS**2
     return sum(each[name] for name in inputs)
 
@@ -60,6 +61,13 @@ def in_own_units(config: MicronBertConfig, inputs: Sequence[str]) -> npt.NDArray
     """
     units = [_OWN_UNITS.get(name, 0) for name in inputs]
     return np.repeat(units, [num_features(config, (name,)) for name in inputs])
+
+
+def map_sides(config: MicronBertConfig, inputs: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The features are maps, one after another, rows first: the side of each."""
+    sides = [REGIONS if name in _WIDE else MAP_REGIONS for name in inputs]
+    counts = [num_features(config, (name,)) // side**2 for name, side in zip(inputs, sides, strict=True)]
+    return np.repeat(sides, counts)
 
 
 def check_inputs(inputs: Sequence[str], config: MicronBertConfig | None = None) -> None:
@@ -149,7 +157,7 @@ class _Pair:
 
     def motion(self) -> Tensor:
         displacement = self._model.motion_of(*self._images).displacement
-        return self._pooled((displacement / _SMALL_PX).asinh(), MAP_REGIONS)
+        return self._pooled((displacement / SMALL_PX).asinh(), MAP_REGIONS)
 
     def measured(self) -> Tensor:
         motion = measured_motion(*self._images, self._model.config.patch_size)

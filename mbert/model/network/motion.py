@@ -33,6 +33,7 @@ _DARK = 5.0  # levels of 255 that are added before the light's ratio is taken: b
 _PRIOR_PX = 1.5  # motions of this size are expected, before anything is seen
 _PER_SCALE = 7
 NUM_EVIDENCE = len(_JOINED) * _PER_SCALE + 1
+EXPLAINED = slice(4, NUM_EVIDENCE - 1, _PER_SCALE)  # of the evidence: what motion explains, at each distance
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

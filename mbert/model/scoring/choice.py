@@ -1,11 +1,11 @@
 """How a fold chooses one setting of a method: not at all, on its training side, or on its test side.
 
 The rule is the same for every method of an evaluation. What is chosen is the method's own: the regularisation of a
-linear head, the steps of a network.
+linear head and how far it joins neighbouring places, the steps of a network.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ Select = Literal["fixed", "inner", "oracle"]
 SELECT: tuple[Select, ...] = ("fixed", "inner", "oracle")
 _INNER_SPLITS = 3
 
-Setting = TypeVar("Setting", int, float)
+Setting = TypeVar("Setting", bound=Hashable)
 # Samples to learn from and samples to name -> the classes of the latter, by setting.
 Try = Callable[[Sequence[int], Sequence[int]], Mapping[Setting, Sequence[str]]]
 
@@ -44,7 +44,7 @@ class Choice:
     def among(
         self, settings: Sequence[Setting], otherwise: Setting, truth: Sequence[str], attempt: Try[Setting]
     ) -> Setting:
-        """The setting whose predictions, pooled over the splits, score best; of equals the smallest.
+        """The setting whose predictions, pooled over the splits, score best; of equals the first.
 
         `truth` has the class of every sample; `otherwise` is taken where nothing is chosen.
         """
@@ -60,7 +60,7 @@ class Choice:
         def quality(setting: Setting) -> float:
             return selection_score(labels, guesses[setting], by_accuracy=self.by_accuracy)
 
-        return max(settings, key=lambda setting: (quality(setting), -setting))
+        return max(settings, key=quality)
 
 
 def selection_score(labels: Sequence[str], guesses: Sequence[str], *, by_accuracy: bool = False) -> float:

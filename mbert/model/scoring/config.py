@@ -13,7 +13,15 @@ from mbert.model.scoring.choice import SELECT, Select
 from mbert.model.training.finetune import FinetuneConfig
 
 Mode = Literal["probe", "finetune"]
-BASELINES = ("random_weights", "flow_cnn", "optical_flow", "frame_difference", "majority")
+BASELINES = (
+    "random_weights",
+    "evidence",
+    "flow_without_head",
+    "flow_cnn",
+    "optical_flow",
+    "frame_difference",
+    "majority",
+)
 OURS = "mbert"  # the evaluated model among the methods
 ACTION_UNITS = "action-units"  # instead of a class map
 # What the evaluation decides for the folds it finetunes.
@@ -27,7 +35,7 @@ class EvalConfig:
     protocol: str = "loso"
     classes: str | None = None  # a class map, or "action-units"; None: what the protocol is published with
     datasets: tuple[str, ...] = ()  # that take part; empty: those of the protocol, or all
-    mode: Mode = "probe"  # linear heads on a frozen encoder, or all of it trained per fold
+    mode: Mode = "probe"  # linear heads on a frozen model, or its encoder trained per fold
     select: Select = "fixed"  # how a fold chooses: not at all, on an inner split, or on its test side (for comparison)
     inputs: tuple[str, ...] | None = None  # what the head looks at, names as in features.py; None: by mode and model
     frames: int = 1  # between onset and apex, the apex included

@@ -29,6 +29,7 @@ from mbert.model.network.classifier import FOLDER as CLASSIFIER_FOLDER
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.network.weights import hash_weights
 from mbert.model.scoring.config import ACTION_UNITS, BASELINES, OURS, EvalConfig
+from mbert.model.scoring.difference import ScoreDifference, UnitDifference, score_difference, unit_difference
 from mbert.model.scoring.methods import Methods, OnProgress, Predictions, hash_of
 from mbert.model.scoring.metrics import Scores, SeedScores, over_seeds, score, score_by_dataset
 from mbert.model.scoring.recordings import told_recordings
@@ -47,6 +48,7 @@ class MethodResult:
     per_dataset: dict[str, Scores] | dict[str, ActionUnitScores]  # of the same predictions, where there are several
     over_seeds: SeedScores | None  # None where there is one seed, or no randomness
     select: str  # how its folds chose; "fixed" where there is nothing to choose
+    difference: ScoreDifference | UnitDifference | None  # the model's scores less this method's; None of the model
     seconds: float  # of this run, without what was there already
 
 
@@ -156,7 +158,8 @@ def run_eval(
     for name in (OURS, *config.baselines):
         started = time.monotonic()
         predicted[name] = [methods.predict(name, seed) for seed in methods.seeds_of(name)]
-        results[name] = _result(methods, name, predicted[name], time.monotonic() - started)
+        seconds = time.monotonic() - started
+        results[name] = _result(methods, name, predicted[name], predicted[OURS][0], seconds)
     about = _about(methods)
     history = _history(out, about)
     seen = model.state.subjects if model.state else ()
@@ -231,16 +234,25 @@ def _tested(folds: Iterable[Fold]) -> list[int]:
     return sorted(index for fold in folds for index in fold.test)
 
 
-def _result(methods: Methods, name: str, predicted: Sequence[Predictions], seconds: float) -> MethodResult:
+def _result(
+    methods: Methods, name: str, predicted: Sequence[Predictions], ours: Predictions, seconds: float
+) -> MethodResult:
+    """`predicted` by a method with each seed; `ours` is what the model says with the first."""
     select = methods.select_of(name)
     tested = _tested(methods.folds)
     subjects = [methods.expressions.found[index].subject for index in tested]
     datasets = [methods.expressions.found[index].row.dataset for index in tested]
     if methods.units is not None:
         flags = np.asarray(predicted[0])[tested]
+        of_ours = np.asarray(ours)[tested]
         found = score_action_units(methods.units[tested], flags, CD6ME_UNITS, subjects, datasets)
         return MethodResult(
-            scores=found.pooled, per_dataset=found.per_dataset, over_seeds=None, select=select, seconds=seconds
+            scores=found.pooled,
+            per_dataset=found.per_dataset,
+            over_seeds=None,
+            select=select,
+            difference=None if name == OURS else unit_difference(methods.units[tested], of_ours, flags, subjects),
+            seconds=seconds,
         )
     truth = [methods.expressions.found[index].label for index in tested]
     guesses = [[str(each[index]) for index in tested] for each in predicted]
@@ -251,6 +263,11 @@ def _result(methods: Methods, name: str, predicted: Sequence[Predictions], secon
         per_dataset=per_dataset if len(per_dataset) > 1 else {},
         over_seeds=over_seeds(scores) if len(scores) > 1 else None,
         select=select,
+        difference=None
+        if name == OURS
+        else score_difference(
+            truth, [str(ours[index]) for index in tested], guesses[0], subjects, classes=methods.classes
+        ),
         seconds=seconds,
     )
 

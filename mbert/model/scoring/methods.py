@@ -18,17 +18,19 @@ from mbert.model.data.labelled import Expressions, decode_pairs
 from mbert.model.data.pixels import normalize
 from mbert.model.device import pick_compute
 from mbert.model.network.classifier import Classifier, ClassifierConfig
-from mbert.model.network.features import DEFINITION, in_own_units, join_steps, pair_inputs
+from mbert.model.network.features import DEFINITION, MAP_REGIONS, in_own_units, join_steps, map_sides, pair_inputs
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.network.weights import hash_weights
 from mbert.model.scoring.baselines import (
     BASELINE_DEFINITION,
     DIFFERENCE_UNITS,
     FLOW_UNITS,
+    MOTION_UNITS,
     difference_features,
     flow_features,
-    flow_images,
     majority,
+    motion_features,
+    motion_images,
     random_model,
 )
 from mbert.model.scoring.choice import Choice, Select
@@ -45,6 +47,13 @@ from mbert.model.scoring.probe import OwnUnits, fit_probe, predict_folds, predic
 from mbert.shards.pair import FramePair
 
 _BATCH = 32
+EVIDENCE = ("measured",)  # of the model's inputs, the one that nothing has learned
+# Whose features do not depend on the model: what is computed, by what, in which units.
+_OF_FRAMES = {
+    "frame_difference": ("frame difference", difference_features, DIFFERENCE_UNITS),
+    "optical_flow": ("optical flow", flow_features, FLOW_UNITS),
+    "flow_without_head": ("flow without head", motion_features, MOTION_UNITS),
+}
 
 Features = npt.NDArray[np.float32]
 Predictions = list[str] | npt.NDArray[np.bool_]  # classes (n,), or action units (n, U)
@@ -153,10 +162,13 @@ class Methods:
         return found.eval()
 
     def _features_of(self, method: str, seed: int) -> Features:
-        if method == "frame_difference":
-            return self._kept("frame difference", BASELINE_DEFINITION, difference_features)
-        if method == "optical_flow":
-            return self._kept("optical flow", BASELINE_DEFINITION, flow_features)
+        if method in _OF_FRAMES:
+            what, of_frames, _ = _OF_FRAMES[method]
+            return self._kept(what, BASELINE_DEFINITION, of_frames)
+        if method == "evidence":
+            config = self.model.config
+            about = [config.image_size, config.patch_size, config.in_chans, DEFINITION]
+            return self._kept("evidence", about, lambda pairs: pair_features(self.model, pairs, EVIDENCE))
         model = self.model if method == OURS else random_model(self.model.config, seed)
         inputs = self.config.inputs_for(model.config)
 
@@ -206,6 +218,7 @@ class Methods:
             self.folds,
             self.rows,
             own_units=own_units,
+            map_sides=self._map_sides_of(method),
             select=self.select_of(method),
             seed=seed,
             on_fold=tell,
@@ -213,13 +226,18 @@ class Methods:
 
     def _own_units_of(self, method: str) -> OwnUnits:
         """Which unit each feature of a method is in, (F,), the same at every step."""
-        if method == "frame_difference":
-            of_step = DIFFERENCE_UNITS
-        elif method == "optical_flow":
-            of_step = FLOW_UNITS
-        else:
-            of_step = in_own_units(self.model.config, self.config.inputs_for(self.model.config))
-        return np.tile(of_step, self.config.frames)
+        if method in _OF_FRAMES:
+            return np.tile(_OF_FRAMES[method][2], self.config.frames)
+        return np.tile(in_own_units(self.model.config, self._inputs_of(method)), self.config.frames)
+
+    def _map_sides_of(self, method: str) -> list[int]:
+        """The side of each map that the features of a method are, over all steps."""
+        if method in _OF_FRAMES:
+            return [MAP_REGIONS] * (len(self._own_units_of(method)) // MAP_REGIONS**2)
+        return [int(side) for side in map_sides(self.model.config, self._inputs_of(method))] * self.config.frames
+
+    def _inputs_of(self, method: str) -> tuple[str, ...]:
+        return EVIDENCE if method == "evidence" else self.config.inputs_for(self.model.config)
 
     def _by_majority(self) -> Predictions:
         if self.units is None:
@@ -230,7 +248,7 @@ class Methods:
         return predicted
 
     def _by_flow_cnn(self, seed: int) -> Predictions:
-        images = self._kept("optical flow images", BASELINE_DEFINITION, flow_images)
+        images = self._kept("motion images", BASELINE_DEFINITION, motion_images)
         about = [BASELINE_DEFINITION, self.config.select, [expression.steps for expression in self.expressions.found]]
         if self.units is None:
             tasks = self._flow_tasks(images, self._places(), seed)

@@ -7,6 +7,7 @@ hundreds of numbers per sample instead of tens of thousands.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from mbert.model.scoring.choice import Choice, Select
 
 REGULARISATION = 1.0  # scikit-learn's default C
 _GRID = (0.001, 0.01, 0.1, 1.0, 10.0)  # that a fold may choose from
+# Standard deviation of a Gaussian over neighbouring places, as a share of the map's side, that a fold may choose from:
+# as far as the evidence of motion is joined.
+_JOINED = (0.0, 0.043, 0.071)
 _CONSTANT = 1e-12  # scale below which a feature says nothing
 _NO_AXIS = 1e-6  # share of the largest eigenvalue below which there is rounding only
 
@@ -34,26 +38,35 @@ def predict_folds(
     samples: Sequence[Labelled],
     *,
     own_units: OwnUnits | None = None,
+    map_sides: Sequence[int] = (),
     select: Select = "fixed",
     seed: int = 0,
     on_fold: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """The class of every sample, named by the head that did not see its fold's test side; samples in no fold get "".
 
-    `features` (n, F), of which those of one unit in `own_units` (F,) keep their sizes to each other. `select`: C is 1
-    (fixed), the best on inner splits by subject of the training side (inner), or the best on the test side (oracle),
-    which is no honest score.
+    `features` (n, F), of which those of one unit in `own_units` (F,) keep their sizes to each other; where they are
+    maps, one after another, `map_sides` has the side of each. `select`: C is 1 and each place stands alone (fixed); C
+    and the distance over which the places of maps are joined are the best on inner splits by subject of the training
+    side (inner), or the best on the test side (oracle), which is no honest score.
     """
+    spreads = _JOINED if len(map_sides) and select != "fixed" else (0.0,)
+    joined = {spread: _joined(features, map_sides, spread) for spread in spreads}
 
-    def attempt(train: Sequence[int], test: Sequence[int]) -> dict[float, list[str]]:
-        axes_train, axes_test = _axes(features, train, test, own_units)
+    def attempt(train: Sequence[int], test: Sequence[int]) -> dict[tuple[float, float], list[str]]:
         known = [truth[index] for index in train]
-        return {value: _classify(axes_train, known, axes_test, value) for value in _GRID}
+        axes = {spread: _axes(joined[spread], train, test, own_units) for spread in spreads}
+        return {
+            (value, spread): _classify(axes[spread][0], known, axes[spread][1], value)
+            for value, spread in itertools.product(_GRID, spreads)
+        }
 
+    settings = list(itertools.product(_GRID, spreads))
     predicted = [""] * len(truth)
     for fold in folds:
-        regularisation = Choice.of(select, fold, samples, seed).among(_GRID, REGULARISATION, truth, attempt)
-        axes_train, axes_test = _axes(features, fold.train, fold.test, own_units)
+        choice = Choice.of(select, fold, samples, seed)
+        regularisation, spread = choice.among(settings, (REGULARISATION, 0.0), truth, attempt)
+        axes_train, axes_test = _axes(joined[spread], fold.train, fold.test, own_units)
         guesses = _classify(axes_train, [truth[index] for index in fold.train], axes_test, regularisation)
         for index, guess in zip(fold.test, guesses, strict=True):
             predicted[index] = guess
@@ -114,6 +127,22 @@ def fit_probe(features: Features, truth: Sequence[str], *, own_units: OwnUnits |
     if len(head.classes_) == 2:  # one function tells two classes apart
         weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
     return Probe(tuple(str(name) for name in head.classes_), mean, np.where(kept, scale, 1.0), weights, bias)
+
+
+def _joined(features: Features, map_sides: Sequence[int], spread: float) -> Features:
+    """Each place of each map joined with its neighbours, under a Gaussian of some share of the side."""
+    if not spread:
+        return features
+    from scipy.ndimage import gaussian_filter
+
+    maps, start = [], 0
+    for side, equal in itertools.groupby(map_sides):
+        stop = start + len(list(equal)) * side**2
+        block = features[:, start:stop].reshape(len(features), -1, side, side)
+        maps.append(gaussian_filter(block, spread * side, axes=(2, 3), mode="nearest").reshape(len(features), -1))
+        start = stop
+    joined: Features = np.concatenate(maps, axis=1)
+    return joined
 
 
 def _classify(train: Axes, labels: Sequence[str], test: Axes, regularisation: float) -> list[str]:

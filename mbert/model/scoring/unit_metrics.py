@@ -96,15 +96,8 @@ def score_action_units(
 
 
 def _score_units(truth: Flags, predicted: Flags, units: Sequence[str], people: Counts, seed: int) -> ActionUnitScores:
-    subjects, groups = np.unique(people, return_inverse=True)
-    # A unit is a matter of two classes, absent (0) and present (1): (S, U, 2, 2).
-    by_subject = count_groups(
-        (groups[:, None] * len(units) + np.arange(len(units))).ravel(),
-        truth.ravel().astype(np.int64),
-        predicted.ravel().astype(np.int64),
-        num_groups=len(subjects) * len(units),
-        num_classes=2,
-    ).reshape(len(subjects), len(units), 2, 2)
+    by_subject = count_units(truth, predicted, people)
+    num_subjects = len(by_subject)
     confusion = by_subject.sum(axis=0)
     positives, negatives = confusion[:, 1].sum(axis=-1), confusion[:, 0].sum(axis=-1)
     binary, macro = f1_per_class(confusion)[:, 1], uf1(confusion)
@@ -117,8 +110,8 @@ def _score_units(truth: Flags, predicted: Flags, units: Sequence[str], people: C
         macro=defined(macro.mean()),
         binary_of_defined=float(binary[has_binary].mean()) if has_binary.any() else None,
         macro_of_defined=float(macro[has_macro].mean()) if has_macro.any() else None,
-        binary_of_defined_interval=interval(_mean(f1_per_class(usable)[:, has_binary, 1]), len(subjects)),
-        macro_of_defined_interval=interval(_mean(uf1(usable)[:, has_macro]), len(subjects)),
+        binary_of_defined_interval=interval(_mean(f1_per_class(usable)[:, has_binary, 1]), num_subjects),
+        macro_of_defined_interval=interval(_mean(uf1(usable)[:, has_macro]), num_subjects),
         resamples_left_out=NUM_RESAMPLES - len(usable),
         absent_units=[name for name, count in zip(units, positives, strict=True) if count == 0],
         constant_units=[name for name, count in zip(units, negatives, strict=True) if count == 0],
@@ -132,8 +125,22 @@ def _score_units(truth: Flags, predicted: Flags, units: Sequence[str], people: C
             for index, name in enumerate(units)
         },
         num_samples=len(truth),
-        num_subjects=len(subjects),
+        num_subjects=num_subjects,
     )
+
+
+def count_units(truth: Flags, predicted: Flags, people: Counts) -> Counts:
+    """(S, U, 2, 2) confusion of each person and unit, which is absent (0) or present (1); `people` (n,) are numbers."""
+    subjects, groups = np.unique(people, return_inverse=True)
+    num_units = truth.shape[1]
+    counts = count_groups(
+        (groups[:, None] * num_units + np.arange(num_units)).ravel(),
+        truth.ravel().astype(np.int64),
+        predicted.ravel().astype(np.int64),
+        num_groups=len(subjects) * num_units,
+        num_classes=2,
+    )
+    return counts.reshape(len(subjects), num_units, 2, 2)
 
 
 def _mean(values: Floats) -> Floats:
