@@ -81,6 +81,7 @@ def evidence_map(pair, size=112):
 BASELINES = {
     "dis_plain": lambda pair: lengths(without_head(optical_flow(pair.t0, pair.t1))),
     "dis": lambda pair: lengths(flow_beside_head(pair.t0, pair.t1, "dis")),
+    "dis_fine": lambda pair: lengths(flow_beside_head(pair.t0, pair.t1, "dis_fine")),
     "farneback": lambda pair: lengths(flow_beside_head(pair.t0, pair.t1, "farneback")),
     "evidence": evidence_map,
 }
