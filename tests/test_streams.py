@@ -146,7 +146,7 @@ def test_joined_streams_go_on_in_time(decode, tmp_path, write_video):
 def test_joined_streams_of_the_cases(decode, cases):
     frames, info = decode(cases / "restart_ts" / "twice.ts")
     assert np.diff(times(frames)) == pytest.approx(np.full(59, 1 / 30), abs=1e-6)
-    assert "time begins again 1 times, first at frame 30: it goes on from the frame before" in info.remarks
+    assert "time begins again (1x, first at frame 30): it goes on from the frame before" in info.remarks
 
 
 def put_right(seconds, **options):
@@ -158,15 +158,15 @@ def test_the_clock():
     assert put_right([5.0, 5.1, 5.3]) == ([5.0, 5.1, 5.3], [])
     found, remarks = put_right([0.0, 0.1, 7.0, 0.3, 0.4])
     assert found == [0.0, 0.1, 0.2, 0.3, 0.4]
-    assert remarks == ["1 times do not fit between their neighbours, the first at frame 2: replaced"]
+    assert remarks == ["times that do not fit between their neighbours: 1, the first at frame 2; replaced"]
     assert put_right([0.0, 0.1, 0.1, 0.2])[0] == [0.0, 0.1, 0.15, 0.2]
     assert put_right([1.0, 1.1, 0.0, 0.1, 0.05, 0.2])[0] == [1.0, 1.1, 1.2, 1.3, 1.35, 1.4]
     found, remarks = put_right([0.0, None, None, 0.3])
     assert found == [0.0, 0.1, 0.2, 0.3]
-    assert remarks == ["2 frames have no time, the first is frame 1: they follow at the nominal rate"]
+    assert remarks == ["frames without a time: 2, the first is frame 1; they follow at the nominal rate"]
     found, remarks = put_right([0.0, 20.0, 20.1])
     assert found == [0.0, 20.0, 20.1]
-    assert remarks == ["time jumps forward 1 times, first at frame 1, by up to 20 s: kept"]
+    assert remarks == ["time jumps forward (1x, first at frame 1, by up to 20 s): kept"]
     assert put_right([0.0, 20.0, 20.1], is_spliced=True)[0] == [0.0, 0.1, 0.2]
     assert put_right([3.0, 9.0, 1.0], has_times=False) == ([0.0, 0.1, 0.2], [])
     assert put_right([8.0, 8.8], slowdown=8)[0] == [1.0, 1.1]

@@ -67,10 +67,10 @@ class Clock:
     def remarks(self) -> list[str]:
         """What was done, in words."""
         told = {
-            "missing": "{} frames have no time, the first is frame {}: they follow at the nominal rate",
-            "damaged": "{} times do not fit between their neighbours, the first at frame {}: replaced",
-            "splices": "time begins again {} times, first at frame {}: it goes on from the frame before",
-            "jumps": "time jumps forward {} times, first at frame {}, by up to {:.0f} s: kept",
+            "missing": "frames without a time: {}, the first is frame {}; they follow at the nominal rate",
+            "damaged": "times that do not fit between their neighbours: {}, the first at frame {}; replaced",
+            "splices": "time begins again ({}x, first at frame {}): it goes on from the frame before",
+            "jumps": "time jumps forward ({}x, first at frame {}, by up to {:.0f} s): kept",
         }
         return [
             text.format(len(self._places[what]), self._places[what][0], self._longest)
