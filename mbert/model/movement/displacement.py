@@ -72,7 +72,8 @@ class MovementMeter:
     def _start(self) -> None:
         self._seconds: list[float] = []
         self._frames: collections.deque[_Frame] = collections.deque()
-        self._num_measured = 0
+        self._num_begun = 0  # frames whose comparison has begun
+        self._running: _Batch | None = None
         self._links: list[tuple[int, int, Numbers]] = []
         self._maps: list[npt.NDArray[np.uint8]] = []
         self._repeated: list[bool] = []
@@ -90,16 +91,17 @@ class MovementMeter:
         self._repeated.append(is_same)
         self._frames.append(_Frame(len(self._seconds), seconds, grey, small, weights))
         self._seconds.append(seconds)
-        if len(self._seconds) - self._num_measured >= _BATCH:
-            self._measure()
+        if len(self._seconds) - self._num_begun >= _BATCH:
+            self._begin()
 
     def moved_lately(self) -> float:
-        """The largest probability that a patch moved, over the frames of the latest batch; 0 before the first."""
+        """The largest probability that a patch moved, over the latest batch that is done; 0 before the first."""
         return float(np.max(self._maps[-_BATCH:])) / 255 if self._maps else 0.0
 
     def finish(self) -> RegionPaths:
         """The paths of what was pushed; the next frame that is pushed begins another path."""
-        self._measure()
+        self._begin()
+        self._complete()
         found = RegionPaths(
             np.array(self._seconds),
             _joined(len(self._seconds), self._links),
@@ -109,25 +111,43 @@ class MovementMeter:
         self._start()
         return found
 
-    def _measure(self) -> None:
-        """Compare the frames that came since the last time with those before them."""
-        new = [frame for frame in self._frames if frame.number >= self._num_measured]
-        pairs = {frame.number: self._partners(frame) for frame in new}
-        jobs = [(earlier, frame) for frame in new for earlier in pairs[frame.number]]
-        maps = self._pool.submit(self._maps_of, new)
-        patch_flows = list(self._pool.map(lambda pair: _patch_flow(pair[0].grey, pair[1].grey), jobs))
-        self._maps += maps.result()
-        if jobs:
-            flows = np.stack(patch_flows)
-            moved = np.stack([self._moved_between(earlier, frame) for earlier, frame in jobs])
+    def _begin(self) -> None:
+        """Have the frames that came since the last time compared with those before them, by threads of their own.
+
+        What is done with the batch before follows meanwhile: the model never waits.
+        """
+        new = [frame for frame in self._frames if frame.number >= self._num_begun]
+        self._num_begun = len(self._seconds)
+        shown = self._shown_of(new)
+        jobs = [(earlier, frame) for frame in new for earlier in self._partners(frame)]
+        begun = _Batch(
+            new,
+            shown,
+            jobs,
+            self._pool.submit(self._moved, shown, [self._earlier(frame) for frame in shown]),
+            [self._pool.submit(_patch_flow, earlier.grey, frame.grey) for earlier, frame in jobs],
+        )
+        self._complete()
+        self._running = begun
+
+    def _complete(self) -> None:
+        """Join what was found of the batch that is running."""
+        batch, self._running = self._running, None
+        if batch is None:
+            return
+        self._maps += self._held(batch)
+        if batch.jobs:
+            flows = np.stack([flow.result() for flow in batch.flows])
+            moved = np.stack([self._moved_between(earlier, frame) for earlier, frame in batch.jobs])
             beside = _beside_head(flows, 1 - moved) * moved[..., None]
             self._links += [
                 (earlier.number, frame.number, earlier.weights @ each)
-                for (earlier, frame), each in zip(jobs, beside, strict=True)
+                for (earlier, frame), each in zip(batch.jobs, beside, strict=True)
             ]
-        self._num_measured = len(self._seconds)
-        while self._frames and self._frames[-1].seconds - self._frames[0].seconds > _HELD_SECONDS:
-            self._frames.popleft()
+        if batch.new:
+            oldest = batch.new[-1].seconds - _HELD_SECONDS
+            while self._frames[0].seconds < oldest:
+                self._frames.popleft()
 
     def _moved_between(self, earlier: "_Frame", later: "_Frame") -> Numbers:
         """(196,): the probability that a patch moved at some time between two frames, from the maps that cover it."""
@@ -137,7 +157,7 @@ class MovementMeter:
         moved: Numbers = np.max([self._maps[number] for number in numbers], axis=0).reshape(-1) / 255
         return moved
 
-    def _partners(self, frame: "_Frame") -> list["_Frame"]:
+    def _partners(self, frame: "_Frame") -> "list[_Frame]":
         """The earlier frames to compare with: the one before, and those nearest to each distance."""
         before = self._before(frame)
         if not before:
@@ -145,38 +165,43 @@ class MovementMeter:
         wanted = [before[-1]] + [self._nearest(before, frame.seconds - distance) for distance in DISTANCES]
         return list({other.number: other for other in wanted}.values())
 
-    def _before(self, frame: "_Frame") -> list["_Frame"]:
+    def _before(self, frame: "_Frame") -> "list[_Frame]":
         return list(itertools.islice(self._frames, frame.number - self._frames[0].number))
 
     def _nearest(self, frames: "list[_Frame]", seconds: float) -> "_Frame":
         place = bisect.bisect_left(frames, seconds, key=lambda frame: frame.seconds)
         return min(frames[max(0, place - 1) : place + 1], key=lambda frame: abs(frame.seconds - seconds))
 
-    def _maps_of(self, frames: "list[_Frame]") -> list[npt.NDArray[np.uint8]]:
-        """A map for each frame; at high frame rates some share that of the frame before."""
+    def _shown_of(self, frames: "list[_Frame]") -> "list[_Frame]":
+        """Those that the model is shown; at high frame rates the others share the map of the frame before."""
         shown = []
         for frame in frames:
             if frame.seconds - self._last_map >= 1 / _MAP_HZ - 1e-6:
                 shown.append(frame)
                 self._last_map = frame.seconds
-        maps = {frame.number: found for frame, found in zip(shown, self._moved(shown), strict=True)}
+        return shown
+
+    def _held(self, batch: "_Batch") -> list[npt.NDArray[np.uint8]]:
+        """A map for each frame of a batch."""
+        maps = {frame.number: found for frame, found in zip(batch.shown, batch.moved.result(), strict=True)}
         found = []
         latest = self._maps[-1] if self._maps else np.zeros((GRID, GRID), np.uint8)
-        for frame in frames:
+        for frame in batch.new:
             if frame.number in maps:
                 latest = (np.clip(maps[frame.number], 0, 1) * 255).round().astype(np.uint8)
             found.append(latest)
         return found
 
+    def _earlier(self, frame: "_Frame") -> "_Frame":
+        """The frame MAP_SECONDS before; of the first one, itself."""
+        before = self._before(frame)
+        return self._nearest(before, frame.seconds - MAP_SECONDS) if before else frame
+
     @torch.inference_mode()
-    def _moved(self, frames: "list[_Frame]") -> npt.NDArray[np.float64]:
-        """(len(frames), 14, 14): the probability that a patch moved since MAP_SECONDS before."""
+    def _moved(self, frames: "list[_Frame]", earlier: "list[_Frame]") -> npt.NDArray[np.float64]:
+        """(len(frames), 14, 14): the probability that a patch moved since the earlier frames."""
         if not frames:
             return np.empty((0, GRID, GRID))
-        earlier = []
-        for frame in frames:
-            before = self._before(frame)
-            earlier.append(self._nearest(before, frame.seconds - MAP_SECONDS) if before else frame)
         images = torch.cat([each.small for each in [*earlier, *frames]]).to(self._compute.device)
         t0, t1 = normalize(images, self._model.config.in_chans).chunk(2)
         with self._compute.autocast():
@@ -197,6 +222,17 @@ class _Frame:
     grey: npt.NDArray[np.uint8]
     small: torch.Tensor  # (1, C, S, S), as `stack_images` gives it
     weights: Numbers  # (R, 196)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Batch:
+    """Frames that are being compared with earlier ones."""
+
+    new: list[_Frame]
+    shown: list[_Frame]  # to the model
+    jobs: list[tuple[_Frame, _Frame]]  # that flow is found between
+    moved: "concurrent.futures.Future[npt.NDArray[np.float64]]"
+    flows: "list[concurrent.futures.Future[Numbers]]"
 
 
 def _region_weights(centres: Numbers) -> Numbers:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,12 @@ _REFUSED = (av.error.ArgumentError, av.error.InvalidDataError)  # by a muxer; a 
 class Film:
     """An MP4 (H.264) that is being written; see `writing_film`."""
 
-    def __init__(self, file: OutputContainer, sound: InputContainer | None, num_threads: int) -> None:
+    def __init__(
+        self, file: OutputContainer, sound: InputContainer | None, thread: ThreadPoolExecutor, num_threads: int
+    ) -> None:
         self._file, self._source, self._num_threads = file, sound, num_threads
+        self._thread, self._writing = thread, Future[None]()  # pictures are encoded while the next one is drawn
+        self._writing.set_result(None)
         self._converter = VideoReformatter()  # one, because it keeps its tables from picture to picture
         self._stream: Any = None
         self._sound: _Sound | None = None
@@ -49,16 +54,21 @@ class Film:
             picture, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=1, threads=1
         )
         picture.pts, picture.time_base = ticks, Fraction(1, _CLOCK)
-        if self._sound:
-            self._sound.write(ticks / _CLOCK)
-        self._encode(picture)
+        self._writing.result()  # one at a time: what is drawn must not run ahead
+        self._writing = self._thread.submit(self._write, picture, ticks / _CLOCK, self._step)
 
     def finish(self) -> None:
         """Write what the encoder still holds, and the rest of the sound."""
+        self._writing.result()
         if self._stream is not None:
-            self._encode(None)
+            self._encode(None, self._step)
         if self._sound:
             self._sound.write(float("inf"))
+
+    def _write(self, picture: av.VideoFrame, seconds: float, step: int) -> None:
+        if self._sound:
+            self._sound.write(seconds)
+        self._encode(picture, step)
 
     def _begin(self, image: Image, first: float) -> None:
         self._start = 0.0 if 0 <= first <= _LONGEST_LEAD else first
@@ -78,9 +88,9 @@ class Film:
             with contextlib.suppress(av.error.FFmpegError, ValueError):  # no decoder, or no rate: no sound
                 self._sound = _Sound(self._source, self._file, self._start)
 
-    def _encode(self, picture: av.VideoFrame | None) -> None:
+    def _encode(self, picture: av.VideoFrame | None, step: int) -> None:
         for packet in self._stream.encode(picture):
-            packet.duration = self._step  # counts for the last picture; the others last until the next
+            packet.duration = step  # counts for the last picture; the others last until the next
             self._file.mux(packet)
 
 
@@ -102,7 +112,7 @@ def writing_film(path: Path, *, sound: Path | None, num_threads: int) -> Iterato
             with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
                 source = stack.enter_context(av.open(str(sound)))
         file = stack.enter_context(av.open(str(path), "w", format="mp4", options=options))
-        film = Film(file, source, num_threads)
+        film = Film(file, source, stack.enter_context(ThreadPoolExecutor(1)), num_threads)
         yield film
         film.finish()
 
