@@ -51,7 +51,7 @@ def watch(process, peak):
     """The most that a process and its children hold: shared pages are counted once, by their share."""
     while process.poll() is None:
         peak[0] = max(peak[0], sum(held_by(pid) for pid in family(process.pid)))
-        time.sleep(0.1)
+        time.sleep(0.5)  # adding up pages stops the process that they belong to
 
 
 def family(pid):
