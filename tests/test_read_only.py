@@ -105,7 +105,7 @@ def test_a_folder_that_may_not_be_read_is_a_row_and_a_given_one_an_error(place, 
     done = mbert("ingest", "videos", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "s01: the folder cannot be read: Permission denied" in done.stdout
-    assert "names it, but it cannot be read: Permission denied" in done.stdout
+    assert "names it: it cannot be read (Permission denied)" in done.stdout
     locked(tmp_path / "videos", 0o000)
     done = mbert("ingest", "videos", "-w", "other", cwd=tmp_path)
     assert done.returncode == 2

@@ -126,6 +126,12 @@ class Inputs:
                 yield "/".join(parts[place:]) or ".", f"it begins with the ingested folder, {before}/"
 
     def _why_absent(self, plain: str) -> str:
+        try:
+            (self._root / plain).stat()
+        except PermissionError as exc:
+            return f"it cannot be read ({exc.strerror})"
+        except (OSError, ValueError):
+            pass  # there is no such file, or its name cannot be one
         if (found := self._on_disk(plain)) is not None:
             return f"it exists, but {self._why_no_input(plain, found)}"
         nearest = self._nearest(plain)

@@ -242,18 +242,19 @@ def _blurred(images: Tensor, spread: float) -> Tensor:
     """
     if spread < 0.1:
         return images
-    # The compiler keeps what is constant by itself, and warns of a cache.
-    matrix = _blur_matrix if torch.compiler.is_compiling() else _kept_blur_matrix
-    down, across = (matrix(side, spread, images.device) for side in images.shape[-2:])
+    height, width = images.shape[-2:]
+    down = _blur_matrix(height, spread, images.device)
+    across = down if width == height else _blur_matrix(width, spread, images.device)
     return down @ images @ across.mT
 
 
 def _blur_matrix(side: int, spread: float, device: torch.device) -> Tensor:
     """(side, side): a Gaussian along one axis; what lies beyond the border is the pixel there."""
     reach = math.ceil(2.5 * spread)
-    kernel = torch.exp(-(torch.arange(-reach, reach + 1, device=device) ** 2) / (2 * spread**2))
-    pixels = F.pad(torch.eye(side, device=device), (reach, reach), mode="replicate")
-    return (pixels.unfold(1, 2 * reach + 1, 1) @ (kernel / kernel.sum())).mT
-
-
-_kept_blur_matrix = functools.cache(_blur_matrix)
+    total = sum(math.exp(-(offset**2) / (2 * spread**2)) for offset in range(-reach, reach + 1))
+    places = torch.arange(side, device=device)
+    offsets = places - places[:, None]
+    weights = torch.exp(-(offsets**2) / (2 * spread**2)) * (offsets.abs() <= reach) / total
+    # No Gaussian here is as wide as to reach both borders.
+    border = torch.where(places < side / 2, 0, side - 1)
+    return weights + (1 - weights.sum(dim=1, keepdim=True)) * (border[:, None] == places)
