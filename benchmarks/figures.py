@@ -69,7 +69,8 @@ def draw_maps(pairs, maps, path, faces):
         "mbert": maps["mbert"],
         "frame difference": maps["frame_difference"],
         "optical flow": maps["optical_flow"],
-        "head removed": maps["dis"],
+        "flow, no head": maps["dis_fine"],
+        "evidence": maps["evidence"],
     }
     drawing = Figure(figsize=(1.25 * len(pairs), 1.3 * len(rows) + 0.3), layout="constrained")
     drawing.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
