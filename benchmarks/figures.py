@@ -28,7 +28,7 @@ def draw_curves(found, titles, path):
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(10, 7.2), layout="constrained")
-    panels = drawing.subplots(2, len(found), sharex=True, sharey=True)
+    panels = drawing.subplots(2, len(found), sharex=True, sharey=True, squeeze=False)
     for (row, metric), (column, level) in itertools.product(enumerate(("within", "same_place")), enumerate(found)):
         axes, amplitudes = panels[row, column], list(found[level])
         for name, (colour, line, width) in STYLES.items():
@@ -56,10 +56,10 @@ def draw_curves(found, titles, path):
     save(drawing, path)
 
 
-def draw_maps(pairs, maps, path, faces):
+def draw_maps(pairs, levels, maps, path, faces):
     """A column for each pair: its true motion and its maps, each between its own ends; outlined is what moved.
 
-    `maps` (P, GRID, GRID) of each method.
+    `levels` has the preset of each pair, `maps` (P, GRID, GRID) of each method.
     """
     from matplotlib.figure import Figure
 
@@ -74,7 +74,7 @@ def draw_maps(pairs, maps, path, faces):
     }
     drawing = Figure(figsize=(1.25 * len(pairs), 1.3 * len(rows) + 0.3), layout="constrained")
     drawing.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
-    panels = drawing.subplots(len(rows), len(pairs))
+    panels = drawing.subplots(len(rows), len(pairs), squeeze=False)
     for (row, (name, images)), (column, pair) in itertools.product(enumerate(rows.items()), enumerate(pairs)):
         axes, size = panels[row, column], pair.t0.shape[0]
         axes.imshow(images[column], cmap="inferno", interpolation="nearest", extent=(0, size, size, 0))
@@ -86,8 +86,7 @@ def draw_maps(pairs, maps, path, faces):
         if column == 0:
             axes.set_ylabel(name, fontsize=9)
         if row == 0:
-            level = "standard" if column < len(pairs) // 2 else "hard"
-            axes.set_title(f"{level}\nAU {pair.row.action_units}", fontsize=8)
+            axes.set_title(f"{levels[column]}\nAU {pair.row.action_units}", fontsize=8)
     save(drawing, path)
 
 

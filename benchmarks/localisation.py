@@ -298,7 +298,7 @@ def main():
         prior, readings = learn_from_training_people(sets, models)
         for name, reading in readings.items():
             print(f"{name}: {reading}")
-        found, asked, shown, by_way = {}, {}, [], {way: {level: {} for level in arguments.presets} for way in WAYS}
+        found, asked, shown, by_way = {}, {}, {}, {way: {level: {} for level in arguments.presets} for way in WAYS}
         for level in arguments.presets:
             found[level], asked[level] = {}, {}
             for amplitude in GOAL_AMPLITUDES if arguments.quick or arguments.goals else AMPLITUDES:
@@ -307,7 +307,7 @@ def main():
                 found[level][amplitude], asked[level][f"{amplitude:g}"] = measure(pairs, maps), counts_of(pairs)
                 for way in WAYS if amplitude in GOAL_AMPLITUDES else ():
                     by_way[way][level][amplitude] = measure(pairs, maps, way)
-                shown += examples(pairs) if amplitude == 1 else []
+                shown[level] = examples(pairs) if amplitude == 1 else shown.get(level, [])
         with_nuisances = "standard" in arguments.presets and not arguments.quick and not arguments.goals
         by_nuisance = {"none": found["standard"][1.0]} if with_nuisances else {}
         for name in NUISANCES if by_nuisance else ():
@@ -325,10 +325,12 @@ def main():
         print("no --photos: all people are variations of one photo, that of pretraining too")
     if arguments.figures:
         draw_curves(found, TITLES, arguments.figures / "localisation.png")
-        maps = maps_of_methods(shown, models[:1], readings, prior)
-        draw_maps(
-            shown, {name: found[0] for name, found in maps.items()}, arguments.figures / "maps.png", arguments.faces
+        pairs, levels = (
+            [pair for each in shown.values() for pair in each],
+            [at for at, each in shown.items() for _ in each],
         )
+        maps = {name: each[0] for name, each in maps_of_methods(pairs, models[:1], readings, prior).items()}
+        draw_maps(pairs, levels, maps, arguments.figures / "maps.png", arguments.faces)
     about = {"steps": steps, "seeds": seeds, "pairs": asked, "unseen_people": arguments.photos is not None}
     about["readings"] = {name: dataclasses.asdict(reading) for name, reading in readings.items()}
     print(json.dumps(summary(found, by_nuisance, by_way, reached) | about))
