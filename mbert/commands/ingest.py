@@ -10,8 +10,11 @@ from mbert import api
 from mbert.commands.console import Progress, counted, print_some, told_time
 from mbert.commands.options import (
     AddressOption,
+    BitDepthOption,
     EngineOption,
+    FpsOption,
     JsonOption,
+    RateOption,
     WorkersOption,
     WorkspaceOption,
     options_of,
@@ -41,19 +44,9 @@ _LISTED = 5
     decoder="FFmpeg's libraries, or the ffmpeg program.",
     hwaccel="Decode on hardware: a name from `ffmpeg -hwaccels`; with --decoder ffmpeg.",
     filters=typer.Option("--filter", help="A filter graph as for `ffmpeg -vf`; with --decoder ffmpeg."),
-    fps=typer.Option(
-        help="Frame rate of frame folders; video files carry their own.",
-        show_default="the times in the names, else 30",
-    ),
-    rate=typer.Option(
-        help="True frame rate of video files: 240 for slow motion that plays at 30.", show_default="as the file says"
-    ),
-    bit_depth=typer.Option(
-        min=8,
-        max=16,
-        help="Bits in use of images that are padded to 16.",
-        show_default="the fewest that hold all of a folder",
-    ),
+    fps=FpsOption,
+    rate=RateOption,
+    bit_depth=BitDepthOption,
     dataset="The layout of FOLDER: auto, videos, or a dataset's name (docs/datasets.md).",
     name=typer.Option(help="Prefix of the ids of your own videos.", show_default="videos"),
     distribution="Which distribution of the dataset to read; auto: raw where it exists.",

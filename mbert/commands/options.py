@@ -61,6 +61,27 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as o
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Number of worker processes.", show_default="one per core")
 ]
+FpsOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Frame rate of frame folders; video files carry their own.", show_default="the times in the names, else 30"
+    ),
+]
+RateOption = Annotated[
+    float | None,
+    typer.Option(
+        help="True frame rate of video files: 240 for slow motion that plays at 30.", show_default="as the file says"
+    ),
+]
+BitDepthOption = Annotated[
+    int | None,
+    typer.Option(
+        min=8,
+        max=16,
+        help="Bits in use of images that are padded to 16.",
+        show_default="the fewest that hold all of a folder",
+    ),
+]
 EngineOption = Annotated[
     Literal["local", "ray"], typer.Option(help="Run on this machine, or on a Ray cluster (needs the ray extra).")
 ]

@@ -6,7 +6,15 @@ import typer
 
 from mbert import api
 from mbert.commands.console import Progress, counted, print_some, told_time
-from mbert.commands.options import JsonOption, WorkersOption, options_of, print_json
+from mbert.commands.options import (
+    BitDepthOption,
+    FpsOption,
+    JsonOption,
+    RateOption,
+    WorkersOption,
+    options_of,
+    print_json,
+)
 
 
 @options_of(
@@ -19,19 +27,9 @@ from mbert.commands.options import JsonOption, WorkersOption, options_of, print_
     classifier=typer.Option(exists=True, help="A run of mbert train finetune or mbert eval; it names emotions."),
     overlay=typer.Option("--overlay/--no-overlay", help="Draw what was found over a copy of the video."),
     embed_video="Put a small copy of the video into the page.",
-    fps=typer.Option(
-        help="Frame rate of frame folders; video files carry their own.",
-        show_default="the times in the names, else 30",
-    ),
-    rate=typer.Option(
-        help="True frame rate of video files: 240 for slow motion that plays at 30.", show_default="as the file says"
-    ),
-    bit_depth=typer.Option(
-        min=8,
-        max=16,
-        help="Bits in use of images that are padded to 16.",
-        show_default="the fewest that hold all of a folder",
-    ),
+    fps=FpsOption,
+    rate=RateOption,
+    bit_depth=BitDepthOption,
     decoder="FFmpeg's libraries, or the ffmpeg program.",
     workers=WorkersOption,
     overwrite="Predict again what is already there.",

@@ -24,7 +24,9 @@ from mbert.shards.pair import FramePair
 
 Features = npt.NDArray[np.float32]
 
-BASELINE_DEFINITION = 3  # to be raised when a baseline becomes another: what an evaluation kept of it is then made anew
+BASELINE_DEFINITION = (
+    3  # to be raised when a baseline becomes another: what an evaluation kept of it is then made again
+)
 _FLOW_UNITS = (1, 1, 2)  # x and y are lengths, strain has none
 DIFFERENCE_UNITS: OwnUnits = np.ones(MAP_REGIONS**2, dtype=np.int64)  # of `difference_features`, see `in_own_units`
 FLOW_UNITS: OwnUnits = np.repeat(_FLOW_UNITS, MAP_REGIONS**2)  # of `flow_features`
