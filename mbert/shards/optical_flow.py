@@ -20,6 +20,7 @@ _MIN_SIDE = 12  # pixels; the search refuses smaller frames
 # In pixels, chosen on maps of faces (docs/evidence.md). Of the fine search: the side of its patches, and how far apart
 # they are. Of Farneback's method: the width of its window, and how large a neighbourhood its polynomials describe.
 _FINE_PATCH, _FINE_STRIDE = 16, 6
+_SEARCH_PATCH, _SEARCH_STRIDE, _SEARCH_ROUNDS = 8, 5, 6  # of `searched_flow`; more rounds change nothing
 _WINDOW, _POLY_N, _POLY_SIGMA = 41, 5, 1.1
 
 # Of the head's motion: the flow is fitted as means over so many cells a side.
@@ -61,6 +62,21 @@ def quick_flow(t0: npt.NDArray[np.uint8], t1: npt.NDArray[np.uint8]) -> Flow:
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     search.setUseSpatialPropagation(False)
     search.setVariationalRefinementIterations(0)
+    flow: Flow = search.calc(t0, t1, None)
+    return flow
+
+
+def searched_flow(t0: npt.NDArray[np.uint8], t1: npt.NDArray[np.uint8]) -> Flow:
+    """The same of two lumas (H, W) of equal size at full resolution, without variational refinement: what motion heads
+    learn from. 4 ms for 224 px. Finer in place than `optical_flow`, and noisier.
+    """
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search.setUseSpatialPropagation(False)
+    search.setVariationalRefinementIterations(0)
+    search.setFinestScale(0)
+    search.setPatchSize(_SEARCH_PATCH)
+    search.setPatchStride(_SEARCH_STRIDE)
+    search.setGradientDescentIterations(_SEARCH_ROUNDS)
     flow: Flow = search.calc(t0, t1, None)
     return flow
 

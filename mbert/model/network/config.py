@@ -38,6 +38,7 @@ class MicronBertConfig:
     motion_convs: int = 4  # its layers in which a patch looks at its neighbours
     motion_depth: int = 1  # and those in which it looks at all patches
     motion_heads: int = 4
+    motion_flow: bool = False  # whether the head sees dense flow as well: half the errors; it is found on the CPU
     poi: bool = True  # whether the Patch of Interest scales the diagonal
     # What the contextual token of a crop of t1 learns from. mse: the token of t1, which takes no gradient. mse_ema: the
     # token that a moving average of the encoder gives t1. dino: the released code's way, see agent.py.
@@ -77,7 +78,7 @@ class MicronBertConfig:
 # Paper and released code disagree; docs/model.md has the table. `motion` is ours: the paper's, with a diagonal that
 # learns what moved. Use as `MicronBertConfig(**VARIANTS["released"])`.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "motion": {"roles": "paper", "attention": "motion", "poi": True, "agent": "mse"},
+    "motion": {"roles": "paper", "attention": "motion", "motion_flow": True, "poi": True, "agent": "mse"},
     "paper": {"roles": "paper", "attention": "diagonal", "poi": True, "agent": "mse"},
     "released": {"roles": "released", "attention": "full", "poi": False, "agent": "dino"},
 }

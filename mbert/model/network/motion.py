@@ -20,7 +20,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mbert.model.data.pixels import luma_of
+from mbert.model.network.blur import blurred
 from mbert.model.network.config import MicronBertConfig
+from mbert.model.network.flow_evidence import NUM_FLOW, flow_evidence
 
 CROP_PX = 224
 # In crop widths: what is smoothed before derivatives are taken, what counts as light, over what evidence is joined.
@@ -30,6 +32,9 @@ _JOINED = (0.0, 0.043, 0.071)  # beside the patch itself, standard deviation of 
 _PASSES = 2  # the second one around the motion that the first one found
 _ROUNDS = 4  # of the robust fit
 _DARK = 5.0  # levels of 255 that are added before the light's ratio is taken: black stays black
+RARER = 3.0  # logarithm of how much rarer motion is in video than in the pairs that are drawn for training
+_PLACES = 14  # a side, of what the head knows of places; other grids get it interpolated
+_LEAST_PATCH = 8  # pixels; finer frames tell the least squares little that the flow does not
 _PRIOR_PX = 1.5  # motions of this size are expected, before anything is seen
 _PER_SCALE = 7
 NUM_EVIDENCE = len(_JOINED) * _PER_SCALE + 1
@@ -40,25 +45,39 @@ EXPLAINED = slice(4, NUM_EVIDENCE - 1, _PER_SCALE)  # of the evidence: what moti
 class Motion:
     """What the head says about the patches of some pairs."""
 
-    logit: Tensor  # (B, N): that the patch has moved beside the head
+    logit: Tensor  # (B, N): that the patch has moved beside the head, where motion is as frequent as in training
     displacement: Tensor  # (B, N, 2): x, y from t0 to t1, its mean under what is left open; in pixels of a 224 px crop
 
     @property
     def moved(self) -> Tensor:
-        """(B, N): the probability."""
-        return torch.sigmoid(self.logit)
+        """(B, N): the probability, where motion is as rare as between frames of a face that is mostly at rest."""
+        return torch.sigmoid(self.logit - RARER)
 
 
 class MotionEvidence(nn.Module):
-    """`motion_evidence` as a module without parameters, so that it can be compiled by itself."""
+    """What a motion head sees, as a module without parameters, so that it can be compiled by itself.
 
-    def __init__(self, patch_size: int) -> None:
+    Least squares on frames whose patches are at least _LEAST_PATCH pixels wide, smaller where they were wider; with
+    `flow` the dense flow of `flow_evidence.py` as well, on the frames as they are.
+    """
+
+    def __init__(self, patch_size: int, *, flow: bool = False) -> None:
         super().__init__()
-        self.patch_size = patch_size
+        self.patch_size, self.flow = patch_size, flow
+        self.num_inputs = NUM_EVIDENCE + NUM_FLOW * flow
 
+    @torch.no_grad()
     def forward(self, t0: Tensor, t1: Tensor) -> Tensor:
-        """Normalised frames (B, C, H, W) -> (B, N, NUM_EVIDENCE)."""
-        return motion_evidence(t0, t1, self.patch_size)
+        """Normalised frames (B, C, H, W) -> (B, N, num_inputs)."""
+        with torch.autocast(t0.device.type, enabled=False):
+            lumas = luma_of(t0), luma_of(t1)
+            if not self.flow:
+                return _evidence(*lumas, self.patch_size)
+            factor = max(1, self.patch_size // _LEAST_PATCH)
+            smaller = [F.avg_pool2d(luma, factor) for luma in lumas]
+            squares = _evidence(*smaller, self.patch_size // factor)
+            flow = flow_evidence(*lumas, t0.shape[-1] // self.patch_size, CROP_PX / t0.shape[-1])
+            return torch.cat([squares, flow], dim=-1)
 
 
 class MotionHead(nn.Module):
@@ -70,8 +89,10 @@ class MotionHead(nn.Module):
 
     def __init__(self, config: MicronBertConfig) -> None:
         super().__init__()
-        self.evidence = MotionEvidence(config.patch_size)
-        self.from_evidence = nn.Linear(NUM_EVIDENCE, config.motion_dim)
+        self.evidence = MotionEvidence(config.patch_size, flow=config.motion_flow)
+        self.from_evidence = nn.Linear(self.evidence.num_inputs, config.motion_dim)
+        # Where a patch lies says how much its skin usually moves. Not without flow: there it brought nothing.
+        self.place = nn.Parameter(torch.zeros(1, config.motion_dim, _PLACES, _PLACES)) if config.motion_flow else None
         self.neighbours = nn.Sequential(*(_Neighbours(config.motion_dim) for _ in range(config.motion_convs)))
         norm = functools.partial(nn.LayerNorm, eps=1e-6)
         self.blocks = nn.ModuleList(
@@ -82,11 +103,13 @@ class MotionHead(nn.Module):
         self.to_motion = nn.Linear(config.motion_dim, 3 + len(_JOINED))
 
     def forward(self, evidence: Tensor, rows: int) -> Motion:
-        """What `evidence` gives, (B, N, NUM_EVIDENCE), of patches in so many rows.
+        """What `evidence` gives, (B, N, num_inputs), of patches in so many rows.
 
         The encoder's tokens are not asked: with them, maps were worse.
         """
         patches = rearrange(self.from_evidence(evidence), "b (h w) d -> b d h w", h=rows)
+        if self.place is not None:
+            patches = patches + F.interpolate(self.place, patches.shape[-2:], mode="bilinear", align_corners=False)
         tokens = rearrange(self.neighbours(patches), "b d h w -> b (h w) d")
         for block in self.blocks:
             tokens = block(tokens)
@@ -137,11 +160,11 @@ def _evidence(first: Tensor, second: Tensor, patch_size: int) -> Tensor:
     rows, columns = first.shape[-2] // patch_size, size // patch_size
     places = _places(rows, columns, first.device)  # (N, 3)
     smooth, light = _SMOOTHED * size, _LIGHT * size
-    t0, light_t0 = _blurred(first, smooth), _blurred(first, light)
+    t0, light_t0 = blurred(first, smooth), blurred(first, light)
     affine = first.new_zeros(len(first), 2, 3)  # where the crop goes, pixels at (1, x, y), these from -1 to 1
     for step in range(_PASSES):
         t1 = _moved(second, affine) if step else second
-        t1 = _blurred(t1, smooth) * ((light_t0 + _DARK) / (_blurred(t1, light) + _DARK))
+        t1 = blurred(t1, smooth) * ((light_t0 + _DARK) / (blurred(t1, light) + _DARK))
         squares = _squares(t0, t1, patch_size)
         found, noise = _fit_affine(squares, places)
         affine = affine + found
@@ -149,7 +172,7 @@ def _evidence(first: Tensor, second: Tensor, patch_size: int) -> Tensor:
     # A motion of _PRIOR_PX is as likely as noise of one standard deviation in each of a patch's independent pixels.
     independent = patch_size**2 / (4 * math.pi * smooth**2)
     prior = noise / independent / (_PRIOR_PX * size / CROP_PX) ** 2
-    scales = torch.stack([_blurred(grid, joined * columns) for joined in _JOINED])  # (scales, B, 6, h, w)
+    scales = torch.stack([blurred(grid, joined * columns) for joined in _JOINED])  # (scales, B, 6, h, w)
     by_scale = rearrange(_scale(scales, noise, prior, CROP_PX / size), "s b n e -> b n (s e)")
     whole = (noise.log() / 3)[..., None].expand(-1, rows * columns, 1)
     return torch.cat([by_scale, whole], dim=-1)
@@ -233,28 +256,3 @@ def _moved(images: Tensor, affine: Tensor) -> Tensor:
     matrix = (affine * to_grid).roll(-1, dims=2) + torch.eye(2, 3, device=images.device)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
-
-
-def _blurred(images: Tensor, spread: float) -> Tensor:
-    """(B, C, H, W) under a Gaussian of some standard deviation in pixels; below 0.1 as it is.
-
-    On so few pixels a product with a matrix is several times as fast as a convolution.
-    """
-    if spread < 0.1:
-        return images
-    height, width = images.shape[-2:]
-    down = _blur_matrix(height, spread, images.device)
-    across = down if width == height else _blur_matrix(width, spread, images.device)
-    return down @ images @ across.mT
-
-
-def _blur_matrix(side: int, spread: float, device: torch.device) -> Tensor:
-    """(side, side): a Gaussian along one axis; what lies beyond the border is the pixel there."""
-    reach = math.ceil(2.5 * spread)
-    total = sum(math.exp(-(offset**2) / (2 * spread**2)) for offset in range(-reach, reach + 1))
-    places = torch.arange(side, device=device)
-    offsets = places - places[:, None]
-    weights = torch.exp(-(offsets**2) / (2 * spread**2)) * (offsets.abs() <= reach) / total
-    # No Gaussian here is as wide as to reach both borders.
-    border = torch.where(places < side / 2, 0, side - 1)
-    return weights + (1 - weights.sum(dim=1, keepdim=True)) * (border[:, None] == places)

@@ -1,9 +1,10 @@
 """Local motion that is known, drawn onto real crops: what a motion head learns from, without a label.
 
-One crop gives both frames. Some hills of motion are put onto one of them, anywhere: nothing is said about where action
-units lie. Each has a length, a width and an edge of its own, because a weak expression beside an eye that turns is what
-has to be told apart. Both frames are then disturbed as those of a recording are, each by itself: the head drifts, the
-light and its colour drift, the sensor is noisy. What a head learns to ignore is what it is shown here.
+One crop gives both frames. Motion of the shape that faces make (`facial_motion.py`) is put onto one of them, or some
+hills, anywhere, or both. A hill has a length, a width and an edge of its own, because a weak expression next to an eye
+that turns is what has to be told apart. Both frames are then disturbed as those of a recording are, each by itself: the
+head drifts and turns out of the plane, the light and its colour drift, the sensor is noisy. What a head learns to
+ignore is what it is shown here.
 """
 
 import dataclasses
@@ -18,13 +19,16 @@ from mbert import ConfigError
 from mbert.model.data.draws import Draws
 from mbert.model.data.pixels import levels_of, normalize
 from mbert.model.network.motion import CROP_PX, Motion
+from mbert.model.training.facial_motion import FACIAL_NUMBERS, facial_fields
 
-_HILLS = 8  # at most
-_SPREAD = (0.015, 0.11)  # of a hill: standard deviation in crop widths
+_HILLS = 4  # at most
+_SPREAD = (0.015, 0.30)  # of a hill: standard deviation in crop widths
+_KINDS = (0.10, 0.80)  # pairs in which nothing moves; up to here, those with facial motion; the others have hills
+_HILLS_TOO = 0.2  # share of pairs with facial motion that have hills as well
 _EDGE = (1.0, 4.0)  # 1: a Gaussian, which has none; 4: nearly a disc
 _LEAST = 0.1  # share of the largest head motion, noise and light at which they begin
 _DEGREES_PER_PX = 0.3  # of the head's rotation to its drift
-_HALF_PX = 0.3  # a motion of this length counts half: what is smaller cannot be seen, what is larger is plain
+_MOVED_PX, _EDGE_PX = 0.2, 0.03  # from what length on a patch has moved, and how sharply: less can hardly be seen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,13 +42,17 @@ class WarpConfig:
     head_px: float = 3.0  # drift of the whole crop, at most this standard deviation
     noise: float = 5.0  # of a pixel of a 224 px crop, at most this standard deviation, of 255
     light: float = 0.04  # drift of gain, slope, colour and gamma, at most this standard deviation, 1 = all
+    turn_degrees: float = 4.0  # by which a head turns out of the plane, at most
+    turned: float = 0.4  # share of pairs in which it turns
 
     def __post_init__(self) -> None:
         if not 0 < self.min_px <= self.max_px:
             raise ConfigError(f"warp: local motion is {self.min_px:g} to {self.max_px:g} px; it must be 0 < min <= max")
-        for name in ("head_px", "noise", "light"):
+        for name in ("head_px", "noise", "light", "turn_degrees"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"warp: {name} is {getattr(self, name):g}; it must not be negative")
+        if not 0 <= self.turned <= 1:
+            raise ConfigError(f"warp: turned is {self.turned:g}; it must lie between 0 and 1")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ def warped_pairs(images: Tensor, patch_size: int, config: WarpConfig, draws: Dra
         levels = levels_of(images)
         axes = _axes(images.shape[-1], images.device)
         local = _local_motion(axes, config, random)
-        apart = _head_motion(axes, config, random)
+        apart = _head_motion(axes, config, random) + _head_turn(axes, config, random)
         # The whole crop is moved for both frames, or sharpness would tell which one is the original.
         together = _head_motion(axes, config, random)
         t0 = _taken(_read(levels, together, axes), axes, config, random)
@@ -74,13 +82,13 @@ def warped_pairs(images: Tensor, patch_size: int, config: WarpConfig, draws: Dra
 
 
 def motion_loss(found: Motion, displacement: Tensor) -> Tensor:
-    """Cross-entropy of whether each patch moved, and the squared error of its displacement (B, N, 2) in pixels.
+    """Cross-entropy of whether each patch moved, and the error of its displacement (B, N, 2) in pixels.
 
-    A length l counts as moved by l / (l + 0.3 px).
+    A length counts as moved from 0.2 px on. Errors of displacement count as squares up to 0.2 px, then as lengths.
     """
     length = displacement.norm(dim=-1)
-    moved = F.binary_cross_entropy_with_logits(found.logit, length / (length + _HALF_PX))
-    return moved + F.mse_loss(found.displacement, displacement)
+    moved = F.binary_cross_entropy_with_logits(found.logit, ((length - _MOVED_PX) / _EDGE_PX).sigmoid())
+    return moved + 2 * F.smooth_l1_loss(found.displacement, displacement, beta=_MOVED_PX)
 
 
 class _Random:
@@ -119,22 +127,59 @@ def _axes(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _local_motion(axes: tuple[Tensor, Tensor], config: WarpConfig, random: _Random) -> Tensor:
-    """Up to _HILLS hills of motion, (B, S, S, 2) in pixels of a 224 px crop; of some pairs, none."""
+    """Facial motion, hills of motion or both, (B, S, S, 2) in pixels of a 224 px crop; of some pairs, none."""
+    kind, too = random.uniform(), random.uniform()
+    is_facial = (kind >= _KINDS[0]) & (kind < _KINDS[1])
+    has_hills = (kind >= _KINDS[1]) | (is_facial & (too < _HILLS_TOO))
+    length = random.log_uniform(config.min_px, config.max_px) * is_facial
+    facial = facial_fields(random.uniform(count=FACIAL_NUMBERS), axes)
+    (length,) = _sent(facial.device, length)
+    field = facial * length + _hills(axes, config, random, has_hills)
+    # Where motions lie on each other, none is longer than requested.
+    capped: Tensor = field / (field.norm(dim=-1, keepdim=True) / config.max_px).clamp(min=1)
+    return capped
+
+
+def _hills(axes: tuple[Tensor, Tensor], config: WarpConfig, random: _Random, wanted: Tensor) -> Tensor:
+    """One to _HILLS hills of motion where `wanted` (B, 1), (B, S, S, 2) in pixels of a 224 px crop."""
     x, y = axes
-    count = (random.uniform() * (_HILLS + 1)).floor()
+    count = 1 + (random.uniform() * _HILLS).floor()
     hills = []
     for number in range(_HILLS):
         centre, angle = random.uniform(-0.5, 0.5, 2), random.uniform(0, 2 * math.pi)
         spread, edge = random.log_uniform(*_SPREAD), random.log_uniform(*_EDGE)
-        length = random.log_uniform(config.min_px, config.max_px) * (number < count)
+        length = random.log_uniform(config.min_px, config.max_px) * ((number < count) & wanted)
         hills.append(torch.cat([centre, 2 * spread**2, edge, length * angle.cos(), length * angle.sin()], dim=1))
     centre, width, edge, motion = _sent(x.device, *torch.split(torch.stack(hills, dim=1), [2, 1, 1, 2], dim=-1))
     distance = (x - centre[:, :, 0]) ** 2 + (y - centre[:, :, 1]) ** 2  # (B, hills, S, S)
     hill = torch.exp(-((distance / width[:, :, 0]) ** edge[:, :, 0]))
-    field = torch.einsum("bhyx,bhd->byxd", hill, motion[..., 0, 0])
-    # Where hills lie on each other, none is longer than asked.
-    capped: Tensor = field / (field.norm(dim=-1, keepdim=True) / config.max_px).clamp(min=1)
-    return capped
+    return torch.einsum("bhyx,bhd->byxd", hill, motion[..., 0, 0])
+
+
+def _head_turn(axes: tuple[Tensor, Tensor], config: WarpConfig, random: _Random) -> Tensor:
+    """How a head that turns out of the plane moves its crop, (B, S, S, 2) in pixels of a 224 px crop.
+
+    The head is an ellipsoid with a nose, of another size and place in each pair. In most pairs it shakes or nods.
+    """
+    x, y = axes
+    turns = random.uniform() < config.turned
+    degrees = random.log_uniform(0.04 * config.turn_degrees, config.turn_degrees) * turns
+    angle, straight = random.uniform(0, 2 * math.pi), random.uniform() < 0.6
+    angle = torch.where(straight, (angle / (math.pi / 2)).round() * (math.pi / 2), angle)
+    centre = random.normal(2) * 0.03
+    half = torch.exp(0.12 * random.normal(2))
+    depth, nose, nose_size = random.uniform(0.22, 0.42), random.uniform(0, 0.12), random.uniform(0.035, 0.07)
+    way = degrees.deg2rad().sin() * CROP_PX
+    centre_x, centre_y, half_x, half_y, depth, nose, nose_size, way_x, way_y = _sent(
+        x.device, centre[:, :1], centre[:, 1:] + 0.05, 0.42 * half[:, :1], 0.55 * half[:, 1:], depth, nose, nose_size,
+        way * angle.cos(), way * angle.sin(),
+    )  # fmt: skip
+    across, down = x - centre_x[:, 0], y - centre_y[:, 0]
+    rest = 1 - (across / half_x[:, 0]) ** 2 - (down / half_y[:, 0]) ** 2
+    skull = depth[:, 0] * rest.clamp(min=1e-4).sqrt()
+    tip = nose[:, 0] * torch.exp(-((across / nose_size[:, 0]) ** 2 + (down / nose_size[:, 0] / 1.6) ** 2) / 2)
+    relief = skull + tip
+    return torch.stack([relief * way_x[:, 0], relief * way_y[:, 0]], dim=-1)
 
 
 def _head_motion(axes: tuple[Tensor, Tensor], config: WarpConfig, random: _Random) -> Tensor:
