@@ -5,8 +5,8 @@
 MEDIA holds `videos/` and, for what is asked of untouched clips, `annotations.csv` (as `events.py` takes it). People of
 part A may serve for choices; part B is opened once per release. `real_pairs.py` says what is asked, and is frozen.
 
-Of each model, and of baselines that get the same frames, AUROC at the same place and within pairs, at two largest
-lengths of each family of fields. Each method's map is joined with its neighbours as far as was best for it on part A.
+Of each model, and of baselines that get the same frames, AUROC at the same place and within pairs, at four largest
+lengths of each family of fields, and on pairs that move by themselves. Each method's map is joined with its neighbours as far as was best for it on part A.
 Error ratio: (1 - AUROC of the model) / (1 - AUROC of the best baseline), with the interval of drawing people again,
 both sides alike. Several `--model` give the cross table of what they were trained on.
 
@@ -38,6 +38,7 @@ from real_pairs import (
     fields_of,
     generator_field,
     moments_of,
+    natural_pairs_of,
     part_of,
     people_of,
 )
@@ -57,7 +58,9 @@ from mbert.shards.engine import Engine
 from mbert.shards.optical_flow import flow_beside_head, optical_flow, without_head
 from mbert.weights import BUILT_IN
 
-AMPLITUDES = (0.5, 1.0)  # px
+AMPLITUDES = (0.3, 0.5, 1.0, 2.0)  # px
+CHOSEN_ON = (0.5, 1.0)  # of these, joining is chosen
+NATURAL = ("natural", 0.0)  # pairs that move by themselves: no length is drawn
 METRICS = {"same_place": auroc_same_place, "within": auroc_within}
 JOINED = (0.0, 0.5, 1.0, 1.5)  # patches, standard deviation: what each method may choose from
 SEED = 0
@@ -124,10 +127,13 @@ class Asked:
                     for amplitude in AMPLITUDES:
                         pair = draw(moment, field, amplitude, np.random.default_rng(seed))
                         self.pairs[family, amplitude].append(pair)
+        rng = np.random.default_rng(SEED + 1)
+        self.pairs[NATURAL] = [pair for person in people.values() for pair in natural_pairs_of(person, rng)]
         self.maps = {key: raw_maps(pairs, models) for key, pairs in self.pairs.items() if pairs}
         self.counts = {
             "people": sum(bool(each) for each in self.moments.values()),
             "moments": sum(map(len, self.moments.values())),
+            "natural": len(self.pairs[NATURAL]),
             "fields": {family: sum(len(found[family]) for found in fields.values()) for family in FAMILIES[:-1]},
         }
 
@@ -142,7 +148,7 @@ class Asked:
 
     def best_spreads(self):
         """{method: spread}: of the best mean AUROC at the same place over mesh and flow."""
-        keys = [key for key in self.maps if key[0] in ("mesh", "flow")]
+        keys = [key for key in self.maps if key[0] in ("mesh", "flow") and key[1] in CHOSEN_ON]
         scores = {
             spread: [self.shares(key, dict.fromkeys(self.maps[key], spread)) for key in keys] for spread in JOINED
         }
@@ -180,7 +186,7 @@ def table(asked, spreads, model):
         people, shares, name = (
             [pair.person for pair in pairs],
             asked.shares((family, amplitude), spreads),
-            f"{amplitude:g}",
+            f"{amplitude:g}" if amplitude else "own",
         )
         for metric, key in (("same_place", "error_ratio"), ("within", "within")):
             best = max(BASELINES, key=lambda each: shares[each][metric].value)

@@ -14,6 +14,9 @@ Families of fields, each in crop coordinates, the head's affine motion removed, 
 - `third`: of the same distances, each part of the face (brows, lids, cheeks, lips, chin) moved as one piece with a
   narrow rim, as far as its landmarks went on average: sharp where the others are smooth. For tests alone;
 - `generator`: action units of `mbert synthesize`, placed by the mesh of the moment itself.
+
+And pairs as they are, `natural`: nothing is drawn. A patch moved where dense flow before and after the pair agree that
+it did, between frames that the pair does not share; it is still where neither sees anything.
 """
 
 import dataclasses
@@ -40,7 +43,7 @@ from mbert.shards.frames import CorpusFrames
 from mbert.shards.image import decode_jpeg, encode_jpeg
 from mbert.shards.optical_flow import flow_beside_head
 
-DEFINITION = 1
+DEFINITION = 2  # 2 added natural pairs and the lengths 0.3 and 2 px; nothing of 1 changed
 FAMILIES = ("mesh", "flow", "third", "generator")
 SIZE = 224
 GRID = 14
@@ -64,6 +67,12 @@ RIM_PX = 2.0  # of a part that moves as one piece
 SHIFT_PX = 1.0
 QUALITY = 95
 MOVED_ABOVE, STILL_UP_TO = 0.3, 0.05  # shares of the field's largest patch
+
+# Of a natural pair.
+NATURAL_PER_PERSON, NATURAL_APART = 10, (1, 3)  # frames
+NATURAL_PX = 0.4  # the largest motion of a patch that both flows see
+NATURAL_COSINE = 0.8  # between them, where a patch moved
+NATURAL_STILL, NATURAL_STILL_PX = 0.15, 0.15  # share of the largest motion, and pixels, up to which a patch is still
 
 # One recording, or one person, under several names: the first of each group decides the part.
 SAME_PERSON = (
@@ -206,6 +215,37 @@ def fields_of(person, rng):
         if all(len(each) >= FIELDS_PER_PERSON for each in found.values()):
             break
     return {family: fields[:FIELDS_PER_PERSON] for family, fields in found.items()}
+
+
+def natural_pairs_of(person, rng):
+    """Up to NATURAL_PER_PERSON pairs in which something moves by itself."""
+    found, lengths = [], person.lengths()
+    places = [(clip, place) for clip, length in enumerate(lengths) for place in range(length)]
+    for index in rng.permutation(len(places))[: 12 * NATURAL_PER_PERSON]:
+        (clip, place), apart = places[index], int(rng.integers(NATURAL_APART[0], NATURAL_APART[1] + 1))
+        # Frames b0 b1 | t0 t1 | a0 a1, each two of them `apart`, one frame between those of different pairs.
+        b0, b1, t0 = place, place + apart, place + apart + 1
+        t1, a0, a1 = t0 + apart, t0 + apart + 1, t0 + 2 * apart + 1
+        if a1 >= lengths[clip]:
+            continue
+        before, after = (
+            cv2.resize(flow_beside_head(*(person.crops(at, at + 1, clip)[0] for at in ends)), (GRID, GRID),
+                       interpolation=cv2.INTER_AREA)
+            for ends in ((b0, b1), (a0, a1))
+        )  # fmt: skip
+        lengths_of = np.stack([np.linalg.norm(each, axis=-1) for each in (before, after)])
+        both, largest = lengths_of.min(axis=0), lengths_of.min(axis=0).max()
+        if largest < NATURAL_PX:
+            continue
+        cosine = (before * after).sum(axis=-1) / np.maximum(lengths_of.prod(axis=0), 1e-9)
+        moved = (both > MOVED_ABOVE * largest) & (cosine > NATURAL_COSINE)
+        still = lengths_of.max(axis=0) <= min(NATURAL_STILL * largest, NATURAL_STILL_PX)
+        if moved.any() and still.any():
+            ends = [person.crops(at, at + 1, clip)[0] for at in (t0, t1)]
+            found.append(Pair(person.name, *ends, moved, still))
+        if len(found) == NATURAL_PER_PERSON:
+            break
+    return found
 
 
 def flow_field(first, second):
