@@ -6,9 +6,9 @@ MEDIA holds `videos/` and, for what is asked of untouched clips, `annotations.cs
 part A may serve for choices; part B is opened once per release. `real_pairs.py` says what is asked, and is frozen.
 
 Of each model, and of baselines that get the same frames, AUROC at the same place and within pairs, at four largest
-lengths of each family of fields, and on pairs that move by themselves. Each method's map is joined with its neighbours as far as was best for it on part A.
-Error ratio: (1 - AUROC of the model) / (1 - AUROC of the best baseline), with the interval of drawing people again,
-both sides alike. Several `--model` give the cross table of what they were trained on.
+lengths of each family of fields, and on pairs that move by themselves. Each method's map is joined with its neighbours
+as far as was best for it on part A. Error ratio: (1 - AUROC of the model) / (1 - AUROC of the best baseline), with the
+interval of drawing people again, both sides alike. Several `--model` give the cross table of what they were trained on.
 
 Untouched clips, by their annotation: mean of the map where a face is still (1 and 5 frames apart), mouth against
 forehead of speakers (3 apart, the median over clips), mean where a head moves and the face does nothing (3 apart); and

@@ -93,7 +93,7 @@ def test_a_setting_that_collapses_the_token_is_flagged_and_the_default_is_not(co
     collapsed = {}
     for name, weight in (("default", None), ("heavy", 100.0)):
         config = PretrainConfig(
-            preset="tiny", steps=60, batch_size=4, lr=3e-3, objective=ObjectiveConfig(agent_weight=weight)
+            preset="tiny", steps=60, batch_size=4, lr=1e-3, objective=ObjectiveConfig(agent_weight=weight)
         )
         collapsed[name] = run_pretrain(corpus.pairs, tmp_path / name, config).collapsed
     assert collapsed == {"default": False, "heavy": True}

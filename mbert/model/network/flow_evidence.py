@@ -5,7 +5,6 @@ The search (dense inverse search, Kroeger et al., ECCV 2016) follows single edge
 of real shape (docs/evidence.md). It runs on the CPU, whatever device the frames are on.
 """
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,7 +13,6 @@ from einops import rearrange
 from torch import Tensor
 
 from mbert.model.network.blur import blurred
-from mbert.shards.optical_flow import Flow, searched_flow
 
 NUM_FLOW = 16  # numbers for each patch: x and y of its quarters, forward and backward
 _LIGHT = 0.15  # crop widths: what is slow enough to be light
@@ -33,14 +31,19 @@ def flow_evidence(t0: Tensor, t1: Tensor, grid: int, px: float) -> Tensor:
     whole crop, as asinh(px / 0.1) / 2; backward ones with their sign turned, so that both say the same where the search
     is right.
     """
+    from mbert.shards.optical_flow import searched_flow  # so that the network can be used without OpenCV
+
     first, second = _levels(t0), _levels(_relit(t0, t1))
-    flows = [
-        _cells(searched_flow(*ends), 2 * grid)
-        for one, other in zip(first, second, strict=True)
-        for ends in ((one, other), (other, one))
-    ]
-    found = torch.from_numpy(np.stack(flows)).reshape(len(t0), 2, (2 * grid) ** 2, 2) * px
-    found[:, 1] *= -1
+    flows = np.stack(
+        [
+            searched_flow(*ends)
+            for one, other in zip(first, second, strict=True)
+            for ends in ((one, other), (other, one))
+        ]
+    )
+    cells = F.adaptive_avg_pool2d(torch.from_numpy(flows).movedim(3, 1), 2 * grid)  # (2 B, 2, 2 grid, 2 grid)
+    found = rearrange(cells, "(b w) d y x -> b w (y x) d", w=2) * px
+    found = torch.stack([found[:, 0], -found[:, 1]], dim=1)
     beside = _beside_affine(found.flatten(0, 1), 2 * grid)
     compressed = (beside / _SMALL_PX).asinh() / 2
     by_patch = rearrange(compressed, "(b w) (y j x i) d -> b (y x) (w j i d)", w=2, y=grid, x=grid, j=2, i=2)
@@ -67,12 +70,6 @@ def _levels(luma: Tensor) -> npt.NDArray[np.uint8]:
     return found
 
 
-def _cells(flow: Flow, count: int) -> Flow:
-    """Means over count x count cells."""
-    means: Flow = cv2.resize(flow, (count, count), interpolation=cv2.INTER_AREA)
-    return means
-
-
 def _beside_affine(flow: Tensor, count: int) -> Tensor:
     """Flows (P, count², 2) less the affine motion that most cells share: least absolute deviations."""
     along = (torch.arange(count) + 0.5) / count * 2 - 1
@@ -80,11 +77,11 @@ def _beside_affine(flow: Tensor, count: int) -> Tensor:
     terms = torch.stack([torch.ones_like(x), x, y], dim=-1).flatten(0, 1)  # (C, 3)
     products = (terms[:, :, None] * terms[:, None, :]).flatten(1)
     targets = (terms[:, :, None] * flow[:, :, None, :]).flatten(2)  # (P, C, 6)
-    weight = torch.ones_like(flow[..., :1])
+    weight, rest = torch.ones_like(flow[..., :1]), flow
     for _ in range(_ROUNDS):
         # Sums, not a product of matrices, which would be rounded otherwise in a batch of another size.
-        left = (weight * products).sum(dim=1).unflatten(1, (3, 3)) + 1e-4 * torch.eye(3)
-        right = (weight * targets).sum(dim=1).unflatten(1, (3, 2))
+        left = (weight * products).sum(dim=1).view(-1, 3, 3) + 1e-4 * torch.eye(3)
+        right = (weight * targets).sum(dim=1).view(-1, 3, 2)
         affine = torch.linalg.solve(left, right)  # (P, 3, 2)
         rest = flow - (terms[:, :, None] * affine[:, None]).sum(dim=2)
         weight = 1 / (rest.norm(dim=-1, keepdim=True) + _FIT_PX)

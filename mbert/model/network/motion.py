@@ -70,13 +70,13 @@ class MotionEvidence(nn.Module):
     def forward(self, t0: Tensor, t1: Tensor) -> Tensor:
         """Normalised frames (B, C, H, W) -> (B, N, num_inputs)."""
         with torch.autocast(t0.device.type, enabled=False):
-            lumas = luma_of(t0), luma_of(t1)
+            first, second = luma_of(t0), luma_of(t1)
             if not self.flow:
-                return _evidence(*lumas, self.patch_size)
+                return _evidence(first, second, self.patch_size)
             factor = max(1, self.patch_size // _LEAST_PATCH)
-            smaller = [F.avg_pool2d(luma, factor) for luma in lumas]
-            squares = _evidence(*smaller, self.patch_size // factor)
-            flow = flow_evidence(*lumas, t0.shape[-1] // self.patch_size, CROP_PX / t0.shape[-1])
+            smaller = F.avg_pool2d(first, factor), F.avg_pool2d(second, factor)
+            squares = _evidence(smaller[0], smaller[1], self.patch_size // factor)
+            flow: Tensor = flow_evidence(first, second, t0.shape[-1] // self.patch_size, CROP_PX / t0.shape[-1])
             return torch.cat([squares, flow], dim=-1)
 
 

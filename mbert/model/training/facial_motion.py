@@ -10,7 +10,9 @@ import functools
 import math
 from importlib import resources
 
-import safetensors.torch
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,7 +32,7 @@ def facial_fields(numbers: Tensor, axes: tuple[Tensor, Tensor]) -> Tensor:
     `axes` are x and y of each pixel in crop widths from the centre, (S, S), as `warp.py` has them.
     """
     device = axes[0].device
-    components = _components().to(device, non_blocking=True)  # (families, K, 2, h, w)
+    components = torch.tensor(_components()).to(device, non_blocking=True)  # (families, K, 2, h, w)
     drawn, numbers = numbers[:, : 2 * _COMPONENTS], numbers[:, 2 * _COMPONENTS :]
     # Laplace: few components make a movement, as few muscles do.
     centred = drawn.clamp(1e-6, 1 - 1e-6) - 0.5
@@ -49,7 +51,8 @@ def facial_fields(numbers: Tensor, axes: tuple[Tensor, Tensor]) -> Tensor:
     grid = F.affine_grid(place, [len(fields), 2, *axes[0].shape], align_corners=False)
     spread = F.grid_sample(fields, grid, mode="bicubic", padding_mode="zeros", align_corners=False)
     turned = torch.einsum("bde,beyx->byxd", matrix, spread)
-    return turned / turned.norm(dim=-1, keepdim=True).amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
+    scaled: Tensor = turned / turned.norm(dim=-1, keepdim=True).amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
+    return scaled
 
 
 def _varied(numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,8 +76,9 @@ def _rotation(angle: Tensor) -> Tensor:
 
 
 @functools.cache
-def _components() -> Tensor:
+def _components() -> npt.NDArray[np.float32]:
     """(families, K, 2, h, w): each as long as its standard deviation."""
     file = resources.files("mbert.weights") / "facial_motion.safetensors"
-    found = safetensors.torch.load(file.read_bytes())
-    return torch.stack([found[family].float() for family in FAMILIES])[:, :_COMPONENTS]
+    found = safetensors.numpy.load(file.read_bytes())
+    components: npt.NDArray[np.float32] = np.stack([found[family] for family in FAMILIES])[:, :_COMPONENTS]
+    return components.astype(np.float32)
