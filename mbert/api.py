@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from mbert import ConfigError
+from mbert.extras import require_video
 from mbert.manifests.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from mbert.model.training.finetune import FinetunePlan, FinetuneSummary
     from mbert.model.training.pretrain import PretrainEstimate, PretrainPlan, PretrainSummary
     from mbert.model.training.run_log import StepReport
-    from mbert.pipeline.ingest import IngestEstimate, IngestPlan, IngestSummary
-    from mbert.pipeline.ingest_input import Going, Outcome
+    from mbert.pipeline.ingest_summary import Going, IngestEstimate, IngestPlan, IngestSummary, Outcome
     from mbert.pipeline.shard import ShardSummary
     from mbert.pipeline.synthetic.synthesize import SynthesisSummary
     from mbert.prediction.build import BuiltWeights
@@ -109,8 +109,9 @@ def ingest(
     With `dry_run` nothing is written and the estimate is returned, else the summary. Raises ConfigError for options
     and folders that cannot be used, ManifestError for a label file that cannot be read.
     """
+    require_video("mbert ingest")
     from mbert.pipeline.ingest import CorpusChoice, estimate_ingest, run_ingest
-    from mbert.pipeline.ingest_input import IngestOptions
+    from mbert.pipeline.ingest_options import IngestOptions
 
     options = IngestOptions(
         size=size,
@@ -484,6 +485,7 @@ def synthesize(
     `photos` is a folder of portraits; None: the bundled one. A strength that is None is that of the preset. Raises
     ConfigError for options and folders that cannot be used.
     """
+    require_video("mbert synthesize")
     import dataclasses
 
     from mbert.pipeline.synthetic.synthesize import PRESETS
@@ -559,6 +561,7 @@ def predict(
     names emotions. Tables and pages go to a folder of each video in `out`. Raises ConfigError for options that cannot
     be used and a folder without videos, ModelError for a model that cannot.
     """
+    require_video("mbert predict")
     from mbert.prediction.run import run_predict
 
     chosen = {
@@ -608,6 +611,7 @@ def build_weights(
     on_note: Callable[[str], None] = lambda text: None,
 ) -> "BuiltWeights":
     """Make a model for `predict` from synthetic people: `mbert weights build`. None: the bundled photo, all steps."""
+    require_video("mbert weights build")
     from mbert.prediction.build import BuildOptions
     from mbert.prediction.build import build_weights as build
 

@@ -23,8 +23,7 @@ from mbert.pipeline.faces.align import fit_pose, template
 from mbert.pipeline.faces.landmarkers import Fan, MediaPipeMesh, MediaPipeTask, fetched, open_landmarker
 from mbert.pipeline.faces.landmarks import FAN68, MESH, Face
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
-
+from mbert.pipeline.ingest_options import IngestOptions
 
 needs_mesh = pytest.mark.skipif(not hasattr(mediapipe, "solutions"), reason="this mediapipe carries no face mesh")
 

@@ -10,7 +10,7 @@ import mbert
 
 PACKAGE = Path(mbert.__file__).parent
 MAY_IMPORT = {
-    "mbert": set(),
+    "mbert": {"mbert"},
     "manifests": {"mbert", "manifests"},
     "shards": {"mbert", "manifests", "shards"},
     "pipeline": {"mbert", "manifests", "shards", "pipeline"},

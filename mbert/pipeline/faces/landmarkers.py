@@ -339,7 +339,7 @@ def _mediapipe() -> Any:
 
 
 def _leave_open() -> None:
-    """Let the system free what is open when Python ends: MediaPipe's own clean-up is too late, and prints tracebacks."""
+    """Leave to the system what is open when Python ends: MediaPipe's own clean-up is too late and prints tracebacks."""
     for task in _OPEN:
         for graph in (task._task, task._detector):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(graph))  # it is never deleted
