@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "model": {"mbert", "manifests", "shards", "weights", "model"},
     "reports": {"mbert", "manifests", "reports"},
     "prediction": {"mbert", "manifests", "shards", "pipeline", "weights", "model", "reports", "prediction"},
-    "api": {"mbert", "manifests", "shards", "pipeline", "weights", "model", "prediction"},
+    "api": {"mbert", "manifests", "shards", "pipeline", "weights", "model", "prediction", "api"},
     "commands": {"mbert", "manifests", "shards", "pipeline", "model", "api", "commands"},
     "__main__": {"cli"},
     "cli": {"mbert", "commands"},
