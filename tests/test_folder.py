@@ -8,7 +8,8 @@ from PIL import Image
 
 from mbert import ConfigError, InputError
 from mbert.pipeline.ingest_options import IngestOptions
-from mbert.pipeline.video.folder import FrameFolder, frame_numbers
+from mbert.pipeline.video.folder import FrameFolder
+from mbert.pipeline.video.source import frame_numbers
 
 
 @pytest.fixture(scope="module")

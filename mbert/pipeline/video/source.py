@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from mbert import InputError
 from mbert.manifests.labels.provenance import Provenance
 from mbert.manifests.labels.table import Label
 from mbert.manifests.paths import relative_path
 from mbert.manifests.schema import video_key
 from mbert.manifests.subject import Subject
+from mbert.pipeline.video.numbering import number_images
 
 VIDEO_SUFFIXES = frozenset(
     (
@@ -110,6 +112,14 @@ def image_names(folder: Path) -> list[str]:
             for entry in entries
             if suffix_of(entry.name) in IMAGE_SUFFIXES and not entry.name.startswith(".")
         )
+
+
+def frame_numbers(folder: Path) -> list[int]:
+    """The frame indices of a folder's images, ascending; none where it cannot be read or holds no single series."""
+    try:
+        return number_images(image_names(folder)).indices
+    except (OSError, InputError):
+        return []  # reading the input will give the reason
 
 
 def is_animated(file: Path) -> bool:
