@@ -34,7 +34,7 @@ from mbert.model.scoring.localisation import auroc_same_place, auroc_within, pat
 from mbert.model.scoring.methods import hash_of
 from mbert.model.training.objective import ObjectiveConfig
 from mbert.model.training.pretrain import PretrainConfig, run_pretrain
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthetic.synthesize import PRESETS

@@ -13,7 +13,7 @@ from mbert.manifests.schema import TruthRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthetic.synthesize import PRESETS, TRUTH_NAME, synthesize

@@ -24,7 +24,7 @@ from mbert.manifests.workspace import Workspace
 from mbert.model.network.features import MAP_REGIONS
 from mbert.model.scoring.localisation import patch_truth
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthetic.synthesize import PRESETS, synthesize

@@ -32,7 +32,7 @@ import numpy as np
 
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.video.decode import VideoFile
 
 MEDIA = Path(os.environ.get("MBERT_TEST_MEDIA", Path(__file__).parents[2] / "shared" / "media"))

@@ -36,7 +36,7 @@ from mbert.model.scoring.methods import pair_features
 from mbert.model.scoring.probe import predict_folds
 from mbert.model.training.pretrain import PretrainConfig, run_pretrain
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthetic.synthesize import PRESETS, synthesize

@@ -51,7 +51,7 @@ from mbert.model.network.motion import motion_evidence
 from mbert.model.scoring.confusion import group_by_name, resample_subjects
 from mbert.model.scoring.localisation import auroc_same_place, auroc_within, patch_means
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.synthetic.facial_motion import pixel_grid
 from mbert.pipeline.video.source import VIDEO_SUFFIXES
 from mbert.shards.engine import Engine

@@ -28,7 +28,7 @@ from mbert.model.scoring.config import BASELINES, OURS, EvalConfig
 from mbert.model.scoring.evaluate import run_eval
 from mbert.model.training.finetune import FinetuneConfig
 from mbert.model.training.pretrain import PretrainConfig, run_pretrain
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthetic.synthesize import PRESETS

@@ -26,7 +26,8 @@ from mbert.manifests.files import write_json
 from mbert.manifests.schema import ClipRow, FrameRow, VideoRow, arrow_schema, clip_key, video_key
 from mbert.manifests.store import read_rows, write_rows, write_table
 from mbert.manifests.workspace import Workspace, twin_paths
-from mbert.pipeline.ingest_input import Outcome, committed_outcome
+from mbert.pipeline.ingest_input import committed_outcome
+from mbert.pipeline.ingest_summary import Outcome
 from mbert.pipeline.pairs.plan import PairOptions, dealt_pairs, pair_condition, plan_sampled
 
 FPS, CLIP_SECONDS = 30, 10

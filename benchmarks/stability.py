@@ -23,7 +23,7 @@ from mbert.manifests.schema import ClipRow, FrameRow
 from mbert.manifests.store import read_rows, read_table
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 
 FPS = 30
 SECONDS = 4.0

@@ -25,7 +25,7 @@ from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, PairRow, pair_key
 from mbert.manifests.store import write_rows
 from mbert.manifests.workspace import PAIRS_CLIPS, PAIRS_INDEX, Workspace, twin_paths
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthetic.nuisance import Nuisance

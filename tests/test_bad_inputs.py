@@ -12,7 +12,7 @@ from mbert.manifests.schema import ClipRow, FrameRow, VideoRow
 from mbert.manifests.store import read_rows, read_table
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.shards.engine import Engine
 from mbert.shards.integrity import verify_frames
 

@@ -259,8 +259,8 @@ def test_doctor_names_what_will_be_used(tmp_path, invoke):
     report = json.loads(done.stdout)
     assert done.returncode == 0
     assert report["missing"] == {}
-    assert set(report["found"]) >= {"torch", "mediapipe", "landmarker", "decoder", "device"}
-    assert "face mesh" in report["found"]["landmarker"]
+    assert set(report["found"]) >= {"torch", "mbert[video]", "landmarker", "decoder", "device"}
+    assert "mediapipe" in report["found"]["landmarker"]
 
 
 def test_the_demo_runs_the_four_commands_and_ends_with_a_table(tmp_path, run_mbert):

@@ -22,7 +22,7 @@ from mbert.model.network.micron_bert import MicronBert
 from mbert.model.scoring.config import EvalConfig
 from mbert.model.scoring.evaluate import run_eval
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.shards.engine import Engine

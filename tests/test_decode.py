@@ -6,8 +6,8 @@ import pytest
 
 from mbert import ConfigError, InputError
 from mbert.pipeline.corpora.videos import list_videos
-from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.video.decode import content_hash
+from mbert.pipeline.ingest_options import IngestOptions
+from mbert.pipeline.video.source import content_hash
 
 
 def gray_frames(num_frames, height=64, width=96):

@@ -12,7 +12,7 @@ from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.model.scoring.recordings import told_recordings
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.verify import run_verify
 from mbert.shards import duplicates as duplicates_module
 from mbert.shards.duplicates import find_duplicates, num_unread_crops

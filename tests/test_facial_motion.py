@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mbert.pipeline.faces.align import fit_pose
-from mbert.pipeline.faces.landmarkers import MediaPipeMesh
+from mbert.pipeline.faces.landmarkers import open_landmarker
 from mbert.pipeline.synthetic.facial_motion import (
     ACTION_UNITS,
     CROP_PX,
@@ -51,7 +51,7 @@ EXPECTED = [
 
 @pytest.fixture(scope="module")
 def mesh(face):
-    landmarker = MediaPipeMesh(max_faces=1)
+    landmarker = open_landmarker("mediapipe", max_faces=1)
     try:
         image = cv2.resize(face[20:260, 100:340], SHAPE, interpolation=cv2.INTER_CUBIC)
         return landmarker.detect(image)[0].points

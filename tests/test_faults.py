@@ -22,7 +22,7 @@ from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest import estimate_ingest, run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.shards.engine import Engine
@@ -106,7 +106,7 @@ if sys.argv[3] == "shard":
     run_shard(workspace, PairOptions(pairs_per_shard=40))
 else:
     from mbert.pipeline.ingest import run_ingest
-    from mbert.pipeline.ingest_input import IngestOptions
+    from mbert.pipeline.ingest_options import IngestOptions
     run_ingest(Path(sys.argv[3]), workspace, IngestOptions())
 """
 

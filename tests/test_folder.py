@@ -7,8 +7,9 @@ import tifffile
 from PIL import Image
 
 from mbert import ConfigError, InputError
-from mbert.pipeline.ingest_input import IngestOptions
-from mbert.pipeline.video.folder import FrameFolder, frame_numbers
+from mbert.pipeline.ingest_options import IngestOptions
+from mbert.pipeline.video.folder import FrameFolder
+from mbert.pipeline.video.source import frame_numbers
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_what_a_dark_input_cannot_tell_is_said_and_can_be_said_to_it(gray, tmp_p
     assert "though a dark input of more bits looks the same; --bit-depth names another" in info.remarks[0]
     dark, info = frames_of(tmp_path / "f", bit_depth=16)
     assert (info.bit_depth, info.remarks) == (16, [])
-    assert dark[0].rgb().max() == round(gray.max() * 16 / 257)
+    assert dark[0].rgb().max() == round(int(gray.max()) * 16 / 257)
     with pytest.raises(InputError, match=r"000\.png has samples up to \d+, more than the bit depth holds"):
         frames_of(tmp_path / "f", bit_depth=10)
     with pytest.raises(ConfigError, match="the bit depth is 7; allowed are 8 to 16"):

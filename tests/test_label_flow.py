@@ -16,7 +16,7 @@ from mbert.manifests.schema import ClipRow, FrameRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 
 HEADER = "path,subject,onset,apex,offset,emotion"
 

@@ -15,7 +15,7 @@ from mbert.manifests.store import write_rows
 from mbert.manifests.subject import Subject
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.shards.engine import Engine
 
 

@@ -10,7 +10,7 @@ import mbert
 
 PACKAGE = Path(mbert.__file__).parent
 MAY_IMPORT = {
-    "mbert": set(),
+    "mbert": {"mbert"},
     "manifests": {"mbert", "manifests"},
     "shards": {"mbert", "manifests", "shards"},
     "pipeline": {"mbert", "manifests", "shards", "pipeline"},
@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "model": {"mbert", "manifests", "shards", "weights", "model"},
     "reports": {"mbert", "manifests", "reports"},
     "prediction": {"mbert", "manifests", "shards", "pipeline", "weights", "model", "reports", "prediction"},
-    "api": {"mbert", "manifests", "shards", "pipeline", "weights", "model", "prediction"},
+    "api": {"mbert", "manifests", "shards", "pipeline", "weights", "model", "prediction", "api"},
     "commands": {"mbert", "manifests", "shards", "pipeline", "model", "api", "commands"},
     "__main__": {"cli"},
     "cli": {"mbert", "commands"},

@@ -11,7 +11,7 @@ from PIL import Image
 from mbert import ConfigError
 from mbert.manifests.paths import normalized, relative_path
 from mbert.pipeline.corpora.videos import count_suffixes, list_videos
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 
 
 def touch(folder, *names):

@@ -23,7 +23,7 @@ from mbert.model.movement.findings import Stretch, direction, find_events
 from mbert.model.network.config import PRESETS, VARIANTS
 from mbert.model.network.micron_bert import MicronBert
 from mbert.pipeline.faces.align import fit_pose, pose_matrices
-from mbert.pipeline.faces.landmarkers import MediaPipeMesh
+from mbert.pipeline.faces.landmarkers import open_landmarker
 from mbert.pipeline.synthetic.facial_motion import (
     ACTION_UNITS,
     ActiveUnit,
@@ -57,7 +57,7 @@ def portrait(face):
 
 def aligned(photo):
     """A face as `mbert ingest` aligns it, with a margin around the crop; and its landmarks."""
-    landmarker = MediaPipeMesh(max_faces=1)
+    landmarker = open_landmarker("mediapipe", max_faces=1)
     try:
         pose = fit_pose(landmarker.detect(np.ascontiguousarray(photo))[0].points)
         pose[2] -= np.log((SIZE + 2 * MARGIN) / SIZE)

@@ -6,7 +6,7 @@ import pytest
 from test_facial_motion import SHAPE
 
 from mbert import ConfigError
-from mbert.pipeline.faces.landmarkers import MediaPipeMesh
+from mbert.pipeline.faces.landmarkers import open_landmarker
 from mbert.pipeline.synthetic.nuisance import Camera, Nuisance, head_path, local_motions
 
 NAMES = [field.name for field in dataclasses.fields(Nuisance)]
@@ -24,7 +24,7 @@ GRAY = np.full((*SHAPE, 3), 120, np.uint8)
 
 @pytest.fixture(scope="module")
 def portrait(face):
-    landmarker = MediaPipeMesh(max_faces=1)
+    landmarker = open_landmarker("mediapipe", max_faces=1)
     image = cv2.resize(face[20:260, 100:340], SHAPE, interpolation=cv2.INTER_CUBIC)
     yield image, landmarker.detect(image)[0].points, landmarker
     landmarker.close()

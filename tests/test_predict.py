@@ -47,7 +47,7 @@ from mbert.model.network.micron_bert import MicronBert
 from mbert.model.training.finetune import FinetuneConfig, run_finetune
 from mbert.model.training.pretrain import PretrainConfig, run_pretrain
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthetic.nuisance import Nuisance

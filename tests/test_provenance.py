@@ -12,7 +12,7 @@ from mbert.manifests.schema import ClipRow, LabelRow, PairRow, VideoRow
 from mbert.manifests.store import read_rows, read_table
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 

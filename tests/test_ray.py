@@ -9,7 +9,7 @@ import pytest
 from mbert import ConfigError, ShardError
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.shards.engine import Engine, run_tasks

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mbert.pipeline.faces.align import crop_motion, fit_pose, pose_matrices
-from mbert.pipeline.faces.landmarkers import MediaPipeMesh
+from mbert.pipeline.faces.landmarkers import open_landmarker
 from mbert.pipeline.faces.register import register_poses
 from mbert.pipeline.faces.track import Region, onto_region
 from mbert.pipeline.video.frame import Frame
@@ -13,7 +13,7 @@ from mbert.pipeline.video.frame import Frame
 def portrait(face):
     """A sharp face of about 230 px, and its pose."""
     image = cv2.resize(face[20:260, 100:340], (480, 480), interpolation=cv2.INTER_CUBIC)
-    return image, fit_pose(MediaPipeMesh(max_faces=1).detect(image)[0].points)
+    return image, fit_pose(open_landmarker("mediapipe", max_faces=1).detect(image)[0].points)
 
 
 def moved_frames(portrait, motions, *, noise=2.0, change=lambda index, frame: frame, shrink=1):

@@ -12,7 +12,7 @@ from mbert.manifests.schema import ClipRow, LabelRow, VideoRow, video_key
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.shards.integrity import verify_frames
 
 HEADER = "path,subject,onset,apex,offset,emotion\n"

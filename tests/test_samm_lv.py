@@ -8,7 +8,7 @@ from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.registry import CORPORA, list_corpus
 from mbert.pipeline.corpora.samm_lv import CORPUS
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.video.folder import FrameFolder
 
 HEADER = [

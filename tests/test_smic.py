@@ -8,7 +8,7 @@ from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.registry import list_corpus
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.video.folder import FrameFolder
 
 RAW, CROPPED = "SMIC_all_raw", "SMIC_all_cropped"

@@ -10,7 +10,7 @@ from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.corpora.registry import list_corpus
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 
 HS = "SMIC-E_raw image/HS_long/SMIC-HS-E"
 HEADER = [

@@ -14,7 +14,7 @@ from mbert.manifests.schema import ClipRow, FrameRow, PairRow, VideoRow
 from mbert.manifests.store import read_rows, read_table
 from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.pipeline.video.decode import VideoFile

@@ -15,7 +15,7 @@ from mbert.cli import app
 from mbert.manifests.labels.label_file import read_labels
 from mbert.manifests.schema import TruthRow
 from mbert.manifests.store import read_rows
-from mbert.pipeline.faces.landmarkers import MediaPipeMesh
+from mbert.pipeline.faces.landmarkers import open_landmarker
 from mbert.pipeline.synthetic import synthesize as module
 from mbert.pipeline.synthetic.facial_motion import CROP_PX, face_axes, pixel_grid
 from mbert.pipeline.synthetic.nuisance import Nuisance
@@ -52,7 +52,7 @@ def a_row(**changes):
 
 @pytest.fixture(scope="module")
 def portrait(face):
-    landmarker = MediaPipeMesh(max_faces=1)
+    landmarker = open_landmarker("mediapipe", max_faces=1)
     try:
         image = cv2.resize(face[20:260, 100:340], (320, 320), interpolation=cv2.INTER_CUBIC)
         return Portrait(image, landmarker.detect(image)[0].points)
@@ -225,10 +225,10 @@ def test_a_second_run_does_nothing_and_a_cut_off_one_goes_on(tmp_path, monkeypat
     assert (again.num_new, again.num_clips) == (1, 4)
     assert digests(folder) == found
 
-    def no_need(**_):
+    def no_need(*_, **__):
         raise AssertionError("a complete corpus needs no landmarks")
 
-    monkeypatch.setattr(module, "MediaPipeMesh", no_need)
+    monkeypatch.setattr(module, "open_landmarker", no_need)
     done = synthesize(folder, SMALL)
     assert (done.num_new, done.num_clips, done.num_labelled) == (0, 4, 3)
 

@@ -8,7 +8,7 @@ import pytest
 from mbert import ConfigError
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.synthetic.nuisance import Nuisance
 from mbert.pipeline.synthetic.synthesize import SynthesisOptions, synthesize
 from mbert.pipeline.synthetic.truth import true_pairs

@@ -19,6 +19,7 @@ from mbert.commands.options import (
     JsonOption,
     SeedOption,
 )
+from mbert.extras import require_video
 
 if TYPE_CHECKING:
     from mbert.manifests.schema import TruthRow
@@ -39,6 +40,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Make a small labelled corpus of real videos and run the four commands on it. Takes minutes, needs no network."""
+    require_video("mbert demo")
     from mbert.api import engine_of
     from mbert.pipeline.synthetic.synthesize import PRESETS, synthesize
 

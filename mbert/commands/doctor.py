@@ -1,91 +1,95 @@
 """`mbert doctor`: what is installed, what will be used, what is missing."""
 
 import contextlib
+import importlib.metadata
 import json
 import shutil
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import typer
 
 from mbert import MbertError, __version__
-from mbert.commands.options import (
-    JsonOption,
-)
+from mbert.commands.options import JsonOption
+from mbert.extras import EXTRAS
 
-if TYPE_CHECKING:
-    pass
+_CORE = ("webdataset", "pyarrow", "duckdb", "timm", "torch", "torchvision")
 
 
 def doctor(as_json: JsonOption = False) -> None:
     """Check the installation and suggest fixes."""
-    import importlib.metadata
-
-    checks: dict[str, str] = {}
+    found: dict[str, str] = {}
     missing: dict[str, str] = {}
-    for name in (
-        "av",
-        "mediapipe",
-        "face-alignment",
-        "webdataset",
-        "pyarrow",
-        "duckdb",
-        "timm",
-        "torch",
-        "torchvision",
-    ):
+    for name in _CORE:
         try:
-            checks[name] = importlib.metadata.version(name)
+            found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             missing[name] = f"pip install {name}"
-    with _noting(missing, "landmarker", "pip install 'mediapipe==0.10.21'"):
-        from mbert.pipeline.faces.landmarkers import open_landmarker
-
-        landmarker = open_landmarker("mediapipe")
-        checks["landmarker"] = f"{landmarker.name}, on CPU"
-        landmarker.close()
-    with _noting(missing, "decoder", "pip install av"):
-        import av
-
-        version = ".".join(str(part) for part in av.library_versions["libavcodec"])
-        checks["decoder"] = f"PyAV {av.__version__}, libavcodec {version}"
-    with _noting(missing, "ffmpeg", "pip install imageio-ffmpeg"):
-        from mbert.pipeline.video.decode_ffmpeg import ffmpeg_program
-
-        checks["ffmpeg"] = f"{ffmpeg_program()}, for --decoder ffmpeg"
-    try:
-        checks["ray"] = f"{importlib.metadata.version('ray')}, for --engine ray"
-    except importlib.metadata.PackageNotFoundError:
-        checks["ray"] = "not installed; only --engine ray needs it: pip install 'mbert[ray]'"
     with _noting(missing, "device", "pip install torch torchvision"):
-        import torch
+        found["device"] = _device()
+    absent: dict[str, str] = {}
+    for name, extra in EXTRAS.items():
+        if lacking := extra.missing():
+            absent[name] = f"not installed ({', '.join(lacking)}): pip install 'mbert[{name}]' for {extra.purpose}"
+        else:
+            versions = [f"{package} {importlib.metadata.version(package)}" for package in extra.packages.values()]
+            found[f"mbert[{name}]"] = ", ".join(versions)
+    if "video" not in absent:
+        with _noting(missing, "landmarker", "pip install 'mbert[video]' again"):
+            found["landmarker"] = _landmarker()
+        with _noting(missing, "decoder", "pip install --force-reinstall av"):
+            found["decoder"] = _decoder()
+        with _noting(missing, "ffmpeg", "pip install imageio-ffmpeg"):
+            from mbert.pipeline.video.decode_ffmpeg import ffmpeg_program
 
-        from mbert.model.device import pick_compute
-
-        compute = pick_compute()
-        name = (
-            torch.cuda.get_device_name() if compute.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        )
-        checks["device"] = f"{name}, {compute.precision}"
-    checks["free disk space"] = f"{shutil.disk_usage('.').free / 1e9:.0f} GB"
+            found["ffmpeg"] = f"{ffmpeg_program()}, for --decoder ffmpeg"
+    found["free disk space"] = f"{shutil.disk_usage('.').free / 1e9:.0f} GB"
     if as_json:
-        typer.echo(json.dumps({"mbert": __version__, "found": checks, "missing": missing}))
+        typer.echo(json.dumps({"mbert": __version__, "found": found, "not_installed": absent, "missing": missing}))
     else:
         typer.echo(f"mbert {__version__}")
-        for name, text in checks.items():
+        for name, text in found.items():
             typer.echo(f"  {name:16} {text}")
-        for name, mend in missing.items():
-            typer.secho(f"  {name:16} missing: {mend}", fg="red")
+        for name, text in absent.items():
+            typer.echo(f"  {f'mbert[{name}]':16} {text}")
+        for name, fix in missing.items():
+            typer.secho(f"  {name:16} missing: {fix}", fg="red")
         if not missing:
-            typer.echo("everything that the four commands need is there")
+            typer.echo("what is installed works" if absent else "everything is installed and works")
     if missing:
         raise typer.Exit(1)
 
 
+def _device() -> str:
+    import torch
+
+    from mbert.model.device import pick_compute
+
+    compute = pick_compute()
+    name = torch.cuda.get_device_name() if compute.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return f"{name}, {compute.precision}"
+
+
+def _landmarker() -> str:
+    from mbert.pipeline.faces.landmarkers import open_landmarker
+
+    landmarker = open_landmarker("mediapipe")
+    landmarker.close()
+    return f"{landmarker.name}, on CPU"
+
+
+def _decoder() -> str:
+    import av
+
+    version = ".".join(str(part) for part in av.library_versions["libavcodec"])
+    return f"PyAV {av.__version__}, libavcodec {version}"
+
+
 @contextlib.contextmanager
-def _noting(missing: dict[str, str], name: str, mend: str) -> Iterator[None]:
-    """Whatever keeps a part from loading is what `doctor` is there to report."""
+def _noting(missing: dict[str, str], name: str, fix: str) -> Iterator[None]:
+    """Whatever keeps a part from loading is what `doctor` is there to report; our own errors say what to do."""
     try:
         yield
-    except (ImportError, OSError, RuntimeError, MbertError) as exc:
-        missing[name] = f"{mend} ({exc})"
+    except MbertError as exc:
+        missing[name] = str(exc)
+    except (ImportError, OSError, RuntimeError) as exc:
+        missing[name] = f"{fix} ({exc})"

@@ -73,8 +73,7 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
     """Turn raw face video into aligned face crops with manifests."""
     progress = Progress("ingest")
     from mbert.pipeline.corpora.videos import count_suffixes
-    from mbert.pipeline.ingest import IngestEstimate, IngestPlan, IngestSummary
-    from mbert.pipeline.ingest_input import Going, Outcome
+    from mbert.pipeline.ingest_summary import Going, IngestEstimate, IngestPlan, IngestSummary, Outcome
 
     if options["dry_run"]:
         estimate = api.ingest(**options)

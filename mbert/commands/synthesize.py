@@ -58,10 +58,7 @@ def _strength(text: str) -> Any:
 )
 def synthesize(options: dict[str, Any], as_json: JsonOption = False) -> None:
     """Make labelled videos of small facial motion, and the truth of it, from photos of faces."""
-    progress = Progress("synthesize")
-    from mbert.pipeline.synthetic.synthesize import TRUTH_NAME
-
-    with progress:
+    with Progress("synthesize") as progress:
         done = 0
 
         def tell() -> None:
@@ -72,6 +69,8 @@ def synthesize(options: dict[str, Any], as_json: JsonOption = False) -> None:
         summary = api.synthesize(**options, on_note=progress.say, on_plan=progress.begin, on_clip=tell)
     if as_json:
         return print_json(summary)
+    from mbert.pipeline.synthetic.synthesize import TRUTH_NAME
+
     parts = ", ".join(f"{name} {count}" for name, count in summary.subjects_by_part.items())
     typer.echo(
         f"{counted(summary.num_clips, 'clip')} of {counted(summary.num_subjects, 'subject')} ({parts}), "

@@ -25,7 +25,7 @@ from mbert.manifests.workspace import PAIRS_INDEX, Workspace, twin_paths
 from mbert.pipeline.corpora.videos import list_videos
 from mbert.pipeline.roots import Roots, read_roots, root_of
 from mbert.pipeline.shard import corpus_fingerprint
-from mbert.pipeline.video.decode import content_hash
+from mbert.pipeline.video.source import content_hash
 from mbert.shards.forget import count_pairs, forget_pairs
 
 By = Literal["path", "subject", "video", "expired"]

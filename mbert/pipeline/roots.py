@@ -17,8 +17,7 @@ from mbert.manifests.labels.table import Label
 from mbert.manifests.schema import ClipRow, VideoRow, video_key
 from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.registry import CORPORA
-from mbert.pipeline.video.decode import content_hash
-from mbert.pipeline.video.source import Listing, Source
+from mbert.pipeline.video.source import Listing, Source, content_hash
 
 _COMPARED = 16  # inputs by whose content two roots are compared
 _LISTED = 3

@@ -33,7 +33,7 @@ from mbert.model.training.pretrain import PretrainConfig, run_pretrain
 from mbert.pipeline.faces.landmarkers import open_landmarker
 from mbert.pipeline.faces.measure import CropMeter, guessed_measures
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.pairs.plan import PairOptions
 from mbert.pipeline.shard import run_shard
 from mbert.pipeline.synthetic.facial_motion import (

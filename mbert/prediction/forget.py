@@ -24,10 +24,9 @@ from mbert.pipeline.forget import (
     select,
     under_way,
 )
-from mbert.pipeline.video.decode import content_hash
+from mbert.pipeline.video.source import content_hash
 from mbert.prediction.owners import Owners
-from mbert.prediction.run import INDEX
-from mbert.prediction.video import SUMMARY, remove_results
+from mbert.prediction.results import INDEX, SUMMARY, remove_results
 
 NOT_COVERED = (
     "the recordings themselves, and lines about them in labels.csv and videos.csv: delete them, they name who was seen",

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mbert.manifests.files import read_json, write_json
-from mbert.prediction.video import REPORT, SUMMARY, summary_of
+from mbert.prediction.results import REPORT, SUMMARY, summary_of
 from mbert.reports.predict_page import IndexEntry
 
 _FILE = ".folders.json"

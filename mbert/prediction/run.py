@@ -17,16 +17,17 @@ from mbert.manifests.workspace import Workspace
 from mbert.model.movement.displacement import MovementMeter
 from mbert.pipeline.corpora.videos import list_videos
 from mbert.pipeline.ingest import CorpusChoice, run_ingest
-from mbert.pipeline.ingest_input import IngestOptions, Outcome
+from mbert.pipeline.ingest_options import IngestOptions
+from mbert.pipeline.ingest_summary import Outcome
 from mbert.pipeline.video.source import Listing
 from mbert.prediction.owners import Owners
+from mbert.prediction.results import INDEX, REPORT, remove_results
 from mbert.prediction.task import Predicted, PredictOptions, PredictTask, Unpredicted, load, load_classifier
-from mbert.prediction.video import REPORT, finished, predict_video, remove_results
+from mbert.prediction.video import finished, predict_video
 from mbert.reports.predict_page import IndexEntry, write_index_page
 from mbert.shards.engine import Engine, Loss, run_tasks
 from mbert.weights import BUILT_IN
 
-INDEX = "index.html"
 _INDEX_SECONDS = 10.0  # between two states of it while a run goes on
 
 

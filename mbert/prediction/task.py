@@ -15,7 +15,7 @@ from mbert.model.movement.calibration import Calibration
 from mbert.model.network.classifier import Classifier
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.network.weights import hash_weights, model_folder
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.video.source import Source
 from mbert.weights import BUILT_IN
 

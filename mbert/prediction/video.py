@@ -14,11 +14,9 @@ import itertools
 import json
 import mimetypes
 import os.path
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -33,7 +31,6 @@ from mbert.manifests.predictions import (
     FaceSummary,
     MovementRow,
     PredictionSummary,
-    Warning,
 )
 from mbert.manifests.regions import PARTS
 from mbert.manifests.schema import VideoRow
@@ -43,12 +40,13 @@ from mbert.model.movement.displacement import MovementMeter
 from mbert.model.movement.findings import find_events
 from mbert.model.network.weights import hash_weights
 from mbert.pipeline.faces.measure import CropMeter
-from mbert.pipeline.ingest_input import fixes_of
+from mbert.pipeline.ingest_options import fixes_of
 from mbert.pipeline.video.decode import Decoder, VideoFile
 from mbert.pipeline.video.preview import small_preview
 from mbert.prediction.face import FaceMeter
 from mbert.prediction.pictures import picture_events
 from mbert.prediction.quality import Quality
+from mbert.prediction.results import EVENTS, REPORT, SUMMARY, remove_results, summary_of
 from mbert.prediction.rows import event_row, movement_rows
 from mbert.prediction.shown import Shown, draw_overlay
 from mbert.prediction.task import Predicted, PredictProgress, PredictTask, Unpredicted, load, load_classifier
@@ -58,11 +56,6 @@ from mbert.shards.engine import tell
 from mbert.shards.frames import ClipFrames, CorpusFrames
 from mbert.weights import BUILT_IN
 
-SUMMARY, EVENTS, REPORT = "summary.json", "events.csv", "report.html"
-_RESULTS = (
-    *(SUMMARY, REPORT, OVERLAY, FRAMES, "frames.csv", EVENTS, "events.parquet"),
-    *("events.eaf", "events.TextGrid", "events.vtt", "challenge.csv"),
-)
 _VERSIONS = ("av", "mediapipe", "numpy", "opencv-contrib-python", "torch")
 _CURVE_POINTS = 120  # of the sparkline in the page of all videos
 _TOLD_EVERY = 100  # frames
@@ -82,14 +75,6 @@ def predict_video(task: PredictTask) -> Predicted | Unpredicted:
         raise
     except Exception as exc:  # as in ingest: an unforeseen fault costs one video, not the run
         return Unpredicted(task.source.path, f"{type(exc).__name__}: {exc}")
-
-
-def remove_results(folder: Path) -> None:
-    """Delete what an earlier run has written about a video, and nothing else: it may have been another video."""
-    for name in _RESULTS:
-        (folder / name).unlink(missing_ok=True)
-    for left in folder.glob(".tracks-*"):  # of a run that was killed
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def fingerprint(task: PredictTask) -> str:
@@ -115,15 +100,6 @@ def finished(task: PredictTask) -> Predicted | None:
     if not all((task.folder / name).exists() for name in value["outputs"]):
         return None
     return Predicted(task.source.path, str(task.folder), summary_of(value), tuple(value["curve"]))
-
-
-def summary_of(value: dict[str, Any]) -> PredictionSummary:
-    """Inverse of `dataclasses.asdict`, from a `summary.json`."""
-    names = {field.name for field in dataclasses.fields(PredictionSummary)}
-    value = {name: value[name] for name in names}
-    value["faces"] = tuple(FaceSummary(**face) for face in value["faces"])
-    value["warnings"] = tuple(Warning(**warning) for warning in value["warnings"])
-    return PredictionSummary(**{**value, "outputs": tuple(value["outputs"])})
 
 
 @functools.cache

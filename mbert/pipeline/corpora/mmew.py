@@ -25,11 +25,11 @@ from mbert.pipeline.corpora.layout import (
     subfolders,
 )
 from mbert.pipeline.corpora.sheet import read_sheet
-from mbert.pipeline.video.folder import frame_numbers
 from mbert.pipeline.video.source import (
     Corpus,
     Distribution,
     Listing,
+    frame_numbers,
     frames_source,
 )
 

@@ -22,11 +22,11 @@ from mbert.pipeline.corpora.layout import (
     folders_below,
     subfolders,
 )
-from mbert.pipeline.video.folder import frame_numbers
 from mbert.pipeline.video.source import (
     Corpus,
     Distribution,
     Listing,
+    frame_numbers,
     frames_source,
 )
 

@@ -17,8 +17,7 @@ from mbert.manifests.subject import Subject
 from mbert.pipeline.corpora.layout import Tree, find_annotation, find_trees, first_image, subfolders
 from mbert.pipeline.corpora.sheet import SheetRow, read_sheet
 from mbert.pipeline.corpora.smic import CAMERA_FPS, choose_by_camera, sample_of, subject_of
-from mbert.pipeline.video.folder import frame_numbers
-from mbert.pipeline.video.source import Corpus, Distribution, Listing, frames_source
+from mbert.pipeline.video.source import Corpus, Distribution, Listing, frame_numbers, frames_source
 
 _TITLE = "SMIC-E"
 _LAYOUT = "SMIC-HS-E/s01/s1_ne_01/image559740.jpg"

@@ -11,15 +11,16 @@ from mbert.manifests.labels.label_file import LabelFile, find_label_file, is_lab
 from mbert.manifests.labels.provenance import VIDEOS_NAME
 from mbert.manifests.paths import escaped, relative_path
 from mbert.manifests.predictions import FRAMES, OVERLAY
-from mbert.pipeline.video.animation import ANIMATED_SUFFIXES, is_animated
 from mbert.pipeline.video.numbering import number_images
 from mbert.pipeline.video.source import (
+    ANIMATED_SUFFIXES,
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     Listing,
     Source,
     followed,
     frames_source,
+    is_animated,
     natural_order,
     suffix_of,
     video_source,

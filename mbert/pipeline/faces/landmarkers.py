@@ -4,14 +4,21 @@ For alignment each frame is measured by itself: a tracking mode would smooth tow
 motion. Within crops that are aligned already, following a face only saves the search for it.
 """
 
+import atexit
 import contextlib
+import ctypes
+import dataclasses
+import functools
 import hashlib
 import importlib.util
+import io
 import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+import weakref
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +32,7 @@ from mbert.shards.image import Image
 LandmarkerName = Literal["mediapipe", "fan"]
 _MAX_FACES = 16
 _MIN_CONFIDENCE = 0.5
+_DETECTOR = "face_detector.tflite"  # in a face_landmarker.task
 
 _TASK_ADDRESS = (
     "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
@@ -32,27 +40,25 @@ _TASK_ADDRESS = (
 _TASK_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
 
 
-def open_landmarker(name: LandmarkerName, *, model: Path | None = None, follows: bool = False) -> Landmarker:
+def open_landmarker(
+    name: LandmarkerName, *, model: Path | None = None, max_faces: int = _MAX_FACES, follows: bool = False
+) -> Landmarker:
     """Open a landmarker; `model` is a `face_landmarker.task` for MediaPipe.
 
     Raises ConfigError when weights are missing. One that `follows` looks for one face where it was in the picture
-    before, which suits aligned crops: on them its lids are steadier and it takes half the time. FAN cannot.
-    MediaPipe's bundled weights come first, so that the same installation gives the same landmarks; releases that carry
-    none use the file from the cache, or fetch it once.
+    before, which suits aligned crops: on them its lids are steadier and it takes half the time. FAN cannot, and finds
+    all faces. MediaPipe's bundled weights come first, so that the same installation gives the same landmarks; releases
+    that carry none use the file from the cache, or fetch it once.
     """
     if name == "fan":
         if model is not None:
             raise ConfigError("a landmarker model belongs to --landmarker mediapipe; fan has its own files")
         return Fan()
     if model is not None:
-        return MediaPipeTask(model, follows=follows)
-    with _quiet_native_log():
-        import mediapipe
-
-    if hasattr(mediapipe, "solutions"):
-        return MediaPipeMesh(follows=follows)
-    file = fetched(_TASK_ADDRESS, cache_folder() / "face_landmarker.task", sha256=_TASK_SHA256)
-    return MediaPipeTask(file, follows=follows)
+        return MediaPipeTask(model, max_faces=max_faces, follows=follows)
+    if hasattr(_mediapipe(), "solutions"):
+        return MediaPipeMesh(max_faces=max_faces, follows=follows)
+    return MediaPipeTask(_cached_task(), max_faces=max_faces, follows=follows)
 
 
 def weights_sha256(name: LandmarkerName, *, model: Path | None = None) -> str:
@@ -85,7 +91,29 @@ def _weight_files(name: LandmarkerName, model: Path | None) -> list[Path]:
     bundled += [modules / "face_landmark" / "face_landmark.tflite"]
     if all(file.exists() for file in bundled):
         return bundled
-    return [fetched(_TASK_ADDRESS, cache_folder() / "face_landmarker.task", sha256=_TASK_SHA256)]
+    return [_cached_task()]
+
+
+def _cached_task() -> Path:
+    """The face landmarker's file for releases of MediaPipe that carry no model, fetched once.
+
+    It may have been put there by hand, so its hash is compared: another model would give other landmarks unnoticed.
+    """
+    path = cache_folder() / "face_landmarker.task"
+    try:
+        fetched(_TASK_ADDRESS, path, sha256=_TASK_SHA256)
+    except ConfigError as exc:
+        raise ConfigError(
+            f"the installed MediaPipe carries no face model: {exc}. The file is the one of MediaPipe's page \"Face "
+            f'landmark detection", float16, version 1; its SHA-256 is {_TASK_SHA256}'
+        ) from exc
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != _TASK_SHA256:
+        raise ConfigError(
+            f"{path} has SHA-256 {digest}, expected {_TASK_SHA256}: delete it, and mbert fetches the right one; to use "
+            f"this one, move it elsewhere and give it with --landmarker-model"
+        )
+    return path
 
 
 class MediaPipeMesh:
@@ -95,10 +123,8 @@ class MediaPipeMesh:
         os.environ.setdefault("GLOG_minloglevel", "2")
         self._seen_a_face = False
         self._follows = follows
+        self.name = f"mediapipe {_mediapipe().__version__} face mesh"
         with _quiet_native_log():
-            import mediapipe
-
-            self.name = f"mediapipe {mediapipe.__version__} face mesh"
             self._graph = _open_graph(1 if follows else max_faces, follows)
             # The graph opens in threads of its own; a first frame waits until they have had their say.
             self._graph.process(input_data={"image": np.zeros((64, 64, 3), np.uint8)})
@@ -132,53 +158,66 @@ class MediaPipeMesh:
 
 
 class MediaPipeTask:
-    """MediaPipe's Tasks API with a `face_landmarker.task` file: works with every release. It gives no confidence."""
+    """MediaPipe's Tasks API with a `face_landmarker.task` file: works with every release.
 
-    def __init__(self, model: Path, *, follows: bool = False) -> None:
+    The task itself gives no confidence; the detector that lies in the file beside the mesh does, so it runs once more.
+    """
+
+    def __init__(self, model: Path, *, max_faces: int = _MAX_FACES, follows: bool = False) -> None:
         try:
             data = model.read_bytes()
         except OSError as exc:
             raise ConfigError(f"the landmarker model {model} cannot be read: {exc.strerror}") from exc
         self._seen_a_face = False
+        mediapipe = _mediapipe()
         with _quiet_native_log():
-            import mediapipe
             from mediapipe.tasks.python import BaseOptions, vision
 
             self.name = f"mediapipe {mediapipe.__version__} {model.name} {hashlib.sha256(data).hexdigest()[:8]}"
             options = vision.FaceLandmarkerOptions(
                 base_options=BaseOptions(model_asset_buffer=data),
                 running_mode=vision.RunningMode.VIDEO if follows else vision.RunningMode.IMAGE,
-                num_faces=1 if follows else _MAX_FACES,
+                num_faces=1 if follows else max_faces,
                 min_face_detection_confidence=_MIN_CONFIDENCE,
                 min_face_presence_confidence=_MIN_CONFIDENCE,
             )
             self._open: Any = lambda: vision.FaceLandmarker.create_from_options(options)
+            self._detector: Any = None
             try:
                 self._task = self._open()
-            except (RuntimeError, ValueError) as exc:
+                if not follows:  # as in the mesh: who follows a face asks for no score
+                    with zipfile.ZipFile(io.BytesIO(data)) as parts:
+                        detector = BaseOptions(model_asset_buffer=parts.read(_DETECTOR))
+                    self._detector = vision.FaceDetector.create_from_options(
+                        vision.FaceDetectorOptions(base_options=detector, min_detection_confidence=_MIN_CONFIDENCE)
+                    )
+            except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as exc:
                 raise ConfigError(f"{model} is not a face_landmarker.task that mediapipe can open: {exc}") from exc
+        _OPEN.add(self)
         self._follows, self._time_ms = follows, 0
         self._image: Any = mediapipe.Image
         self._format = mediapipe.ImageFormat.SRGB
 
     def detect(self, rgb: Image) -> list[Face]:
-        """Faces of an (H, W, 3) uint8 RGB frame, largest first."""
+        """Faces of an (H, W, 3) uint8 RGB frame, largest first; the score is the detector's."""
         picture = self._image(image_format=self._format, data=rgb)
         if self._seen_a_face:
-            found = self._look(picture)
+            meshes, detections = self._look(picture)
         else:
             with _quiet_native_log():
-                found = self._look(picture)
-            self._seen_a_face = bool(found.face_landmarks)
+                meshes, detections = self._look(picture)
+            self._seen_a_face = bool(meshes)
         # Ten more points are the irises.
-        faces = [_mesh_face(points[: MESH.num_points], rgb, None) for points in found.face_landmarks]
+        faces = [_mesh_face(points[: MESH.num_points], rgb, None) for points in meshes]
+        faces = [dataclasses.replace(face, score=_score_of(face, detections)) for face in faces]
         return sorted(faces, key=lambda face: -face.size_px)
 
-    def _look(self, picture: Any) -> Any:
-        if not self._follows:
-            return self._task.detect(picture)
-        self._time_ms += 33  # only their order counts
-        return self._task.detect_for_video(picture, self._time_ms)
+    def _look(self, picture: Any) -> tuple[Any, Any]:
+        if self._detector is None:
+            self._time_ms += 33  # only their order counts
+            return self._task.detect_for_video(picture, self._time_ms).face_landmarks, []
+        meshes = self._task.detect(picture).face_landmarks
+        return meshes, self._detector.detect(picture).detections if meshes else []
 
     def forget(self) -> None:
         """Look for the next face everywhere."""
@@ -189,8 +228,14 @@ class MediaPipeTask:
             self._seen_a_face, self._time_ms = False, 0
 
     def close(self) -> None:
-        """Free the native graph."""
+        """Free the native graphs."""
+        _OPEN.discard(self)
         self._task.close()
+        if self._detector is not None:
+            self._detector.close()
+
+
+_OPEN: weakref.WeakSet[MediaPipeTask] = weakref.WeakSet()
 
 
 class Fan:
@@ -284,9 +329,37 @@ def fetched(address: str, place: Path, *, sha256: str | None = None) -> Path:
     return path
 
 
+@functools.cache
+def _mediapipe() -> Any:
+    """The package, imported when it is needed: that takes seconds."""
+    atexit.register(_leave_open)
+    with _quiet_native_log():
+        import mediapipe
+    return mediapipe
+
+
+def _leave_open() -> None:
+    """Leave to the system what is open when Python ends: MediaPipe's own clean-up is too late and prints tracebacks."""
+    for task in _OPEN:
+        for graph in (task._task, task._detector):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(graph))  # it is never deleted
+
+
 def _mesh_face(landmarks: Any, rgb: Image, score: float | None) -> Face:
     height, width = rgb.shape[:2]
     return Face(np.array([(p.x * width, p.y * height) for p in landmarks], dtype=np.float64), MESH, score)
+
+
+def _score_of(face: Face, detections: Sequence[Any]) -> float | None:
+    """The score of the detection in whose box the middle of a face lies, the nearest where there are several."""
+    found = []
+    for detection in detections:
+        box = detection.bounding_box
+        half = np.array([box.width, box.height]) / 2
+        distance = np.abs(face.center - np.array([box.origin_x, box.origin_y]) - half)
+        if np.all(distance <= half):
+            found.append((float(distance.max()), float(detection.categories[0].score)))
+    return min(found)[1] if found else None
 
 
 def _open_graph(max_faces: int, follows: bool) -> Any:

@@ -27,7 +27,8 @@ from mbert.manifests.labels.table import LABEL_COLUMNS, LABELS_NAME
 from mbert.manifests.schema import Part, TruthRow
 from mbert.manifests.store import read_rows, write_rows
 from mbert.pipeline.faces.align import fit_pose, pose_matrices
-from mbert.pipeline.faces.landmarkers import MediaPipeMesh
+from mbert.pipeline.faces.landmarkers import open_landmarker
+from mbert.pipeline.faces.landmarks import Landmarker
 from mbert.pipeline.synthetic.facial_motion import EMOTION_SETS, EMOTIONS, pixel_grid
 from mbert.pipeline.synthetic.nuisance import Nuisance
 from mbert.pipeline.synthetic.render import Portrait, Scene
@@ -277,7 +278,7 @@ def _subjects(
     skipped: dict[str, str] = {}
     owners: dict[str, str] = {}
     digits = max(2, len(str(len(photos) * options.subjects_per_photo)))
-    landmarker = MediaPipeMesh(max_faces=1)
+    landmarker = open_landmarker("mediapipe", max_faces=1)
     try:
         for place, photo in enumerate(photos):
             if options.part not in ("all", photo.part):
@@ -421,7 +422,7 @@ def _summary(
     )
 
 
-def _frame_portrait(photo: _Photo, landmarker: MediaPipeMesh) -> Portrait | str:
+def _frame_portrait(photo: _Photo, landmarker: Landmarker) -> Portrait | str:
     """Cut the photo so that the face fills the video as in a laboratory recording; without a face, say why."""
     image = photo.read()
     if image is None:
@@ -443,12 +444,12 @@ def _frame_portrait(photo: _Photo, landmarker: MediaPipeMesh) -> Portrait | str:
     return _measure(cut, landmarker) or "no face was found"
 
 
-def _measure(image: Image, landmarker: MediaPipeMesh) -> Portrait | None:
+def _measure(image: Image, landmarker: Landmarker) -> Portrait | None:
     faces = landmarker.detect(image)
     return Portrait(image, faces[0].points) if faces else None
 
 
-def _vary(portrait: Portrait, rng: np.random.Generator, landmarker: MediaPipeMesh) -> Portrait:
+def _vary(portrait: Portrait, rng: np.random.Generator, landmarker: Landmarker) -> Portrait:
     """A pseudo-subject: the face with a smoothly changed shape, another tone and another light."""
     for strength in (1.0, 0.5, 0.0):  # a change that the landmarker no longer takes for a face is halved
         varied = _measure(_change_face(portrait.image, rng, strength), landmarker)

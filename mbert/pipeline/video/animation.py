@@ -11,23 +11,7 @@ from mbert.pipeline.video.decode import StreamInfo
 from mbert.pipeline.video.frame import Frame
 from mbert.pipeline.video.still import DamagedImage, flat_pixels, open_image
 
-ANIMATED_SUFFIXES = frozenset([".apng", ".avif", ".png", ".webp"])
-_HEAD_BYTES = 4096
 _UNTIMED_SECONDS = 0.1  # what players take where no duration is stated
-
-
-def is_animated(file: Path) -> bool:
-    """Whether an image file says at its beginning that it holds several frames."""
-    try:
-        with file.open("rb") as opened:
-            head = opened.read(_HEAD_BYTES)
-    except OSError:
-        return False
-    if head.startswith(b"RIFF"):
-        return head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
-    if head.startswith(b"\x89PNG"):
-        return b"acTL" in head.partition(b"IDAT")[0]
-    return head[4:12] == b"ftypavis"
 
 
 class AnimatedImage:

@@ -1,12 +1,11 @@
 """Video file -> frames in presentation order, with index and time; what every decoder gives."""
 
 import dataclasses
-import hashlib
 import stat
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import av
 import av.error
@@ -24,7 +23,6 @@ from mbert.pipeline.video.presentation import (
     eye_aspect,
     packing_of,
 )
-from mbert.pipeline.video.source import Source, image_names
 from mbert.pipeline.video.streams import Timing, choose_stream, message_of, open_container, timing_of
 from mbert.pipeline.video.timing import Clock
 
@@ -298,26 +296,3 @@ def _refuse_empty(path: Path) -> None:
             raise InputError("empty", "the file has no bytes")
     except OSError as exc:
         raise InputError("unreadable", f"cannot be read: {exc.strerror}") from exc
-
-
-def content_hash(source: Source) -> str | None:
-    """SHA-256 of a file, or of the names and bytes of a frame folder's images; None when it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        if source.kind == "video":
-            _hash_file(source.location, digest)
-        else:
-            for name in image_names(source.location):
-                digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-                _hash_file(source.location / name, digest)
-    except OSError:
-        return None
-    return digest.hexdigest()
-
-
-def _hash_file(path: Path, digest: Any) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)

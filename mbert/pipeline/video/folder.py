@@ -120,14 +120,6 @@ class FrameFolder:
         return np.where(values < 1 << depth, table, -1).astype(np.int16)
 
 
-def frame_numbers(folder: Path) -> list[int]:
-    """The frame indices of a folder's images, ascending; none where it cannot be read or holds no single series."""
-    try:
-        return number_images(image_names(folder)).indices
-    except (OSError, InputError):
-        return []  # reading the input will give the reason
-
-
 @dataclasses.dataclass(slots=True)
 class _Done:
     """What was done to images, by how many."""

@@ -1,17 +1,20 @@
 """What every corpus adapter speaks of: inputs, listings, and what an adapter is."""
 
 import dataclasses
+import hashlib
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from mbert import InputError
 from mbert.manifests.labels.provenance import Provenance
 from mbert.manifests.labels.table import Label
 from mbert.manifests.paths import relative_path
 from mbert.manifests.schema import video_key
 from mbert.manifests.subject import Subject
+from mbert.pipeline.video.numbering import number_images
 
 VIDEO_SUFFIXES = frozenset(
     (
@@ -29,9 +32,11 @@ IMAGE_SUFFIXES = frozenset(
         *(".tif", ".tiff", ".webp"),
     )
 )
+ANIMATED_SUFFIXES = frozenset([".apng", ".avif", ".png", ".webp"])  # images that may hold several frames
 
 Distribution = Literal["auto", "raw", "cropped"]
 _WEIGHED = 64  # images of a folder whose sizes and times are asked for
+_HEAD_BYTES = 4096  # of an image, in which it says whether it is animated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +114,28 @@ def image_names(folder: Path) -> list[str]:
         )
 
 
+def frame_numbers(folder: Path) -> list[int]:
+    """The frame indices of a folder's images, ascending; none where it cannot be read or holds no single series."""
+    try:
+        return number_images(image_names(folder)).indices
+    except (OSError, InputError):
+        return []  # reading the input will give the reason
+
+
+def is_animated(file: Path) -> bool:
+    """Whether an image file says at its beginning that it holds several frames."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD_BYTES)
+    except OSError:
+        return False
+    if head.startswith(b"RIFF"):
+        return head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+    if head.startswith(b"\x89PNG"):
+        return b"acTL" in head.partition(b"IDAT")[0]
+    return head[4:12] == b"ftypavis"
+
+
 def video_source(root: Path, path: Path, dataset: str, *, subject: Subject | None = None) -> Source:
     """A video file as an input."""
     try:
@@ -137,6 +164,21 @@ def frames_source(
     return _source(root, folder, dataset, "frames", num_bytes, mtime_ns, subject, fps)
 
 
+def content_hash(source: Source) -> str | None:
+    """SHA-256 of a file, or of the names and bytes of a frame folder's images; None when it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        if source.kind == "video":
+            _hash_file(source.location, digest)
+        else:
+            for name in image_names(source.location):
+                digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+                _hash_file(source.location / name, digest)
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
 def _source(
     root: Path,
     path: Path,
@@ -159,3 +201,11 @@ def _source(
         subject=subject,
         fps=fps,
     )
+
+
+def _hash_file(path: Path, digest: Any) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)

@@ -1,0 +1,31 @@
+"""The Python API: each command as a function with the command's options, and what one needs to look at data and models.
+
+`import mbert` offers everything here by name and loads it when it is asked for. A function returns the summary that its
+command prints, and raises what the command reports as an error. The functions `on_...` are called during the work.
+"""
+
+from mbert.api.arrays import compare, load_model, open_frames, open_pairs, to_pandas
+from mbert.api.corpus import forget, ingest, lift, shard, synthesize
+from mbert.api.options import engine_of
+from mbert.api.prediction import build_weights, predict
+from mbert.api.training import evaluate, finetune, pretrain, score_predictions
+
+__all__ = [
+    "build_weights",
+    "compare",
+    "engine_of",
+    "evaluate",
+    "finetune",
+    "forget",
+    "ingest",
+    "lift",
+    "load_model",
+    "open_frames",
+    "open_pairs",
+    "predict",
+    "pretrain",
+    "score_predictions",
+    "shard",
+    "synthesize",
+    "to_pandas",
+]
