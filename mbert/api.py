@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mbert.pipeline.synthetic.synthesize import SynthesisSummary
     from mbert.prediction.build import BuiltWeights
     from mbert.prediction.forget import ForgetSummary
+    from mbert.prediction.info import WorkspaceInfo
+    from mbert.prediction.preview import PreviewSummary
     from mbert.prediction.run import PredictRun
     from mbert.shards.engine import Engine
     from mbert.shards.frames import CorpusFrames, PairFrames
@@ -594,6 +596,30 @@ def predict(
         on_ingested=on_ingested,
         on_progress=on_progress,
     )
+
+
+def info(workspace: Where = DEFAULT_WORKSPACE) -> "WorkspaceInfo":
+    """What is in a workspace: `mbert info`. Of a part that is not there yet, the numbers are 0, None or empty.
+
+    Raises ManifestError where there is no such folder, and for a manifest that cannot be read.
+    """
+    from mbert.prediction.info import run_info
+
+    return run_info(Workspace(Path(workspace)))
+
+
+def preview(
+    workspace: Where = DEFAULT_WORKSPACE, *, pictures: int = 12, seed: int = 0, out: Where | None = None
+) -> "PreviewSummary":
+    """Make the page of a corpus: `mbert preview`.
+
+    It shows at most `pictures` crops of each kind and as many rejected inputs, whatever the size of the corpus; `seed`
+    draws the random crops. Raises ManifestError where there is no corpus or a manifest cannot be read, ConfigError for
+    options that cannot be used.
+    """
+    from mbert.prediction.preview import run_preview
+
+    return run_preview(Workspace(Path(workspace)), pictures=pictures, seed=seed, out=_path(out))
 
 
 @_choices_checked
