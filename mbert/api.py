@@ -101,6 +101,7 @@ def ingest(
     retry_failed: bool = False,
     redo: bool = True,
     overwrite: bool = False,
+    page: bool = True,
     dry_run: bool = False,
     on_plan: "Callable[[IngestPlan], None]" = lambda plan: None,
     on_outcome: "Callable[[Outcome], None]" = lambda outcome: None,
@@ -108,9 +109,12 @@ def ingest(
 ) -> "IngestSummary | IngestEstimate":
     """Turn raw face video into aligned face crops with manifests: `mbert ingest`.
 
-    With `dry_run` nothing is written and the estimate is returned, else the summary. Raises ConfigError for options
-    and folders that cannot be used, ManifestError for a label file that cannot be read.
+    With `page`, the page of `preview` is made, too, where something is new. With `dry_run` nothing is written and the
+    estimate is returned, else the summary. Raises ConfigError for options and folders that cannot be used,
+    ManifestError for a label file that cannot be read.
     """
+    import dataclasses
+
     from mbert.pipeline.ingest import CorpusChoice, estimate_ingest, run_ingest
     from mbert.pipeline.ingest_input import IngestOptions
 
@@ -147,7 +151,10 @@ def ingest(
     space = Workspace(Path(workspace))
     if dry_run:
         return estimate_ingest(Path(folder), space, options, **how)
-    return run_ingest(Path(folder), space, options, **how, on_plan=on_plan, on_outcome=on_outcome, on_going=on_going)
+    summary = run_ingest(Path(folder), space, options, **how, on_plan=on_plan, on_outcome=on_outcome, on_going=on_going)
+    if page and (summary.num_new or not space.preview.exists()):
+        preview(space.root)
+    return dataclasses.replace(summary, page=str(space.preview) if page else None)
 
 
 @_choices_checked

@@ -9,6 +9,8 @@ from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, FrameRow, PairRow, V
 from mbert.manifests.store import read_table
 from mbert.manifests.workspace import Workspace, twin_paths
 
+OTHERS = "others"
+
 
 class CorpusTables:
     """The tables `videos`, `clips`, `frames` and `pairs` of a workspace; those that are not there are empty.
@@ -56,13 +58,13 @@ class CorpusTables:
     def counts(self, expression: str, source: str, *, most: int | None = None) -> dict[str, int]:
         """How often each value of an expression occurs, the most frequent first; NULL does not count.
 
-        `source` is what stands after FROM. With `most`, the rest is counted under `others`.
+        `source` is what stands after FROM. With `most`, the rest is counted under OTHERS.
         """
         rows = self.rows(f"SELECT ({expression})::VARCHAR v, count(*) n FROM {source} GROUP BY v ORDER BY n DESC, v")
         known = [(value, count) for value, count in rows if value is not None]
         shown = known if most is None or len(known) <= most + 1 else known[:most]
         rest = sum(count for _, count in known[len(shown) :])
-        return dict(shown) | ({"others": rest} if rest else {})
+        return dict(shown) | ({OTHERS: rest} if rest else {})
 
     def _guarded(self, ask: Any) -> Any:
         try:

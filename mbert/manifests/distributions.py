@@ -79,9 +79,10 @@ def video_distributions(tables: CorpusTables) -> dict[str, Distribution]:
 
 
 def _distributions(tables: CorpusTables, grids: Mapping[str, Grid], source: str) -> dict[str, Distribution]:
+    # In double precision: of single precision 0.5 / 0.002 is not 250.
     asked = ", ".join(
-        f"histogram(CASE WHEN isfinite(({grid.column})::DOUBLE) THEN least(greatest("
-        f"floor((({grid.column}) - {grid.lowest}) / {grid.step}), 0), {grid.num_bins - 1})::SMALLINT END)"
+        f"histogram(CASE WHEN isfinite(({grid.column})::DOUBLE) THEN least(greatest(floor("
+        f"(({grid.column})::DOUBLE - {grid.lowest}) / {grid.step}::DOUBLE), 0), {grid.num_bins - 1})::SMALLINT END)"
         for grid in grids.values()
     )
     (found,) = tables.rows(f"SELECT {asked} FROM {source}")

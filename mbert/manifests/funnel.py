@@ -29,6 +29,7 @@ def funnel(tables: CorpusTables) -> tuple[Stage, ...]:
     unread = {status: count for status, count in statuses.items() if status in _NOT_READ}
     faceless = {status: count for status, count in statuses.items() if status in _NO_FACE}
     used = statuses.get("ok", 0)
+    read = used + sum(faceless.values())
     frames, with_face = _frames(tables)
     ((clips, paired),) = tables.rows(
         "SELECT count(*), count(*) FILTER (clip_id IN (SELECT clip_id FROM pairs)) FROM clips"
@@ -37,7 +38,7 @@ def funnel(tables: CorpusTables) -> tuple[Stage, ...]:
     pairs = tables.one("SELECT count(*) FROM pairs")
     return (
         Stage(step="inputs", count=inputs, share=1.0),
-        Stage(step="read", count=used + sum(faceless.values()), share=_share(inputs - sum(unread.values()), inputs), losses=unread),
+        Stage(step="read", count=read, share=_share(read, inputs), losses=unread),
         Stage(step="with_face", count=used, share=_share(used, inputs), losses=faceless),
         Stage(step="frames", count=frames, share=1.0),
         Stage(
@@ -55,7 +56,7 @@ def funnel(tables: CorpusTables) -> tuple[Stage, ...]:
             losses={"no_pair": clips - paired} if pairs and clips > paired else {},
         ),
         Stage(step="pairs", count=pairs),
-    )  # fmt: skip
+    )
 
 
 def _share(count: int, whole: int) -> float:

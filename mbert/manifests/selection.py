@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import random
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow.compute as pc
 
@@ -14,10 +14,11 @@ from mbert.manifests.store import read_rows, read_table
 from mbert.manifests.workspace import twin_paths
 
 Kind = Literal["random", "jitter", "score", "pose"]
-POSE = "greatest(abs(yaw), abs(pitch), abs(roll))"
-# The digits of a reason differ from input to input: `no face track in 250 frames`.
-_REASON = r"regexp_replace(coalesce(reason, status), '[0-9]+([.,:][0-9]+)*', '…', 'g')"
-REJECTED = "status NOT IN ('ok', 'pending')"
+_POSE = "greatest(abs(yaw), abs(pitch), abs(roll))"
+# Remarks follow the cause, and its digits differ from input to input: `no face track in 250 frames; the header ...`.
+_CAUSE = "coalesce(split_part(reason, '; ', 1), status)"
+_KIND = rf"regexp_replace({_CAUSE}, '[0-9]+([.,:][0-9]+)*', '…', 'g')"
+_REJECTED = "status NOT IN ('ok', 'pending')"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,32 +50,25 @@ def choose_crops(tables: CorpusTables, count: int, seed: int) -> dict[Kind, list
 
     Of a clip at most one crop is the worst of a kind. Crops whose manifest is missing are left out.
     """
-    worst = {
+    wanted: dict[Kind, Sequence[tuple[str, float | None, int | None]]] = {
+        "random": _random_places(tables, count, seed),
         "jitter": tables.rows(
-            "SELECT clip_id, jitter_px FROM clips WHERE jitter_px IS NOT NULL ORDER BY jitter_px DESC, clip_id LIMIT ?",
+            "SELECT clip_id, jitter_px, NULL FROM clips WHERE jitter_px IS NOT NULL "
+            "ORDER BY jitter_px DESC, clip_id LIMIT ?",
             (count,),
         ),
-        **_worst_frames(tables, count),
     }
-    return {
-        "random": _crops(tables, "random", _random_places(tables, count, seed)),
-        **{kind: _crops(tables, kind, [(clip, value, None) for clip, value in found]) for kind, found in worst.items()},
-    }  # type: ignore[dict-item]
-
-
-def _worst_frames(tables: CorpusTables, count: int) -> dict[str, list[tuple[str, float]]]:
-    """Clips by their least score and their largest angle, from one pass over the frames."""
-    tables.rows(
+    tables.rows(  # in one pass over the frames
         "CREATE OR REPLACE TEMP TABLE extremes AS "
-        f"SELECT clip_id, min(score) AS score, max({POSE}) AS pose FROM frames GROUP BY clip_id"
+        f"SELECT clip_id, min(score) AS score, max({_POSE}) AS pose FROM frames GROUP BY clip_id"
     )
-    orders = {"score": "score", "pose": "pose DESC"}
-    return {
-        kind: tables.rows(
-            f"SELECT clip_id, {kind} FROM extremes WHERE {kind} IS NOT NULL ORDER BY {order}, clip_id LIMIT ?", (count,)
+    extreme: dict[Kind, str] = {"score": "score", "pose": "pose DESC"}
+    for kind, order in extreme.items():
+        wanted[kind] = tables.rows(
+            f"SELECT clip_id, {kind}, NULL FROM extremes WHERE {kind} IS NOT NULL ORDER BY {order}, clip_id LIMIT ?",
+            (count,),
         )
-        for kind, order in orders.items()
-    }
+    return {kind: _crops(tables, kind, places) for kind, places in wanted.items()}
 
 
 def _random_places(tables: CorpusTables, count: int, seed: int) -> list[tuple[str, float | None, int | None]]:
@@ -107,7 +101,7 @@ def _crops(
     of_shard = collections.defaultdict(set)
     for clip, (shard, _) in about.items():
         of_shard[shard].add(clip)
-    rows: dict[str, list[dict[str, object]]] = collections.defaultdict(list)
+    rows: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
     columns = ["clip_id", "frame_index", "pts_seconds", "shard", "offset", "size", "score", "yaw", "pitch", "roll"]
     for shard in of_shard.keys() - set(tables.missing):
         twin = twin_paths(tables.workspace.frames, shard)[1]
@@ -124,17 +118,17 @@ def _crops(
                 kind=kind,
                 value=value,
                 path=about[clip][1],
-                **{name: row[name] for name in columns[:6]},  # type: ignore[arg-type]
+                **{name: row[name] for name in columns[:6]},
             )
         )
     return chosen
 
 
-def _at(kind: Kind, rows: Sequence[dict[str, object]], place: int | None) -> dict[str, object]:
+def _at(kind: Kind, rows: Sequence[dict[str, Any]], place: int | None) -> dict[str, Any]:
     if kind == "score":
-        return min((row for row in rows if row["score"] is not None), key=lambda row: row["score"])  # type: ignore[arg-type, return-value]
+        return min((row for row in rows if row["score"] is not None), key=lambda row: row["score"])
     if kind == "pose":
-        return max(rows, key=lambda row: max(abs(row[name]) for name in ("yaw", "pitch", "roll")))  # type: ignore[arg-type]
+        return max(rows, key=lambda row: max(abs(row[name]) for name in ("yaw", "pitch", "roll")))
     return rows[min(place if place is not None else len(rows) // 2, len(rows) - 1)]
 
 
@@ -143,8 +137,8 @@ def choose_rejected(tables: CorpusTables, count: int) -> list[VideoRow]:
     keys = [
         key
         for (key,) in tables.rows(
-            f"SELECT video_id FROM (SELECT video_id, path, status, row_number() OVER (PARTITION BY status, {_REASON} "
-            f"ORDER BY path, video_id) AS turn FROM videos WHERE {REJECTED}) ORDER BY turn, status, path, video_id "
+            f"SELECT video_id FROM (SELECT video_id, path, status, row_number() OVER (PARTITION BY status, {_KIND} "
+            f"ORDER BY path, video_id) AS turn FROM videos WHERE {_REJECTED}) ORDER BY turn, status, path, video_id "
             "LIMIT ?",
             (count,),
         )
@@ -156,8 +150,8 @@ def choose_rejected(tables: CorpusTables, count: int) -> list[VideoRow]:
 def rejected_reasons(tables: CorpusTables, most: int) -> list[RejectedReason]:
     """Why inputs were rejected, the most frequent reason first; those beyond `most` as one."""
     rows = tables.rows(
-        f"SELECT status, CASE WHEN count(DISTINCT reason) > 1 THEN {_REASON} ELSE coalesce(min(reason), status) END, "
-        f"count(*) FROM videos WHERE {REJECTED} GROUP BY status, {_REASON} ORDER BY 3 DESC, 1, 2"
+        f"SELECT status, CASE WHEN count(DISTINCT {_CAUSE}) > 1 THEN {_KIND} ELSE min({_CAUSE}) END, "
+        f"count(*) FROM videos WHERE {_REJECTED} GROUP BY status, {_KIND} ORDER BY 3 DESC, 1, 2"
     )
     found = [RejectedReason(status=status, reason=reason, count=count) for status, reason, count in rows]
     rest = found[most:]

@@ -124,6 +124,7 @@ class IngestSummary:
     notes: tuple[str, ...]  # how the folder was understood
     labels_path: str
     corpus: str
+    page: str | None = None  # of the corpus, to look at; `mbert.api` makes it
 
 
 def run_ingest(

@@ -5,9 +5,9 @@ import dataclasses
 import shlex
 
 from mbert import ManifestError, __version__
-from mbert.manifests.files import read_json
 from mbert.manifests.corpus_tables import CorpusTables
 from mbert.manifests.distributions import frame_distributions
+from mbert.manifests.files import read_json
 from mbert.manifests.overview import OVERVIEW_COLUMNS, Overview, overview
 from mbert.manifests.workspace import Workspace
 

@@ -49,6 +49,7 @@ def draw_histogram(values: Distribution) -> Histogram | None:
     width = WIDTH / len(bars)
     median, low, high = (values.quantile(share) for share in (0.5, 0.05, 0.95))
     decimals = _decimals(grid.step * factor)
+    finer = max(decimals, min(decimals + 1, 2))
     return Histogram(
         path="".join(
             f"M{(place + _GAP / 2) * width:.1f} {HEIGHT}v-{max(1.0, HEIGHT * bar / bars.max()):.1f}"
@@ -58,9 +59,9 @@ def draw_histogram(values: Distribution) -> Histogram | None:
         ),
         median_x=float(np.clip((median - edges[0]) / (edges[-1] - edges[0]), 0, 1) * WIDTH),
         ticks=tuple(_text(edge, decimals) for edge in (edges[0], (edges[0] + edges[-1]) / 2, edges[-1])),
-        median=_text(median, decimals + 1),
-        low=_text(low, decimals + 1),
-        high=_text(high, decimals + 1),
+        median=_text(median, finer),
+        low=_text(low, finer),
+        high=_text(high, finer),
         num_values=total,
     )
 

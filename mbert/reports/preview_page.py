@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mbert.manifests.corpus_tables import OTHERS
 from mbert.manifests.distributions import Distribution
 from mbert.manifests.funnel import Stage
 from mbert.manifests.overview import Overview
@@ -44,8 +45,8 @@ _SHEETS: dict[Kind, tuple[str, str]] = {
     "random": ("By chance", "Drawn from all crops. Faces fill the picture, upright and centred, eyes level."),
     "jitter": (
         "Largest jitter",
-        "Clips in which the bridge of the nose moves most from crop to crop, in pixels of a crop: motion that alignment "
-        "left. The crop is the middle one of its clip.",
+        "Clips in which the bridge of the nose moves most from crop to crop, in pixels of a crop: motion that "
+        "alignment left. The crop is the middle one of its clip.",
     ),
     "score": (
         "Lowest score",
@@ -67,6 +68,9 @@ _QUALITY = {
     "minutes": ("Length", "minutes, per input", ""),
     "clip_seconds": ("Clip length", "seconds", "A clip ends where the face is lost, at a cut, and after 10 s."),
 }  # fmt: skip
+
+
+_MOST_RATES = 4  # in the header
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +111,7 @@ def write_preview_page(
         "preview.html.j2",
         title=title,
         overview=overview,
+        facts=_facts(overview),
         num_inputs=sum(overview.statuses.values()),
         num_rejected=sum(count for name, count in overview.statuses.items() if name not in ("ok", "pending")),
         stages=[_stage_values(stage) for stage in stages],
@@ -127,6 +132,21 @@ def write_preview_page(
         command=command,
     )
     write_page(path, html)
+
+
+def _facts(overview: Overview) -> list[str]:
+    """What the corpus is, in a few words each."""
+    facts = []
+    if overview.seconds:
+        facts.append(f"{overview.seconds / 60:,.1f} minutes")
+    if overview.people:
+        facts.append("1 person" if overview.people == 1 else f"{overview.people:,} people")
+    rates = [rate.removesuffix(".00") for rate in overview.fps if rate != OTHERS]
+    if rates:
+        facts.append(f"{', '.join(rates[:_MOST_RATES])}{', …' * (len(rates) > _MOST_RATES)} frames per second")
+    if len(overview.datasets) > 1:
+        facts.append(", ".join(f"{name} {count:,}" for name, count in overview.datasets.items()))
+    return facts
 
 
 def _stage_values(stage: Stage) -> dict[str, Any]:
