@@ -34,7 +34,7 @@ CLIP_GRIDS = {
     "clip_seconds": Grid(column="num_frames / fps", lowest=0, step=0.05, num_bins=2400),
 }
 VIDEO_GRIDS = {
-    "fps": Grid(column="fps", lowest=-0.5, step=1, num_bins=2001),  # 29.97 and 30 are in one
+    "fps": Grid(column="fps", lowest=-0.05, step=0.1, num_bins=20_001),  # 29.97 and 30 are in one
     "minutes": Grid(column="seconds / 60", lowest=0, step=0.05, num_bins=4800),
 }
 

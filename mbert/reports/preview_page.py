@@ -54,22 +54,20 @@ _SHEETS: dict[Kind, tuple[str, str]] = {
     ),
     "pose": ("Largest pose", "Heads that are turned furthest, by the largest of yaw, pitch and roll."),
 }
-_QUALITY = {
-    "face_px": ("Face size", "px in the source", "Below 100 px, small movements are lost."),
-    "jitter_px": ("Jitter", "px of a crop, per clip", "Motion that alignment left between consecutive crops."),
-    "yaw": ("Yaw", "degrees", "Positive: turned to the right of the image."),
-    "pitch": ("Pitch", "degrees", "Positive: looking up."),
-    "roll": ("Roll", "degrees", "Before alignment, which levels it."),
-    "sharpness": ("Sharpness", "variance of the Laplacian", "Low: blurred, out of focus or enlarged."),
-    "brightness": ("Brightness", "mean luma, 0–255", "Very low or very high: little detail is left."),
-    "clipped": ("Clipped", "share of pixels", "Black or white pixels, or outside of the frame."),
-    "score": ("Score", "0–1", "How sure the landmarker is."),
-    "fps": ("Frame rate", "frames per second, per input", "At 25, an expression of 200 ms has 5 frames."),
-    "minutes": ("Length", "minutes, per input", ""),
-    "clip_seconds": ("Clip length", "seconds", "A clip ends where the face is lost, at a cut, and after 10 s."),
-}  # fmt: skip
-
-
+_QUALITY = {  # title, column, unit, hint
+    "face_px": ("Face size", "face_px", "px in the source", "Below 100 px, small movements are lost."),
+    "jitter_px": ("Jitter", "jitter_px", "px of a crop, per clip", "Motion that alignment left between crops."),
+    "yaw": ("Yaw", "yaw", "degrees", "Positive: turned to the right of the image."),
+    "pitch": ("Pitch", "pitch", "degrees", "Positive: looking up."),
+    "roll": ("Roll", "roll", "degrees", "In the source; alignment levels it."),
+    "sharpness": ("Sharpness", "sharpness", "variance of the Laplacian", "Low: blurred, out of focus or enlarged."),
+    "brightness": ("Brightness", "brightness", "mean luma, 0–255", "Very low or very high: little detail is left."),
+    "clipped": ("Clipped", "clipped", "share of pixels", "Black, white, or outside of the frame."),
+    "score": ("Score", "score", "0–1", "How sure the landmarker is."),
+    "fps": ("Frame rate", "fps", "per second, per input", "At 25, an expression of 200 ms has 5 frames."),
+    "minutes": ("Length", "seconds / 60", "minutes, per input", ""),
+    "clip_seconds": ("Clip length", "num_frames / fps", "seconds, per clip", "A clip ends at a cut and after 10 s."),
+}
 _MOST_RATES = 4  # in the header
 
 
@@ -124,9 +122,7 @@ def write_preview_page(
         rejected=[_rejected_values(picture) for picture in rejected],
         statuses=_LOSSES,
         histograms=[
-            (title, unit, hint, drawing)
-            for name, (title, unit, hint) in _QUALITY.items()
-            if (drawing := draw_histogram(distributions[name]))
+            (*texts, drawing) for name, texts in _QUALITY.items() if (drawing := draw_histogram(distributions[name]))
         ],
         percent=percent,
         command=command,
