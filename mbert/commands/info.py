@@ -4,7 +4,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,7 +14,6 @@ from mbert.commands.options import JsonOption, WorkspaceArgument, print_json
 
 if TYPE_CHECKING:
     from mbert.manifests.overview import Overview
-    from mbert.prediction.info import RunInfo, WorkspaceInfo
 
 _LABEL = 11  # width of the first column
 _MOST_REASONS, _MOST_RUNS = 4, 5
@@ -34,9 +33,9 @@ def info(workspace: WorkspaceArgument = api.DEFAULT_WORKSPACE, as_json: JsonOpti
     return None
 
 
-def _lines(info: "WorkspaceInfo", workspace: Path) -> Iterator[tuple[str, str]]:
+def _lines(info: Any, workspace: Path) -> Iterator[tuple[str, str]]:
     """The parts of the screen: a label and its text; what there is nothing of is left out."""
-    found = info.overview
+    found: Overview = info.overview
     yield "workspace", f"{workspace}: {_sizes(found.num_bytes)}"
     for folder in found.at_work:
         yield "", f"another command is at work in {folder}: these figures will change"
@@ -116,7 +115,7 @@ def _pairs(found: "Overview") -> str:
     return text
 
 
-def _runs(runs: "Iterable[RunInfo]") -> Iterator[tuple[str, str]]:
+def _runs(runs: Iterable[Any]) -> Iterator[tuple[str, str]]:
     every = list(runs)
     if not every:
         yield "runs", "none yet"
