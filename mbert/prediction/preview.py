@@ -1,7 +1,6 @@
 """`mbert preview`: manifests, crops and sources of a corpus become its page."""
 
 import dataclasses
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +58,22 @@ def run_preview(workspace: Workspace, *, pictures: int, seed: int, out: Path | N
     tables = CorpusTables(workspace)
     frames = frame_distributions(tables)
     found = overview(workspace, tables, frames)
+    config: dict[str, Any] = read_json(workspace.corpus_config)
+    roots = [Path(root) for about in config["datasets"].values() for root in about.get("roots", ()) if root is not None]
     chosen = choose_crops(tables, pictures, seed)
-    rejected = [_look_at(row, workspace) for row in choose_rejected(tables, pictures)]
+    rejected = [_look_at(row, config) for row in choose_rejected(tables, pictures)]
     page = out or workspace.preview
     write_preview_page(
         page,
-        title="/".join(workspace.root.resolve().parts[-2:]).removeprefix("//"),
+        title=", ".join(root.name for root in roots) or "Corpus",
+        roots=list(map(str, roots)),
         overview=found,
         stages=funnel(tables),
         crops={kind: [_picture(crop, workspace) for crop in crops] for kind, crops in chosen.items()},
         reasons=rejected_reasons(tables, _MOST_REASONS),
         rejected=rejected,
         distributions={**frames, **clip_distributions(tables), **video_distributions(tables)},
-        command=f"mbert preview {shlex.quote(str(workspace.root))} --pictures {pictures} --seed {seed}",
+        command=f"mbert preview --pictures {pictures} --seed {seed}",
     )
     return PreviewSummary(
         page=str(page),
@@ -102,7 +104,7 @@ def _small(image: Image, side: int) -> tuple[bytes, tuple[int, int]]:
     return encode_jpeg(small, _QUALITY), size
 
 
-def _look_at(row: VideoRow, workspace: Workspace) -> RejectedPicture:
+def _look_at(row: VideoRow, config: dict[str, Any]) -> RejectedPicture:
     """A frame of a rejected input, where the source is still there and one can be decoded without danger."""
     if row.status in _NOT_AGAIN:
         return RejectedPicture(video=row, jpeg=None, note=f"no picture: {_NOT_AGAIN[row.status]}")
@@ -113,11 +115,13 @@ def _look_at(row: VideoRow, workspace: Workspace) -> RejectedPicture:
     from mbert.pipeline.video.source import frames_source, video_source
     from mbert.pipeline.video.thumbnail import telling_frame
 
-    config: dict[str, Any] = read_json(workspace.corpus_config)
     root = root_of(row, read_roots(config))
     location = Path(root or "") / row.path
-    if root is None or not location.exists():
-        return RejectedPicture(video=row, jpeg=None, note="no picture: the source is gone")
+    try:
+        if root is None or not location.exists():
+            return RejectedPicture(video=row, jpeg=None, note="no picture: the source is gone")
+    except OSError as exc:
+        return RejectedPicture(video=row, jpeg=None, note=f"no picture: {exc.strerror}")
     source = (frames_source if row.kind == "frames" else video_source)(Path(root), location, row.dataset)
     is_touched = source.mtime_ns != row.mtime_ns
     if source.num_bytes != row.num_bytes or (is_touched and row.sha256 != content_hash(source)):

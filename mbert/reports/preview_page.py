@@ -93,6 +93,7 @@ def write_preview_page(
     path: Path,
     *,
     title: str,
+    roots: Sequence[str],
     overview: Overview,
     stages: Sequence[Stage],
     crops: Mapping[Kind, Sequence[CropPicture]],
@@ -103,11 +104,13 @@ def write_preview_page(
 ) -> None:
     """Write the page of a corpus, atomically; its size depends on the number of pictures alone.
 
-    `reasons` speak of all rejected inputs, `rejected` are the few that are shown.
+    The page names the ingested folders (`roots`), not the workspace: equal corpora have equal pages. `reasons` speak of
+    all rejected inputs, `rejected` are the few that are shown.
     """
     html = render(
         "preview.html.j2",
         title=title,
+        roots=roots,
         overview=overview,
         facts=_facts(overview),
         num_inputs=sum(overview.statuses.values()),
