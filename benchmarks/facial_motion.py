@@ -24,7 +24,7 @@ from real_pairs import FLOW_APART, LEFT_OUT, MESH_APART, flow_field, mesh_fields
 
 from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest import run_ingest
-from mbert.pipeline.ingest_input import IngestOptions
+from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.video.source import VIDEO_SUFFIXES
 from mbert.shards.engine import Engine
 

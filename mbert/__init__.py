@@ -6,6 +6,7 @@ The Python API is here by name (docs/python.md); what a name needs is loaded whe
     ingest, shard, pretrain, finetune, evaluate, score_predictions, synthesize    the commands as functions
     load_model, compare, build_weights, MicronBert                                models, and what moved in a pair
     open_frames, open_pairs, to_pandas                                            crops, pairs and tables
+    info, preview                                                                 what is in a workspace
     forget, lift                                                                  consent that was withdrawn
 
 Exceptions, all of them something the user can fix:
@@ -39,6 +40,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "forget",
+    "info",
     "ingest",
     "lift",
     "load_model",
@@ -46,6 +48,7 @@ __all__ = [
     "open_pairs",
     "predict",
     "pretrain",
+    "preview",
     "score_predictions",
     "shard",
     "synthesize",
@@ -113,6 +116,7 @@ if TYPE_CHECKING:
         evaluate,
         finetune,
         forget,
+        info,
         ingest,
         lift,
         load_model,
@@ -120,6 +124,7 @@ if TYPE_CHECKING:
         open_pairs,
         predict,
         pretrain,
+        preview,
         score_predictions,
         shard,
         synthesize,

@@ -20,11 +20,13 @@ from mbert.commands.doctor import doctor
 from mbert.commands.eval import evaluate
 from mbert.commands.finetune import finetune
 from mbert.commands.forget import forget
+from mbert.commands.info import info
 from mbert.commands.ingest import ingest
 from mbert.commands.labels import labels
 from mbert.commands.options import is_first_process
 from mbert.commands.predict import predict
 from mbert.commands.pretrain import pretrain
+from mbert.commands.preview import preview
 from mbert.commands.runs import runs
 from mbert.commands.shard import shard
 from mbert.commands.synthesize import synthesize
@@ -125,6 +127,8 @@ def _options(
 
 app.command()(predict)
 app.command()(ingest)
+app.command()(info)
+app.command()(preview)
 app.command()(labels)
 app.command()(shard)
 app.command()(verify)

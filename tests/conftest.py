@@ -98,7 +98,7 @@ def face() -> np.ndarray:
     return skimage.data.astronaut()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_video() -> Callable[..., Path]:
     """Encode RGB frames with the ffmpeg program: `write_video(path, frames, fps=30, **output_options)`."""
 

@@ -56,7 +56,7 @@ def undisturbed(videos, tmp_path_factory):
 
 
 def ingest_command(videos, workspace, *more):
-    return [sys.executable, "-m", "mbert.cli", "ingest", str(videos), "-w", str(workspace.root), *more]
+    return [sys.executable, "-m", "mbert.cli", "ingest", str(videos), "-w", str(workspace.root), "--no-page", *more]
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.many)])

@@ -5,7 +5,7 @@ command prints, and raises what the command reports as an error. The functions `
 """
 
 from mbert.api.arrays import compare, load_model, open_frames, open_pairs, to_pandas
-from mbert.api.corpus import forget, ingest, lift, shard, synthesize
+from mbert.api.corpus import forget, info, ingest, lift, preview, shard, synthesize
 from mbert.api.options import engine_of
 from mbert.api.prediction import build_weights, predict
 from mbert.api.training import evaluate, finetune, pretrain, score_predictions
@@ -17,6 +17,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "forget",
+    "info",
     "ingest",
     "lift",
     "load_model",
@@ -24,6 +25,7 @@ __all__ = [
     "open_pairs",
     "predict",
     "pretrain",
+    "preview",
     "score_predictions",
     "shard",
     "synthesize",

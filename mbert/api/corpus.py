@@ -1,5 +1,6 @@
 """Commands as functions: from videos to a corpus and its shards, and what leaves it again."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from mbert.pipeline.shard import ShardSummary
     from mbert.pipeline.synthetic.synthesize import SynthesisSummary
     from mbert.prediction.forget import ForgetSummary
+    from mbert.prediction.info import WorkspaceInfo
+    from mbert.prediction.preview import PreviewSummary
 
 
 @choices_checked
@@ -56,6 +59,7 @@ def ingest(
     retry_failed: bool = False,
     redo: bool = True,
     overwrite: bool = False,
+    page: bool = True,
     dry_run: bool = False,
     on_plan: "Callable[[IngestPlan], None]" = lambda plan: None,
     on_outcome: "Callable[[Outcome], None]" = lambda outcome: None,
@@ -63,8 +67,9 @@ def ingest(
 ) -> "IngestSummary | IngestEstimate":
     """Turn raw face video into aligned face crops with manifests: `mbert ingest`.
 
-    With `dry_run` nothing is written and the estimate is returned, else the summary. Raises ConfigError for options
-    and folders that cannot be used, ManifestError for a label file that cannot be read.
+    With `page`, the page of `preview` is made, too, where something is new. With `dry_run` nothing is written and the
+    estimate is returned, else the summary. Raises ConfigError for options and folders that cannot be used,
+    ManifestError for a label file that cannot be read.
     """
     require_video("mbert ingest")
     from mbert.pipeline.ingest import CorpusChoice, estimate_ingest, run_ingest
@@ -103,7 +108,34 @@ def ingest(
     space = Workspace(Path(workspace))
     if dry_run:
         return estimate_ingest(Path(folder), space, options, **how)
-    return run_ingest(Path(folder), space, options, **how, on_plan=on_plan, on_outcome=on_outcome, on_going=on_going)
+    summary = run_ingest(Path(folder), space, options, **how, on_plan=on_plan, on_outcome=on_outcome, on_going=on_going)
+    if page and (summary.num_new or not space.preview.exists()):
+        preview(space.root)
+    return dataclasses.replace(summary, page=str(space.preview) if page else None)
+
+
+def info(workspace: Where = DEFAULT_WORKSPACE) -> "WorkspaceInfo":
+    """What is in a workspace: `mbert info`. Of a part that is not there yet, the numbers are 0, None or empty.
+
+    Raises ManifestError where there is no such folder, and for a manifest that cannot be read.
+    """
+    from mbert.prediction.info import run_info
+
+    return run_info(Workspace(Path(workspace)))
+
+
+def preview(
+    workspace: Where = DEFAULT_WORKSPACE, *, pictures: int = 12, seed: int = 0, out: Where | None = None
+) -> "PreviewSummary":
+    """Make the page of a corpus: `mbert preview`.
+
+    It shows at most `pictures` crops of each kind and as many rejected inputs, whatever the size of the corpus; `seed`
+    draws the random crops. Raises ManifestError where there is no corpus or a manifest cannot be read, ConfigError for
+    options that cannot be used.
+    """
+    from mbert.prediction.preview import run_preview
+
+    return run_preview(Workspace(Path(workspace)), pictures=pictures, seed=seed, out=path_of(out))
 
 
 @choices_checked

@@ -67,6 +67,7 @@ _LISTED = 5
         "--redo/--no-redo", help="Ingest an input again whose clips were cut through a label that came later."
     ),
     overwrite="Delete what was ingested from FOLDER and make it again.",
+    page=typer.Option("--page/--no-page", help="Make the page of the corpus, too, as mbert preview does."),
     dry_run="Report what would be done and how long it may take, then stop.",
 )
 def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
@@ -177,6 +178,8 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
             f"{counted(len(summary.ignored), 'file')} of other kinds not read ({count_suffixes(summary.ignored)}), the "
             f"first is {summary.ignored[0]}"
         )
+    if summary.page:
+        typer.echo(f"open {summary.page}: what was lost where, crops to look at, quality")
     print_next(summary.corpus, "mbert shard --pairs")
 
 

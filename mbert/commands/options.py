@@ -57,6 +57,9 @@ WorkspaceOption = Annotated[
         "--workspace", "-w", envvar="MBERT_WORKSPACE", callback=_opened, help="Folder that the commands share."
     ),
 ]
+WorkspaceArgument = Annotated[
+    Path, typer.Argument(envvar="MBERT_WORKSPACE", callback=_opened, help="Folder that the commands share.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")]
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Number of worker processes.", show_default="one per core")

@@ -46,6 +46,11 @@ class Workspace:
         return self.corpus / "signatures"
 
     @property
+    def preview(self) -> Path:
+        """The page to look at; written by `mbert ingest` and `mbert preview`."""
+        return self.corpus / "preview.html"
+
+    @property
     def forgotten(self) -> Path:
         """What keeps forgotten inputs from coming back."""
         return self.corpus / "forgotten.json"

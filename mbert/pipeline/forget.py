@@ -267,6 +267,7 @@ def forget_in_corpus(workspace: Workspace, what: Forgetting) -> None:
             file.unlink()
     for left in [file for folder in folders for file in folder.glob(".*.tmp")]:
         left.unlink()
+    workspace.preview.unlink(missing_ok=True)  # it shows crops; `mbert preview` makes it again
     config = _config_without(what, read_json(workspace.corpus_config), videos, labels)
     write_rows(workspace.clips, ClipRow, clips)
     write_rows(workspace.labels, LabelRow, labels)

@@ -191,7 +191,7 @@ def _plan(corpus: Corpus, tasks: list[IngestTask], redone: tuple[str, ...]) -> I
 
 def _remove_corpus(workspace: Workspace) -> None:
     """Delete what an ingest wrote, and nothing else."""
-    ours = [workspace.videos, workspace.clips, workspace.labels, workspace.corpus_config]
+    ours = [workspace.videos, workspace.clips, workspace.labels, workspace.corpus_config, workspace.preview]
     crops = [*workspace.frames.glob("*.parquet"), *workspace.frames.glob("*.tar")]
     for file in [*ours, *crops, *workspace.signatures.glob("*.npz")]:
         with naming_write_faults(file):

@@ -83,3 +83,4 @@ class IngestSummary:
     notes: tuple[str, ...]  # how the folder was understood
     labels_path: str
     corpus: str
+    page: str | None = None  # of the corpus, to look at; `mbert.api` makes it

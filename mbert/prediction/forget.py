@@ -32,6 +32,7 @@ NOT_COVERED = (
     "the recordings themselves, and lines about them in labels.csv and videos.csv: delete them, they name who was seen",
     "the weights of the runs above: they stay what they have learned",
     "scores in results.json and metrics.jsonl, which count them in",
+    "pages that `mbert preview --out` wrote elsewhere",
     "copies elsewhere: shards on S3 or other machines, folders of --cache, backups, Weights & Biases",
 )
 
