@@ -6,6 +6,7 @@ The Python API is here by name (docs/python.md); what a name needs is loaded whe
     ingest, shard, pretrain, finetune, evaluate, score_predictions, synthesize    the commands as functions
     load_model, compare, build_weights, MicronBert                                models, and what moved in a pair
     open_frames, open_pairs, to_pandas                                            crops, pairs and tables
+    report                                                                        pages of runs
     forget, lift                                                                  consent that was withdrawn
 
 Exceptions, all of them something the user can fix:
@@ -46,6 +47,7 @@ __all__ = [
     "open_pairs",
     "predict",
     "pretrain",
+    "report",
     "score_predictions",
     "shard",
     "synthesize",
@@ -120,6 +122,7 @@ if TYPE_CHECKING:
         open_pairs,
         predict,
         pretrain,
+        report,
         score_predictions,
         shard,
         synthesize,

@@ -4,8 +4,10 @@
 command prints, and raises what the command reports as an error. The functions `on_...` are called during the work.
 """
 
+import dataclasses
 import functools
 import inspect
+import os
 import shlex
 import types
 import typing
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from mbert.prediction.build import BuiltWeights
     from mbert.prediction.forget import ForgetSummary
     from mbert.prediction.run import PredictRun
+    from mbert.run_report import ReportSummary
     from mbert.shards.engine import Engine
     from mbert.shards.frames import CorpusFrames, PairFrames
 
@@ -269,7 +272,7 @@ def pretrain(
     where, copies = shards or space.pairs, _path(cache)
     if dry_run:
         return estimate_pretrain(where, settings, cache=copies)
-    return run_pretrain(
+    summary = run_pretrain(
         where,
         _path(out) or space.runs / "pretrain",
         settings,
@@ -280,6 +283,7 @@ def pretrain(
         on_plan=on_plan,
         on_step=on_step,
     )
+    return dataclasses.replace(summary, page=_page_of(summary.run))
 
 
 @_choices_checked
@@ -347,7 +351,7 @@ def finetune(
             "max_minutes": max_minutes,
         },
     )
-    return run_finetune(
+    summary = run_finetune(
         shards or space.expressions,
         labels or space.labels,
         _checkpoint(checkpoint, space),
@@ -360,6 +364,7 @@ def finetune(
         on_plan=on_plan,
         on_step=on_step,
     )
+    return dataclasses.replace(summary, page=_page_of(summary.run))
 
 
 @_choices_checked
@@ -421,7 +426,7 @@ def evaluate(
             "workers": workers,
         },
     )
-    return run_eval(
+    result = run_eval(
         shards or space.expressions,
         labels or space.labels,
         _checkpoint(checkpoint, space),
@@ -430,6 +435,31 @@ def evaluate(
         cache=_path(cache),
         on_progress=on_progress,
     )
+    return dataclasses.replace(result, page=_page_of(result.folder))
+
+
+def report(
+    runs: Sequence[Where] | Where | None = None,
+    *,
+    workspace: Where = DEFAULT_WORKSPACE,
+    out: Where | None = None,
+    on_run: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> "ReportSummary":
+    """Write the page of a run, or the pages of several and a table of them: `mbert report`.
+
+    `runs` are folders of runs, folders that hold such, or names of runs of the workspace; None: all of these. The page
+    goes to `out`, a file or a folder; None: `report.html` in the run, or beside the runs. Raises ConfigError for what
+    is no run, MbertError for a single run that cannot be read; among several it is a row with a reason.
+    """
+    from mbert.run_report import run_report
+
+    wanted = [runs] if isinstance(runs, str | Path) else list(runs or ())
+    return run_report([Path(run) for run in wanted], Workspace(Path(workspace)).runs, out=_path(out), on_run=on_run)
+
+
+def is_first_process() -> bool:
+    """Of those that torchrun started; the others work and are silent."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def score_predictions(predictions: Where, *, classes: Sequence[str] | None = None, seed: int = 0) -> "PredictionScores":
@@ -711,6 +741,13 @@ def to_pandas(rows: Any) -> "pandas.DataFrame":
     from mbert.manifests.tables import to_pandas as convert
 
     return convert(rows)
+
+
+def _page_of(run: str) -> str | None:
+    """The page of a run that has ended, written by the first process."""
+    from mbert.run_report import page_at_end
+
+    return page_at_end(Path(run)) if is_first_process() else None
 
 
 def _checkpoint(model: Where | None, space: Workspace) -> Where:
