@@ -3,11 +3,11 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mbert import ConfigError, MbertError
-from mbert.manifests.runs import REPORT, RunEntry, RunLink
+from mbert.manifests.runs import REPORT, EvaluationFacts, RunEntry, RunLink, TrainingFacts
 from mbert.model.scoring import run_facts as evaluated
 from mbert.model.training import run_facts as trained
 from mbert.reports.evaluation_page import write_evaluation_page
@@ -53,46 +53,70 @@ def run_report(
     if len(runs) == 1 and wanted and not _is_folder_of_runs(wanted[0]):
         page = _page_at(out, runs[0])
         on_run(runs[0].name, 0, 1)
-        entry = write_run_page(runs[0], page)
+        gathered = _gather(runs[0])
+        assert gathered.facts is not None
+        _write(gathered.facts, runs[0], page)
         on_run(runs[0].name, 1, 1)
-        return _summary(page, [(runs[0], entry, page)], began)
+        return _summary(page, [gathered], [page], began)
     parents = {run.parent for run in runs}
     home = parents.pop() if len(parents) == 1 else Path(os.path.commonpath([run.resolve().parent for run in runs]))
     page = _page_at(out, home)
-    found: list[tuple[Path, RunEntry, Path | None]] = []
+    found: list[_Found] = []
     for number, run in enumerate(runs):
         on_run(run.name, number, len(runs))
         name = Path(os.path.relpath(run.resolve(), home.resolve())).as_posix()
         try:
-            entry = dataclasses.replace(write_run_page(run, run / REPORT), name=name)
-            found.append((run, dataclasses.replace(entry, page=_relative(run / REPORT, page)), run / REPORT))
+            gathered = _gather(run)
+            link = _relative(run / REPORT, page)
+            found.append(_Found(run, dataclasses.replace(gathered.entry, name=name, page=link), gathered.facts))
         except MbertError as exc:
-            found.append((run, RunEntry(name=name, kind=_kind(run), state="unreadable", at="", reason=str(exc)), None))
+            entry = RunEntry(name=name, kind="", state="unreadable", at="", reason=str(exc))
+            found.append(_Found(run, entry, None))
+    reported = {each.run.resolve() for each in found if each.facts is not None}
+    for each in found:
+        if each.facts is not None:
+            _write(each.facts, each.run, each.run / REPORT, reported)
     on_run(runs[-1].name, len(runs), len(runs))
-    write_runs_page(page, [entry for _, entry, _ in found], title=f"Runs in {'/'.join(home.resolve().parts[-2:])}")
-    return _summary(page, found, began)
+    write_runs_page(page, [each.entry for each in found], title=f"Runs in {'/'.join(home.resolve().parts[-2:])}")
+    pages = [None if each.facts is None else each.run / REPORT for each in found]
+    return _summary(page, found, pages, began)
 
 
-def write_run_page(run: Path, page: Path) -> RunEntry:
-    """Write the page of a run. Raises MbertError naming the file that cannot be read or written."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Found:
+    """What was gathered of a run."""
+
+    run: Path
+    entry: RunEntry
+    facts: TrainingFacts | EvaluationFacts | None  # None where it cannot be read
+
+
+def _gather(run: Path) -> _Found:
+    """Raises MbertError naming the file that cannot be read."""
+    if _kind(run) != "eval":
+        facts = dataclasses.replace(trained.read_training(run), evaluations=tuple(evaluated.evaluations_of(run)))
+        return _Found(run, trained.read_entry(run), facts)
+    if not (run / _EVALUATION).exists():
+        raise MbertError(f"the evaluation in {run} has not finished: run the same `mbert eval` again to resume it")
+    return _Found(run, evaluated.read_entry(run), evaluated.read_evaluation(run))
+
+
+def _write(facts: TrainingFacts | EvaluationFacts, run: Path, page: Path, reported: Collection[Path] = ()) -> None:
+    """Write the page of a run; links lead to runs that have a page, or are among those that get one now."""
+
+    def linked(link: RunLink) -> RunLink:
+        target = Path(link.run) / REPORT
+        has_page = bool(link.run) and (Path(link.run).resolve() in reported or target.exists())
+        return dataclasses.replace(link, page=_relative(target, page)) if has_page else link
+
     folder = os.path.relpath(run.resolve(), page.resolve().parent).replace(os.sep, "/")
     folder = "" if folder == "." else f"{folder}/"
-    if _kind(run) == "eval":
-        if not (run / _EVALUATION).exists():
-            raise MbertError(f"the evaluation in {run} has not finished: run the same `mbert eval` again to resume it")
-        facts = evaluated.read_evaluation(run)
-        write_evaluation_page(
-            page, dataclasses.replace(facts, checkpoint=_linked(facts.checkpoint, page)), folder=folder
-        )
-        return evaluated.read_entry(run)
-    training = trained.read_training(run)
-    training = dataclasses.replace(
-        training,
-        start=None if training.start is None else _linked(training.start, page),
-        evaluations=tuple(_linked(link, page) for link in evaluated.evaluations_of(run)),
-    )
-    write_training_page(page, training, folder=folder)
-    return trained.read_entry(run)
+    if isinstance(facts, EvaluationFacts):
+        facts = dataclasses.replace(facts, checkpoint=linked(facts.checkpoint))
+        return write_evaluation_page(page, facts, folder=folder)
+    start = None if facts.start is None else linked(facts.start)
+    facts = dataclasses.replace(facts, start=start, evaluations=tuple(map(linked, facts.evaluations)))
+    return write_training_page(page, facts, folder=folder)
 
 
 def page_at_end(run: Path) -> str | None:
@@ -101,11 +125,13 @@ def page_at_end(run: Path) -> str | None:
     An evaluation also stands on the page of the run whose model it has scored.
     """
     try:
-        write_run_page(run, run / REPORT)
+        done = [run]
         if _kind(run) == "eval":
             scored = evaluated.scored_model(run).run
-            if scored and (Path(scored) / REPORT).exists():
-                write_run_page(Path(scored), Path(scored) / REPORT)
+            done += [Path(scored)] if scored and (Path(scored) / REPORT).exists() else []
+        for each in done:
+            if (facts := _gather(each).facts) is not None:
+                _write(facts, each, each / REPORT)
     except (MbertError, OSError):
         return None
     return str(run / REPORT)
@@ -151,26 +177,20 @@ def _page_at(out: Path | None, folder: Path) -> Path:
     return out if out.suffix.lower() in (".html", ".htm") else out / REPORT
 
 
-def _linked(link: RunLink, page: Path) -> RunLink:
-    """The same link with the page of its run, where there is one."""
-    target = Path(link.run) / REPORT
-    return dataclasses.replace(link, page=_relative(target, page)) if link.run and target.exists() else link
-
-
 def _relative(target: Path, page: Path) -> str:
     return os.path.relpath(target.resolve(), page.resolve().parent).replace(os.sep, "/")
 
 
-def _summary(page: Path, found: Sequence[tuple[Path, RunEntry, Path | None]], began: float) -> ReportSummary:
+def _summary(page: Path, found: Sequence[_Found], pages: Sequence[Path | None], began: float) -> ReportSummary:
     rows = [
         ReportedRun(
-            run=str(run),
-            kind=entry.kind,
-            state=entry.state,
+            run=str(each.run),
+            kind=each.entry.kind,
+            state=each.entry.state,
             page=None if written is None else str(written),
-            reason=entry.reason,
+            reason=each.entry.reason,
         )
-        for run, entry, written in found
+        for each, written in zip(found, pages, strict=True)
     ]
     return ReportSummary(
         page=str(page),

@@ -103,9 +103,8 @@ def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[s
         if isinstance(value, Mapping):
             found += flat_settings(value, f"{prefix}{name}.")
         else:
-            found.append(
-                (f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
-            )
+            told = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            found.append((f"{prefix}{name}", "–" if value is None or told == "" else told))
     return found
 
 

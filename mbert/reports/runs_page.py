@@ -14,24 +14,27 @@ _UNTOLD = ("report_to", "save_every", "keep", "picture_every", "max_bad", "max_m
 
 
 def write_runs_page(path: Path, runs: Sequence[RunEntry], *, title: str) -> None:
-    """Write the table of runs, atomically: trainings and evaluations apart, the latest first, unreadable ones too."""
+    """Write the table of runs, atomically: each kind apart, the latest first, those that cannot be read too."""
     ordered = sorted(runs, key=lambda run: run.at, reverse=True)
-    trainings = [run for run in ordered if run.kind != "eval"]
-    evaluations = [run for run in ordered if run.kind == "eval"]
+    kinds = {kind: [run for run in ordered if run.kind == kind] for kind in ("eval", "pretrain", "finetune", "")}
     html = render(
         "runs.html.j2",
         scripts=("sort.js",),
         title=title,
-        kinds=KINDS,
+        kinds={**KINDS, "": "Cannot be read"},
         states={**STATES, "unreadable": "cannot be read"},
-        trainings=trainings,
-        evaluations=evaluations,
-        losses=_names(run.final for run in trainings),
-        loss_titles={name: PARTS.get(name, (name,))[0] for name in _names(run.final for run in trainings)},
-        measures=_names(run.scores for run in evaluations),
-        of_trainings=_differing(trainings),
-        of_evaluations=_differing(evaluations),
-        sparklines={run.name: sparkline(run.losses, width=120, height=24) for run in trainings},
+        groups=[
+            {
+                "kind": kind,
+                "runs": members,
+                "measures": _names(run.scores for run in members),
+                "losses": {name: PARTS.get(name, (name,))[0] for name in _names(run.final for run in members)},
+                "settings": _differing(members),
+                "curves": {run.name: sparkline(run.losses, width=120, height=24) for run in members},
+            }
+            for kind, members in kinds.items()
+            if members
+        ],
         number=number,
     )
     write_page(path, html)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from mbert import ManifestError
 from mbert.manifests.files import read_json
 from mbert.manifests.runs import (
+    METHODS,
     ClassScores,
     EvaluationFacts,
     GroupScores,
@@ -105,7 +106,8 @@ def evaluations_of(run: Path) -> list[RunLink]:
 
 def _facts(run: Path, results: dict[str, Any], rows: Sequence[dict[str, Any]]) -> EvaluationFacts:
     measures = _measures(results)
-    ours = results["methods"][OURS]
+    methods = {name: results["methods"][name] for name in (OURS, *_ordered(results["methods"]))}
+    ours = methods[OURS]
     num_wrong, wrong, without = worst_pairs(run, results, rows)
     return EvaluationFacts(
         name=run.name,
@@ -120,11 +122,11 @@ def _facts(run: Path, results: dict[str, Any], rows: Sequence[dict[str, Any]]) -
         inputs=tuple(results["inputs"]),
         seeds=tuple(results["seeds"]),
         measures=tuple(measures),
-        methods=tuple(_method(name, None, each, each["scores"], measures) for name, each in results["methods"].items()),
+        methods=tuple(_method(name, None, each, each["scores"], measures) for name, each in methods.items()),
         per_dataset=tuple(
             _method(name, dataset, each, each["per_dataset"][dataset], measures)
             for dataset in ours["per_dataset"]
-            for name, each in results["methods"].items()
+            for name, each in methods.items()
         ),
         class_names=tuple(ours["scores"].get("classes", ())),
         confusion=ours["scores"].get("confusion", ()),
@@ -154,6 +156,12 @@ def _read_predictions(path: Path) -> list[dict[str, Any]]:
 
 def _measures(results: Mapping[str, Any]) -> dict[str, str]:
     return _UNIT_MEASURES if results["classes"] == ACTION_UNITS else _MEASURES
+
+
+def _ordered(methods: Mapping[str, Any]) -> list[str]:
+    """The baselines in the order in which people read them: JSON has them by name."""
+    known = list(METHODS)
+    return sorted(set(methods) - {OURS}, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
 def _scores(scores: Mapping[str, Any], measures: Mapping[str, str]) -> dict[str, Score]:
@@ -193,7 +201,7 @@ def _per_class(scores: Mapping[str, Any]) -> list[ClassScores]:
                 support=each["positives"],
                 predicted=each["predicted"],
             )
-            for name, each in scores["per_unit"].items()
+            for name, each in sorted(scores["per_unit"].items(), key=lambda item: int(item[0].removeprefix("AU")))
         ]
     return [
         ClassScores(
@@ -202,7 +210,7 @@ def _per_class(scores: Mapping[str, Any]) -> list[ClassScores]:
             support=each["support"],
             predicted=each["predicted"],
         )
-        for name, each in scores["per_class"].items()
+        for name, each in ((name, scores["per_class"][name]) for name in scores["classes"])
     ]
 
 

@@ -35,8 +35,13 @@ def worst_pairs(
     worst = sorted(wrong, key=lambda row: (-_wrongness(row), row["key"]))[:_MOST]
     found = [
         WrongPair(
+            key=row["key"],
+            subject=row["subject"],
+            sample=row["sample"],
+            fold=row["fold"],
+            label=row["label"],
+            prediction=row["prediction"],
             confidence=row.get("confidence"),
-            **{name: str(row[name]) for name in ("key", "subject", "sample", "fold", "label", "prediction")},
         )
         for row in worst
     ]

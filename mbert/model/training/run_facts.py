@@ -46,7 +46,7 @@ def read_entry(run: Path) -> RunEntry:
     row = read_run(run, reports)
     recent = reports[-max(1, len(reports) // _RECENT) :]
     names = ["loss", *(reports[-1].parts if reports else ())]
-    lines = [report.to_line() for report in recent]
+    lines = [{"loss": report.loss, **report.parts} for report in recent]
     places = np.unique(np.linspace(0, len(reports) - 1, min(len(reports), _CURVE_POINTS)).astype(int))
     return RunEntry(
         name=run.name,
