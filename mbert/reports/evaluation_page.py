@@ -32,13 +32,14 @@ def write_evaluation_page(path: Path, run: EvaluationFacts, *, folder: str = "")
         run=run,
         protocol=summary[0].upper() + summary[1:],
         how=_how(run),
-        warnings=[("Note", f"{text[0].upper()}{text[1:]}.") for text in run.warnings],
+        warnings=[f"{text[0].upper()}{text[1:]}." for text in run.warnings],
         tiles=[
             (name, ours.scores[name], ours.chance.get(name), _whisker(ours.scores[name]))
             for name in _TILES
             if name in ours.scores
         ],
         chance=ours.chance.get(run.measures[0]),
+        compared=[name for name in run.measures if any(name in row.differences for row in run.methods)],
         methods=[_method_values(run, row) for row in run.methods],
         datasets=[
             (name, [_method_values(run, row) for row in run.per_dataset if row.dataset == name]) for name in datasets
@@ -77,7 +78,7 @@ def _method_values(run: EvaluationFacts, row: MethodScores) -> dict[str, Any]:
         "scores": row.scores,
         "over_seeds": row.over_seeds,
         "whisker": _whisker(row.scores[run.measures[0]]),
-        "difference": difference,
+        "differences": row.differences,
         "verdict": "" if difference is None else _verdict(difference),
     }
 

@@ -7,10 +7,11 @@ from typing import Any
 from mbert.manifests.runs import RunEntry
 from mbert.reports.charts import number
 from mbert.reports.page import flat_settings, render, sparkline, write_page
-from mbert.reports.training_page import KINDS, PARTS, STATES
+from mbert.reports.training_page import PARTS, STATES
 
-# That say nothing of what is learned or scored.
-_UNTOLD = ("report_to", "save_every", "keep", "picture_every", "max_bad", "max_minutes")
+_TITLES = {"eval": "Evaluations", "pretrain": "Pretraining", "finetune": "Finetuning", "": "Without a page"}
+# That say nothing of what is learned or scored, or have a column of their own.
+_UNTOLD = ("steps", "report_to", "save_every", "keep", "picture_every", "max_bad", "max_minutes")
 
 
 def write_runs_page(path: Path, runs: Sequence[RunEntry], *, title: str) -> None:
@@ -21,7 +22,7 @@ def write_runs_page(path: Path, runs: Sequence[RunEntry], *, title: str) -> None
         "runs.html.j2",
         scripts=("sort.js",),
         title=title,
-        kinds={**KINDS, "": "Cannot be read"},
+        kinds=_TITLES,
         states={**STATES, "unreadable": "cannot be read"},
         groups=[
             {

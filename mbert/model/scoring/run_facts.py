@@ -136,7 +136,7 @@ def _facts(run: Path, results: dict[str, Any], rows: Sequence[dict[str, Any]]) -
         num_wrong=num_wrong,
         wrong=tuple(wrong),
         without_pictures=without,
-        warnings=tuple(results["warnings"]),
+        warnings=(*results["warnings"], *_forgotten(results)),
         saw_frames_of=tuple(results["encoder_saw_test_subjects"]),
         learned_labels_of=tuple(results["encoder_learned_labels_of"]),
         checkpoint=scored_model(run),
@@ -227,6 +227,12 @@ def _groups(rows: Sequence[dict[str, Any]], column: str) -> list[GroupScores]:
         )
         for name, group in sorted(groups.items())
     ]
+
+
+def _forgotten(results: Mapping[str, Any]) -> list[str]:
+    if not results.get("forgotten"):
+        return []
+    return [f"{len(results['forgotten'])} inputs were forgotten since: the scores still count them in"]
 
 
 def _other_version(path: Path, exc: Exception) -> ManifestError:

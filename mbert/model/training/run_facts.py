@@ -58,7 +58,7 @@ def read_entry(run: Path) -> RunEntry:
         steps=row.steps,
         losses=tuple(reports[place].loss for place in places.tolist()),
         final={name: float(np.mean([line.get(name, math.nan) for line in lines])) for name in names if lines},
-        settings={**config.get("settings", {}), "num_pairs": config.get("num_pairs"), "corpus": _corpus(config)},
+        settings=_settings(config),
     )
 
 
@@ -96,12 +96,7 @@ def _facts(
         num_pictures=len(pictures),
         warnings=tuple(_warnings(config, row, reports, state)),
         files=frozenset(path.name for path in run.iterdir()),
-        settings={
-            **settings,
-            "global_batch": global_batch,
-            "model": config.get("model", {}),
-            "corpus": _corpus(config),
-        },
+        settings=_settings(config),
         versions=config.get("versions", {}),
         start=linked_run(config["checkpoint"], config.get("place"), run) if row.kind == "finetune" else None,
     )
@@ -129,8 +124,13 @@ def _subjects(config: dict[str, Any], state: TrainingState | None) -> tuple[str,
     return state.subjects if state and state.subjects else None
 
 
-def _corpus(config: dict[str, Any]) -> str:
-    return str(config.get("identity", {}).get("corpus", ""))[:12]
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """As they were given, with what was chosen by the hardware and the number of pairs."""
+    identity = config.get("identity", {})
+    chosen = {name: identity[name] for name in ("lr", "steps", "preset", "global_batch") if name in identity}
+    corpus = str(identity.get("corpus", ""))[:12]
+    given = {**config.get("settings", {}), **chosen, "num_pairs": config.get("num_pairs"), "corpus": corpus}
+    return {**given, "model": config.get("model", {})}
 
 
 def _num_parameters(run: Path) -> int | None:
