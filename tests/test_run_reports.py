@@ -44,7 +44,7 @@ def runs(corpus, tmp_path_factory):
         dataclasses.replace(row, emotion=str(rng.choice(["a", "b", HOSTILE])))
         for row in read_rows(corpus.labels, LabelRow)
     ]
-    write_rows(labels, rows, LabelRow)
+    write_rows(labels, LabelRow, rows)
     labelled = {"shards": corpus.expressions, "labels": labels, "checkpoint": folder / "pretrain"}
     mbert.finetune(**labelled, out=folder / "finetune", steps=3, batch_size=4, exclude_subject=["videos/s01"])
     result = mbert.evaluate(**labelled, out=folder / "loso", baselines=["majority", "frame_difference"])
