@@ -272,7 +272,6 @@ def test_pages_are_complete_on_paper_and_without_scripts(pages, runs):  # noqa: 
         page.emulate_media(media="print")
         assert page.locator("h1").is_visible()
         assert page.locator("button.sort:visible").count() == page.locator("thead button.sort").count()
-        assert len(page.pdf()) > 5000
 
 
 def test_a_pointer_reads_all_charts_at_one_step(pages, runs):  # noqa: F811

@@ -90,7 +90,7 @@ def sparkline(values: npt.ArrayLike, *, width: int = 200, height: int = 32, top:
     xs = np.linspace(0, width, len(heights)) if len(heights) > 1 else np.array([width / 2])
     ys = height - np.where(known, heights, 0).clip(0, top) / top * height
     starts = known & ~np.concatenate([[False], known[:-1]])
-    points = zip(xs[known], ys[known], starts[known], strict=True)
+    points = zip(xs[known], ys[known], starts[known].tolist(), strict=True)
     return "".join(
         f"{'M' if starts_here else 'L'}{x:.1f} {y:.1f}" + "h.1" * starts_here for x, y, starts_here in points
     )
