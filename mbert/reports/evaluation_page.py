@@ -25,7 +25,7 @@ def write_evaluation_page(path: Path, run: EvaluationFacts, *, folder: str = "")
     ours = run.methods[0]
     protocol = PROTOCOLS.get(run.protocol)
     summary = protocol.summary if protocol else run.protocol
-    datasets = dict.fromkeys(row.dataset for row in run.per_dataset)
+    datasets = list(dict.fromkeys(row.dataset for row in run.per_dataset))
     html = render(
         "evaluation.html.j2",
         scripts=("sort.js", "evaluation.js"),
@@ -42,7 +42,9 @@ def write_evaluation_page(path: Path, run: EvaluationFacts, *, folder: str = "")
         compared=[name for name in run.measures if any(name in row.differences for row in run.methods)],
         methods=[_method_values(run, row) for row in run.methods],
         datasets=[
-            (name, [_method_values(run, row) for row in run.per_dataset if row.dataset == name]) for name in datasets
+            (name, [_method_values(run, row) for row in run.per_dataset if row.dataset == name])
+            for name in datasets
+            if len(datasets) > 1  # of one it says what is said of all
         ],
         confusion=_confusion(run),
         units=not run.confusion,

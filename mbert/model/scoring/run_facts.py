@@ -55,6 +55,7 @@ def read_entry(run: Path) -> RunEntry:
         settings = {name: value for name, value in results["settings"].items() if name not in ("baselines", "workers")}
         settings |= {
             "checkpoint": results["checkpoint"],
+            "classes": results["classes"],
             "inputs": results["inputs"],
             "corpus": str(results["corpus"])[:12],
         }
