@@ -7,6 +7,7 @@ The Python API is here by name (docs/python.md); what a name needs is loaded whe
     load_model, compare, build_weights, MicronBert                                models, and what moved in a pair
     open_frames, open_pairs, to_pandas                                            crops, pairs and tables
     info, preview                                                                 what is in a workspace
+    report                                                                        pages of runs
     forget, lift                                                                  consent that was withdrawn
 
 Exceptions, all of them something the user can fix:
@@ -49,6 +50,7 @@ __all__ = [
     "predict",
     "pretrain",
     "preview",
+    "report",
     "score_predictions",
     "shard",
     "synthesize",
@@ -125,6 +127,7 @@ if TYPE_CHECKING:
         predict,
         pretrain,
         preview,
+        report,
         score_predictions,
         shard,
         synthesize,

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from mbert import ConfigError, MbertError, __version__
+from mbert.api import is_first_process
 from mbert.commands.console import named_fault
 from mbert.commands.convert import convert
 from mbert.commands.demo import demo
@@ -23,10 +24,10 @@ from mbert.commands.forget import forget
 from mbert.commands.info import info
 from mbert.commands.ingest import ingest
 from mbert.commands.labels import labels
-from mbert.commands.options import is_first_process
 from mbert.commands.predict import predict
 from mbert.commands.pretrain import pretrain
 from mbert.commands.preview import preview
+from mbert.commands.report import report
 from mbert.commands.runs import runs
 from mbert.commands.shard import shard
 from mbert.commands.synthesize import synthesize
@@ -138,6 +139,7 @@ train.command()(pretrain)
 train.command()(finetune)
 app.command("eval")(evaluate)
 app.command()(runs)
+app.command()(report)
 app.command()(convert)
 app.add_typer(weights, name="weights")
 app.command()(synthesize)

@@ -250,6 +250,11 @@ def test_folds_are_finetuned_and_an_oracle_is_named(corpus, checkpoint, tmp_path
         on_progress=lambda what, *told: None if what.startswith("heads") else pytest.fail(f"{what} {told} done again"),
     )
     assert again.methods["mbert"].scores == scores
+    confidence = pq.read_table(out / "predictions.parquet")["confidence"]
+    if select == "oracle":  # its epochs noted names alone
+        assert confidence.null_count == 18
+    else:
+        assert all(1 / 3 <= share <= 1 for share in confidence.to_pylist())
 
 
 def test_baselines_choose_as_the_model_does_and_never_by_whom_they_are_tested_on(corpus, checkpoint, tmp_path):

@@ -146,6 +146,7 @@ def test_runs_that_have_seen_a_person_say_so_and_the_others_do_not(at):
         read_json(runs / "clean" / "checkpoints" / "last" / "state.json")["forgotten"] == []
     )
     assert not (runs / "pretrain" / "pictures").exists()
+    assert [(runs / name / "report.html").exists() for name in ("pretrain", "loso", "clean")] == [False, False, True]
     assert pq.read_table(runs / "loso" / "predictions.parquet")["subject"].unique().to_pylist() == [
         "videos/bo",
         "videos/kim",

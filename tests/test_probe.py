@@ -38,13 +38,16 @@ def test_the_heads_are_those_of_scikit_learn_on_standardised_features(num_featur
     """Also where the features are turned to the axes of their span, because there are more of them than samples."""
     features, truth, subjects = drawn(num_features=num_features, signal=0.1)
     features[:, 1] = 3.0  # says nothing
-    expected = [""] * len(truth)
+    expected, sure = [""] * len(truth), np.empty(len(truth))
     for fold in leave_one_subject_out(subjects):
         head = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000, tol=1e-8))
         head.fit(features[list(fold.train)], [truth[index] for index in fold.train])
+        sure[list(fold.test)] = head.predict_proba(features[list(fold.test)]).max(axis=1)
         for index, guess in zip(fold.test, head.predict(features[list(fold.test)]), strict=True):
             expected[index] = guess
-    found = predicted(features, truth, subjects)
+    confidence = np.full(len(truth), np.nan)
+    found = predicted(features, truth, subjects, confidence=confidence)
+    assert confidence == pytest.approx(sure, abs=0.02)
     assert sum(one != other for one, other in zip(found, expected, strict=True)) <= 1  # a tie may fall either way
 
 

@@ -6,9 +6,9 @@ command prints, and raises what the command reports as an error. The functions `
 
 from mbert.api.arrays import compare, load_model, open_frames, open_pairs, to_pandas
 from mbert.api.corpus import forget, info, ingest, lift, preview, shard, synthesize
-from mbert.api.options import engine_of
+from mbert.api.options import engine_of, is_first_process
 from mbert.api.prediction import build_weights, predict
-from mbert.api.training import evaluate, finetune, pretrain, score_predictions
+from mbert.api.training import evaluate, finetune, pretrain, report, score_predictions
 
 __all__ = [
     "build_weights",
@@ -19,6 +19,7 @@ __all__ = [
     "forget",
     "info",
     "ingest",
+    "is_first_process",
     "lift",
     "load_model",
     "open_frames",
@@ -26,6 +27,7 @@ __all__ = [
     "predict",
     "pretrain",
     "preview",
+    "report",
     "score_predictions",
     "shard",
     "synthesize",

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import shlex
 import types
 import typing
@@ -95,3 +96,8 @@ def path_of(where: Where | None) -> Path | None:
 def given_only(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def is_first_process() -> bool:
+    """Of those that torchrun started; the others work and are silent."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,10 +1,11 @@
-"""Commands as functions: train, evaluate, score."""
+"""Commands as functions: train, evaluate, score, and the pages of what that left."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mbert.api.options import DEFAULT_WORKSPACE, Where, checkpoint_of, choices_checked, path_of
+from mbert.api.options import DEFAULT_WORKSPACE, Where, checkpoint_of, choices_checked, is_first_process, path_of
 from mbert.manifests.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from mbert.model.training.finetune import FinetunePlan, FinetuneSummary
     from mbert.model.training.pretrain import PretrainEstimate, PretrainPlan, PretrainSummary
     from mbert.model.training.run_log import StepReport
+    from mbert.run_report import ReportSummary
 
 
 @choices_checked
@@ -87,7 +89,7 @@ def pretrain(
     where, copies = shards or space.pairs, path_of(cache)
     if dry_run:
         return estimate_pretrain(where, settings, cache=copies)
-    return run_pretrain(
+    summary = run_pretrain(
         where,
         path_of(out) or space.runs / "pretrain",
         settings,
@@ -98,6 +100,7 @@ def pretrain(
         on_plan=on_plan,
         on_step=on_step,
     )
+    return dataclasses.replace(summary, page=_page_of(summary.run))
 
 
 @choices_checked
@@ -165,7 +168,7 @@ def finetune(
             "max_minutes": max_minutes,
         },
     )
-    return run_finetune(
+    summary = run_finetune(
         shards or space.expressions,
         labels or space.labels,
         checkpoint_of(checkpoint, space),
@@ -178,6 +181,7 @@ def finetune(
         on_plan=on_plan,
         on_step=on_step,
     )
+    return dataclasses.replace(summary, page=_page_of(summary.run))
 
 
 @choices_checked
@@ -239,7 +243,7 @@ def evaluate(
             "workers": workers,
         },
     )
-    return run_eval(
+    result = run_eval(
         shards or space.expressions,
         labels or space.labels,
         checkpoint_of(checkpoint, space),
@@ -248,6 +252,7 @@ def evaluate(
         cache=path_of(cache),
         on_progress=on_progress,
     )
+    return dataclasses.replace(result, page=_page_of(result.folder))
 
 
 def score_predictions(predictions: Where, *, classes: Sequence[str] | None = None, seed: int = 0) -> "PredictionScores":
@@ -259,3 +264,29 @@ def score_predictions(predictions: Where, *, classes: Sequence[str] | None = Non
     from mbert.model.scoring.predictions import score_predictions as score
 
     return score(Path(predictions), classes=classes, seed=seed)
+
+
+def report(
+    runs: Sequence[Where] | Where | None = None,
+    *,
+    workspace: Where = DEFAULT_WORKSPACE,
+    out: Where | None = None,
+    on_run: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> "ReportSummary":
+    """Write the page of a run, or the pages of several and a table of them: `mbert report`.
+
+    `runs` are folders of runs, folders that hold such, or names of runs of the workspace; None: all of these. The page
+    goes to `out`, a file or a folder; None: `report.html` in the run, or next to the runs. Raises ConfigError for what
+    is no run, MbertError for a single run that cannot be read; among several it is a row with a reason.
+    """
+    from mbert.run_report import run_report
+
+    wanted = [runs] if isinstance(runs, str | Path) else list(runs or ())
+    return run_report([Path(run) for run in wanted], Workspace(Path(workspace)).runs, out=path_of(out), on_run=on_run)
+
+
+def _page_of(run: str) -> str | None:
+    """The page of a run that has ended, written by the first process."""
+    from mbert.run_report import page_at_end
+
+    return page_at_end(Path(run)) if is_first_process() else None

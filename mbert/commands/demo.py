@@ -172,10 +172,13 @@ def _print_demo(results: dict[str, Any], out: Path, seconds: float) -> None:
         "checkpoint": workspace / "runs" / "pretrain" / "checkpoints" / "last",
         "scores": workspace / "runs" / "loso" / "results.json",
         "maps": results["maps"],
+        "pretraining's page": out / trained["page"],
+        "scores' page": out / scored["page"],
         "a video's page": out / results["predict"]["page"],
     }.items():
         table.add_row(name, str(path))
     Console().print(table)
     typer.echo("pseudo-subjects and drawn-on motion: this shows that everything runs, not how good the method is")
     typer.echo(f"look at {results['maps']}: a good map is bright where the true motion is; optical flow comes near")
+    typer.echo(f"open {out / scored['page']}: the scores, and which expressions were named wrongly")
     typer.echo(f"open {out / results['predict']['page']}: what moved in one of the videos, when and where")

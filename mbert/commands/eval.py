@@ -17,7 +17,9 @@ from mbert.commands.options import (
     listed,
     options_of,
     print_json,
+    print_page,
 )
+from mbert.manifests.runs import METHODS
 
 if TYPE_CHECKING:
     from mbert.model.scoring.evaluate import EvalResult
@@ -25,16 +27,6 @@ if TYPE_CHECKING:
     from mbert.model.scoring.predictions import PredictionScores
     from mbert.model.scoring.unit_metrics import ActionUnitScores
 
-_NAMES = {
-    "mbert": "μ-BERT",
-    "random_weights": "random weights",
-    "evidence": "evidence",
-    "flow_without_head": "flow without head",
-    "flow_cnn": "flow CNN",
-    "optical_flow": "optical flow",
-    "frame_difference": "frame difference",
-    "majority": "majority class",
-}
 _WIDTH = 18  # of the column of names
 
 
@@ -151,11 +143,12 @@ def _print_result(result: "EvalResult") -> None:
     typer.echo(
         f"{told_time(result.seconds)}; results: {result.folder}/results.json, {result.folder}/predictions.parquet"
     )
+    print_page(result.page, result.folder)
 
 
 def _print_methods(result: "EvalResult") -> None:
     names = {
-        name: f"{_NAMES[name]} (oracle)" if method.select == "oracle" else _NAMES[name]
+        name: f"{METHODS[name]} (oracle)" if method.select == "oracle" else METHODS[name]
         for name, method in result.methods.items()
     }
     width = max(_WIDTH, *(len(f"  {name}") for name in names.values()))
@@ -187,7 +180,7 @@ def _print_differences(result: "EvalResult", names: tuple[str, str]) -> None:
         if method.difference is not None:
             cells = ((getattr(method.difference, f"{field}{end}") for end in ("", "_interval")) for field in names)
             told = "".join(f"{_signed(value)}  {_signed_interval(found):16}" for value, found in cells)
-            typer.echo(f"{f'  {_NAMES[name]}':{_WIDTH + 2}}{told}")
+            typer.echo(f"{f'  {METHODS[name]}':{_WIDTH + 2}}{told}")
 
 
 def _signed(value: float | None) -> str:
@@ -222,12 +215,12 @@ def _print_classes(scores: "Scores") -> None:
 def _print_units(result: "EvalResult") -> None:
     typer.echo(f"{'':{_WIDTH}}{'F1':>7}{'':16}{'macro F1':>9}")
     for name, method in result.methods.items():
-        _print_unit_row(_NAMES[name], method.scores)
+        _print_unit_row(METHODS[name], method.scores)
     _print_differences(result, ("binary_of_defined", "macro_of_defined"))
     for dataset in result.methods["mbert"].per_dataset:
         typer.echo(f"{dataset}, from the same predictions:")
         for name, method in result.methods.items():
-            _print_unit_row(f"  {_NAMES[name]}", method.per_dataset[dataset])
+            _print_unit_row(f"  {METHODS[name]}", method.per_dataset[dataset])
     ours: Any = result.methods["mbert"].scores
     if ours.absent_units:
         typer.echo(f"means are over the units that some sample has; no sample has {', '.join(ours.absent_units)}")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from mbert import api
+from mbert.api import is_first_process
 from mbert.commands.console import Progress, counted
 from mbert.commands.options import (
     AnnotationsOption,
@@ -13,7 +14,6 @@ from mbert.commands.options import (
     ExpressionsOption,
     JsonOption,
     WorkspaceOption,
-    is_first_process,
     options_of,
     print_json,
 )

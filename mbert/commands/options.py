@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import inspect
 import json
-import os
 import shlex
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.models import ParameterInfo
+
+from mbert.api import is_first_process
 
 if TYPE_CHECKING:
     from mbert.manifests.workspace import Workspace
@@ -123,11 +124,6 @@ def workspace_of(path: Path) -> "Workspace":
     return Workspace(path)
 
 
-def is_first_process() -> bool:
-    """Of those that torchrun started; the others work and are silent."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def print_json(summary: Any) -> None:
     """A summary as one JSON object on stdout."""
     typer.echo(json.dumps(dataclasses.asdict(summary)))
@@ -136,6 +132,13 @@ def print_json(summary: Any) -> None:
 def print_next(where: str, command: str) -> None:
     """The last line of a summary: where things are, and the next command."""
     typer.echo(f"in {where}; next: {command}")
+
+
+def print_page(page: str | None, run: str) -> None:
+    """Where the page of a run is, or how to learn why there is none."""
+    if page is not None:
+        return typer.echo(f"open {page}")
+    return typer.secho(f"no page could be written; mbert report {shlex.quote(run)} says why", fg="yellow")
 
 
 def listed(text: str | None) -> tuple[str, ...] | None:

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mbert import api
+from mbert.api import is_first_process
 from mbert.commands.console import Progress, counted
 from mbert.commands.options import (
     CacheOption,
     JsonOption,
     WorkspaceOption,
-    is_first_process,
     options_of,
     print_json,
 )

@@ -35,4 +35,4 @@ def runs(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = F
         typer.echo(
             f"{row.name:{width}}  {row.kind:9} {row.state:9} step {row.step}/{row.steps}  {loss:12}  {row.at}{reason}"
         )
-    return None
+    return typer.echo("next: mbert report, for a page of each and a table that compares them")

@@ -10,6 +10,7 @@ import typer
 from mbert.commands.console import Progress
 from mbert.commands.options import (
     print_next,
+    print_page,
 )
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def tell_training(summary: "PretrainSummary | FinetuneSummary") -> None:
     elif not summary.stopped:
         typer.echo("this run was already finished; for another one: --out FOLDER, or --overwrite")
     typer.echo(f"loss {summary.first.loss:.4f} -> {summary.last.loss:.4f} after {summary.steps_done} steps")
+    print_page(summary.page, summary.run)
 
 
 def end_training(summary: "PretrainSummary | FinetuneSummary", command: str) -> None:

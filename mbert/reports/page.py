@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -90,10 +90,22 @@ def sparkline(values: npt.ArrayLike, *, width: int = 200, height: int = 32, top:
     xs = np.linspace(0, width, len(heights)) if len(heights) > 1 else np.array([width / 2])
     ys = height - np.where(known, heights, 0).clip(0, top) / top * height
     starts = known & ~np.concatenate([[False], known[:-1]])
-    points = zip(xs[known], ys[known], starts[known], strict=True)
+    points = zip(xs[known], ys[known], starts[known].tolist(), strict=True)
     return "".join(
         f"{'M' if starts_here else 'L'}{x:.1f} {y:.1f}" + "h.1" * starts_here for x, y, starts_here in points
     )
+
+
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Settings within settings as one list of names with dots."""
+    found: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found += flat_settings(value, f"{prefix}{name}.")
+        else:
+            told = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            found.append((f"{prefix}{name}", "–" if value is None or told == "" else told))
+    return found
 
 
 def _text(name: str) -> Markup:

@@ -1,7 +1,7 @@
 """The pages of `mbert predict`: of one video, and of a folder of them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,10 +12,9 @@ from mbert.manifests.predictions import EventRow, PredictionSummary
 from mbert.manifests.regions import PARTS, REGIONS, region_text
 from mbert.reports import words
 from mbert.reports.curves import STEPS_PER_UNIT, TICKS_PER_SECOND, decimate, read_curves
-from mbert.reports.page import data_url, file_url, render, sparkline, write_page
+from mbert.reports.maps import map_paths
+from mbert.reports.page import data_url, file_url, flat_settings, render, sparkline, write_page
 
-_MAP_LEVELS = 4
-_MAP_OPACITY = 0.72  # of the highest level: the face stays visible under it
 _INDEX_POINTS = 120
 _INDEX_TOP = 3.0  # px per 100 ms, as fast as speech
 
@@ -87,7 +86,7 @@ def write_predict_page(
             )
             if np.isfinite(values).any()
         ],
-        settings=_flat(summary.settings),
+        settings=flat_settings(summary.settings),
         data={
             **curves.data,
             "steps": STEPS_PER_UNIT,
@@ -144,29 +143,5 @@ def _event_values(event: EventRow, picture: EventPicture | None) -> dict[str, An
         "drawing": f"Moved: {'; '.join(regions)}" + (f"; direction: {event.direction}" if event.direction else ""),
         "onset": None if picture is None else data_url("image/jpeg", picture.onset),
         "apex": None if picture is None else data_url("image/jpeg", picture.apex),
-        "map": [] if picture is None else _map_paths(picture.moved),
+        "map": [] if picture is None else map_paths(picture.moved),
     }
-
-
-def _map_paths(moved: npt.NDArray[np.floating[Any]]) -> list[tuple[str, str]]:
-    """The cells of a map as (opacity, path of squares of size 1), one entry for each level above 0 that occurs."""
-    levels = np.rint(np.nan_to_num(moved).clip(0, 1) * _MAP_LEVELS).astype(int)
-    cells = [(level, np.argwhere(levels == level)) for level in range(1, _MAP_LEVELS + 1)]
-    return [
-        (f"{_MAP_OPACITY * level / _MAP_LEVELS:.2f}", "".join(f"M{x} {y}h1v1h-1z" for y, x in at))
-        for level, at in cells
-        if len(at)
-    ]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Settings within settings as one list of names with dots."""
-    found: list[tuple[str, str]] = []
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
-        else:
-            found.append(
-                (f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
-            )
-    return found

@@ -29,11 +29,13 @@ from mbert.model.network.classifier import FOLDER as CLASSIFIER_FOLDER
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.network.weights import hash_weights
 from mbert.model.scoring.config import ACTION_UNITS, BASELINES, OURS, EvalConfig
+from mbert.model.scoring.confusion import defined
 from mbert.model.scoring.difference import ScoreDifference, UnitDifference, score_difference, unit_difference
-from mbert.model.scoring.methods import Methods, OnProgress, Predictions, hash_of
+from mbert.model.scoring.methods import Confidence, Methods, OnProgress, Predictions, hash_of
 from mbert.model.scoring.metrics import Scores, SeedScores, over_seeds, score, score_by_dataset
 from mbert.model.scoring.recordings import told_recordings
 from mbert.model.scoring.unit_metrics import ActionUnitScores, score_action_units
+from mbert.model.training.places import place_of
 from mbert.shards.pair import FramePair
 from mbert.shards.source import open_source
 
@@ -78,6 +80,7 @@ class EvalResult:
     checkpoint: str
     seconds: float
     folder: str
+    page: str | None = None  # of the evaluation, once there is one
 
     def table(self) -> list[dict[str, Any]]:
         """One row for each method: its scores over all samples with 95 % intervals, and those of each dataset."""
@@ -155,9 +158,11 @@ def run_eval(
     )
     results: dict[str, MethodResult] = {}
     predicted: dict[str, list[Predictions]] = {}
+    confidence: dict[str, Confidence] = {}
     for name in (OURS, *config.baselines):
         started = time.monotonic()
-        predicted[name] = [methods.predict(name, seed) for seed in methods.seeds_of(name)]
+        found = [methods.predict(name, seed) for seed in methods.seeds_of(name)]
+        predicted[name], confidence[name] = [each for each, _ in found], found[0][1]
         seconds = time.monotonic() - started
         results[name] = _result(methods, name, predicted[name], predicted[OURS][0], seconds)
     about = _about(methods)
@@ -194,7 +199,7 @@ def run_eval(
     if model.state and model.state.forgotten:
         warnings.append(f"the encoder has seen {len(model.state.forgotten)} inputs that were forgotten since")
     result = dataclasses.replace(result, warnings=warnings)
-    _write_predictions(methods, predicted)
+    _write_predictions(methods, predicted, confidence[OURS])
     if (classifier := methods.classifier()) is not None:  # what `mbert predict --classifier` takes
         classifier.save(out / CLASSIFIER_FOLDER, model.state)
     write_json(
@@ -204,6 +209,8 @@ def run_eval(
             "mbert_version": __version__,
             "settings": dataclasses.asdict(config),
             "corpus": source.corpus,
+            "places": {name: place_of(where, out) for name, where in (("shards", shards), ("checkpoint", checkpoint))},
+            "weights": hash_weights(model),
             "pretrained_on_corpus": model.state.corpus if model.state else None,
             "pretraining_steps": model.state.step if model.state else None,
             "about": about,
@@ -369,8 +376,10 @@ def _differences(result: EvalResult) -> list[str]:
     return found
 
 
-def _write_predictions(methods: Methods, predicted: dict[str, list[Predictions]]) -> None:
-    """One row per tested sample; `prediction` is the model's, other columns are those of the methods."""
+def _write_predictions(methods: Methods, predicted: dict[str, list[Predictions]], confidence: Confidence) -> None:
+    """One row per tested sample; `prediction` is the model's, `confidence` its head's own, of the first seed; other
+    columns are those of the methods.
+    """
     fold_of = {index: fold.name for fold in methods.folds for index in fold.test}
     tested = sorted(fold_of)
     rows = [methods.expressions.found[index].row for index in tested]
@@ -382,6 +391,7 @@ def _write_predictions(methods: Methods, predicted: dict[str, list[Predictions]]
         for seed, found in zip(methods.seeds_of(name), sets, strict=True):
             column = "prediction" if name == OURS else name
             columns[column if seed == methods.config.seed else f"{column}_seed{seed}"] = _texts(found, tested)
+    columns["confidence"] = [defined(confidence[index]) for index in tested]
     with replacing(methods.out / "predictions.parquet") as temporary:
         pq.write_table(pa.table(columns), temporary)
 

@@ -30,6 +30,14 @@ _BATCH = 32
 _CORES_PER_PROCESS = 2
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FoldPredictions:
+    """What was predicted for a fold's test side, in its order."""
+
+    places: list[int]  # in the classes
+    confidence: list[float] | None = None  # the probability of each; None where the method gives none
+
+
 class FoldResults:
     """Predictions of the folds of one method and seed that are done, one small file each.
 
@@ -47,17 +55,20 @@ class FoldResults:
                 shutil.rmtree(other, ignore_errors=True)
         return folder
 
-    def get(self, number: int) -> list[int] | None:
-        """What was predicted for a fold's test side, in its order; None when it is to be done."""
+    def get(self, number: int) -> FoldPredictions | None:
+        """What was predicted for a fold; None when it is to be done."""
         path = self._folder / f"{number:04d}.json"
         if not path.exists():
             return None
         found = read_json(path)
-        return list(found["predicted"]) if found["about"] == self._about else None
+        if found["about"] != self._about:
+            return None
+        return FoldPredictions(places=list(found["predicted"]), confidence=found.get("confidence"))
 
-    def put(self, number: int, predicted: Sequence[int]) -> None:
+    def put(self, number: int, predicted: FoldPredictions) -> None:
         """Keep a fold's predictions."""
-        write_json(self._folder / f"{number:04d}.json", {"about": self._about, "predicted": list(predicted)})
+        value = {"about": self._about, "predicted": predicted.places, "confidence": predicted.confidence}
+        write_json(self._folder / f"{number:04d}.json", value)
         shutil.rmtree(self.run_folder(number), ignore_errors=True)
 
 
@@ -101,7 +112,7 @@ class FinetuneTask:
     folder: Path
 
 
-def finetune_fold(task: FinetuneTask) -> list[int]:
+def finetune_fold(task: FinetuneTask) -> FoldPredictions:
     """Train on a fold's training side and name the classes of its test side, as places in `classes`.
 
     `inner` counts epochs on an inner split by subject, then trains on the whole side for so many. `oracle` takes the
@@ -114,7 +125,7 @@ def finetune_fold(task: FinetuneTask) -> list[int]:
         return _predict(Classifier.from_pretrained(task.folder / "run"), test)
     if task.select == "oracle":
         watched = _train(task, task.fold.train, config, "run", test)
-        return watched[_best(watched, test.labels, by_accuracy=True)]
+        return FoldPredictions(places=watched[_best(watched, test.labels, by_accuracy=True)])
     samples: Sequence[Labelled] = [expression.annotation for expression in task.expressions.found]
     train, validation = inner_split(samples, task.fold.train, seed=config.seed)
     held = _side(task, validation)
@@ -128,7 +139,7 @@ def _train(
     task: FinetuneTask, indices: Iterable[int], config: FinetuneConfig, name: str, watched: LabelledPairs | None
 ) -> list[list[int]]:
     """Train, or resume; gives the predictions of the watched pairs after each epoch."""
-    watch = None if watched is None else Watch(lambda classifier: _predict(classifier, watched))
+    watch = None if watched is None else Watch(lambda classifier: _predict(classifier, watched).places)
     run = task.folder / name
     learned = _side(task, indices)
     summary = finetune_pairs(learned, task.checkpoint, run, config, corpus=task.expressions.source.corpus, watch=watch)
@@ -152,11 +163,12 @@ def _best(watched: Sequence[Sequence[int]], labels: Sequence[int], *, by_accurac
     return max(range(len(watched)), key=lambda epoch: (quality(epoch), -epoch))
 
 
-def _predict(classifier: Classifier, pairs: LabelledPairs) -> list[int]:
+def _predict(classifier: Classifier, pairs: LabelledPairs) -> FoldPredictions:
     compute = pick_compute()
     was_training = classifier.training
     classifier.to(compute.device).eval()
-    found: list[int] = []
+    places: list[int] = []
+    confidence: list[float] = []
     with torch.inference_mode():
         for start in range(0, len(pairs.pairs), _BATCH):
             t0, t1 = (
@@ -164,9 +176,11 @@ def _predict(classifier: Classifier, pairs: LabelledPairs) -> list[int]:
                 for images in decode_pairs(pairs.pairs[start : start + _BATCH], classifier.config.image_size)
             )
             with compute.autocast():
-                found += classifier(t0, t1).argmax(dim=1).tolist()
+                logits = classifier(t0, t1)
+            places += logits.argmax(dim=1).tolist()
+            confidence += logits.float().softmax(dim=1).amax(dim=1).tolist()
     classifier.train(was_training)
-    return found
+    return FoldPredictions(places=places, confidence=confidence)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,7 +197,7 @@ class FlowTask:
     folder: Path  # not used: nothing is kept of a fold in work
 
 
-def flow_fold(task: FlowTask) -> list[int]:
+def flow_fold(task: FlowTask) -> FoldPredictions:
     """Choose the steps, train on a fold's training side, and name the classes of its test side by their numbers."""
     labels = task.labels
 
@@ -197,4 +211,4 @@ def flow_fold(task: FlowTask) -> list[int]:
         return {steps: [str(place) for place in named(train, test, steps)] for steps in FLOW_STEPS_GRID}
 
     steps = task.choice.among(FLOW_STEPS_GRID, FLOW_STEPS, [str(label) for label in labels], attempt)
-    return named(task.fold.train, task.fold.test, steps)
+    return FoldPredictions(places=named(task.fold.train, task.fold.test, steps))

@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 from mbert import ManifestError
 from mbert.manifests.files import is_locked, read_json, write_json
 from mbert.manifests.labels.people import person
+from mbert.manifests.runs import REPORT
 from mbert.manifests.scrub import Scrubber
 from mbert.manifests.subject import Subject
 from mbert.model.network.weights import STATE
 
 _RESULTS, _CONFIG = "results.json", "config.json"
 # What shows pairs, or is made of each sample: it cannot be told whose a part of it is.
-_SHOWING = ("pictures", "tensorboard", "features", "folds")
+_SHOWING = ("pictures", "tensorboard", "features", "folds", REPORT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +95,8 @@ def forget_in_runs(folder: Path, found: Collection[RunFound], scrubber: Scrubber
     done = []
     for run in map(Path, sorted(each.run for each in found)):
         for path in sorted(run.rglob("*")):
-            if path.name in _SHOWING and path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+            if path.name in _SHOWING and not path.is_symlink():
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
                 done.append(f"{path} (deleted)")
         for file in [*run.rglob(STATE), run / _RESULTS]:
             if file.exists() and not _is_link(file, run):

@@ -38,6 +38,7 @@ from mbert.model.scoring.config import OURS, EvalConfig
 from mbert.model.scoring.fold_runs import (
     FinetuneTask,
     FlowTask,
+    FoldPredictions,
     FoldResults,
     finetune_fold,
     flow_fold,
@@ -57,6 +58,7 @@ _OF_FRAMES = {
 
 Features = npt.NDArray[np.float32]
 Predictions = list[str] | npt.NDArray[np.bool_]  # classes (n,), or action units (n, U)
+Confidence = npt.NDArray[np.float64]  # (n,): the probability of the predicted class; NaN where it is not known
 OnProgress = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
 
 
@@ -121,14 +123,15 @@ class Methods:
             is_random = True
         return list(range(config.seed, config.seed + (config.seeds if is_random else 1)))
 
-    def predict(self, method: str, seed: int) -> Predictions:
+    def predict(self, method: str, seed: int) -> tuple[Predictions, Confidence]:
         """What a method makes of every sample, each by what its fold's training side taught; "" in no fold."""
+        unknown = np.full(len(self.expressions.found), np.nan)
         if method == OURS and self.config.mode == "finetune":
             return self._by_finetuning(seed)
         if method == "majority":
-            return self._by_majority()
+            return self._by_majority(), unknown
         if method == "flow_cnn":
-            return self._by_flow_cnn(seed)
+            return self._by_flow_cnn(seed), unknown
         return self._by_heads(method, self._features_of(method, seed), seed)
 
     def classifier(self) -> Classifier | None:
@@ -201,8 +204,9 @@ class Methods:
             np.save(file, features, allow_pickle=False)
         return features
 
-    def _by_heads(self, method: str, features: Features, seed: int) -> Predictions:
+    def _by_heads(self, method: str, features: Features, seed: int) -> tuple[Predictions, Confidence]:
         done = 0
+        confidence = np.full(len(features), np.nan)
 
         def tell() -> None:
             nonlocal done
@@ -211,8 +215,8 @@ class Methods:
 
         own_units = self._own_units_of(method)
         if self.units is not None:
-            return predict_units(features, self.units, self.folds, own_units=own_units, on_fold=tell)
-        return predict_folds(
+            return predict_units(features, self.units, self.folds, own_units=own_units, on_fold=tell), confidence
+        predicted = predict_folds(
             features,
             self.truth,
             self.folds,
@@ -221,8 +225,10 @@ class Methods:
             map_sides=self._map_sides_of(method),
             select=self.select_of(method),
             seed=seed,
+            confidence=confidence,
             on_fold=tell,
         )
+        return predicted, confidence
 
     def _own_units_of(self, method: str) -> OwnUnits:
         """Which unit each feature of a method is in, (F,), the same at every step."""
@@ -252,13 +258,13 @@ class Methods:
         about = [BASELINE_DEFINITION, self.config.select, [expression.steps for expression in self.expressions.found]]
         if self.units is None:
             tasks = self._flow_tasks(images, self._places(), seed)
-            return self._named(self._trained("flow_cnn", seed, tasks, flow_fold, about))
+            return self._named(self._trained("flow_cnn", seed, tasks, flow_fold, about))[0]
         predicted = np.zeros_like(self.units)
         for unit in range(self.units.shape[1]):
             tasks = self._flow_tasks(images, self.units[:, unit].astype(int).tolist(), seed)
             found = self._trained(f"flow_cnn-{unit}", seed, tasks, flow_fold, about)
             for fold, guesses in zip(self.folds, found, strict=True):
-                predicted[list(fold.test), unit] = guesses
+                predicted[list(fold.test), unit] = guesses.places
         return predicted
 
     def _flow_tasks(self, images: Features, labels: list[int], seed: int) -> list[FlowTask]:
@@ -277,7 +283,7 @@ class Methods:
             for number, fold in enumerate(self.folds)
         ]
 
-    def _by_finetuning(self, seed: int) -> Predictions:
+    def _by_finetuning(self, seed: int) -> tuple[Predictions, Confidence]:
         config = dataclasses.replace(
             self.config.finetune,
             inputs=self.config.inputs_for(self.model.config),
@@ -302,8 +308,8 @@ class Methods:
         return self._named(self._trained("finetune", seed, tasks, finetune_fold, about))
 
     def _trained(
-        self, name: str, seed: int, tasks: Sequence[Any], work: Callable[[Any], list[int]], about: Any
-    ) -> list[list[int]]:
+        self, name: str, seed: int, tasks: Sequence[Any], work: Callable[[Any], FoldPredictions], about: Any
+    ) -> list[FoldPredictions]:
         """What was predicted for each fold; those that an earlier run has done are not done again."""
         sides = [[fold.train, fold.test] for fold in self.folds]
         results = FoldResults(
@@ -316,21 +322,24 @@ class Methods:
             if found[task.number] is None
         ]
 
-        def keep(task: Any, predicted: list[int]) -> None:
+        def keep(task: Any, predicted: FoldPredictions) -> None:
             results.put(task.number, predicted)
             found[task.number] = predicted
             done = sum(each is not None for each in found.values())
             self.on_progress(f"folds of {name}", done, len(tasks))
 
         run_in_processes(work, left, self.config.workers, keep)
-        return [found[number] or [] for number in range(len(tasks))]
+        return [each for number in range(len(tasks)) if (each := found[number]) is not None]
 
-    def _named(self, found: Sequence[Sequence[int]]) -> list[str]:
+    def _named(self, found: Sequence[FoldPredictions]) -> tuple[list[str], Confidence]:
         predicted = [""] * len(self.expressions.found)
-        for fold, places in zip(self.folds, found, strict=True):
-            for index, place in zip(fold.test, places, strict=True):
+        confidence = np.full(len(predicted), np.nan)
+        for fold, of_fold in zip(self.folds, found, strict=True):
+            for index, place in zip(fold.test, of_fold.places, strict=True):
                 predicted[index] = self.classes[place]
-        return predicted
+            if of_fold.confidence is not None:
+                confidence[list(fold.test)] = of_fold.confidence
+        return predicted, confidence
 
     def _places(self) -> list[int]:
         return [self.classes.index(name) for name in self.truth]

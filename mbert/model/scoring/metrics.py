@@ -66,6 +66,7 @@ class Scores:
     per_subject: dict[str, SubjectScore]
     uf1_interval: Interval | None  # 95 %, bootstrap over subjects; None for a single subject
     uar_interval: Interval | None
+    accuracy_interval: Interval | None  # of all resamples
     resamples_left_out: int  # of the 1000 of the bootstrap: they drew no sample of some class
     chance_uf1: float | None  # mean over random reassignments of the same predictions
     chance_uar: float | None
@@ -118,6 +119,7 @@ def score(
         },
         uf1_interval=interval(uf1(usable), len(names)),
         uar_interval=interval(uar(usable), len(names)),
+        accuracy_interval=interval(resampled.trace(axis1=1, axis2=2) / resampled.sum(axis=(1, 2)), len(names)),
         resamples_left_out=NUM_RESAMPLES - len(usable),
         chance_uf1=defined(uf1(shuffled).mean()),
         chance_uar=defined(uar(shuffled).mean()),

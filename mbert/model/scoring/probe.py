@@ -41,6 +41,7 @@ def predict_folds(
     map_sides: Sequence[int] = (),
     select: Select = "fixed",
     seed: int = 0,
+    confidence: npt.NDArray[np.float64] | None = None,
     on_fold: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """The class of every sample, named by the head that did not see its fold's test side; samples in no fold get "".
@@ -48,7 +49,8 @@ def predict_folds(
     `features` (n, F), of which those of one unit in `own_units` (F,) keep their sizes to each other; where they are
     maps, one after another, `map_sides` has the side of each. `select`: C is 1 and each place stands alone (fixed); C
     and the distance over which the places of maps are joined are the best on inner splits by subject of the training
-    side (inner), or the best on the test side (oracle), which is no honest score.
+    side (inner), or the best on the test side (oracle), which is no honest score. `confidence` (n,) is filled with the
+    probability that the head gives to the class it names.
     """
     spreads = _JOINED if len(map_sides) and select != "fixed" else (0.0,)
     joined = {spread: _joined(features, map_sides, spread) for spread in spreads}
@@ -57,7 +59,7 @@ def predict_folds(
         known = [truth[index] for index in train]
         axes = {spread: _axes(joined[spread], train, test, own_units) for spread in spreads}
         return {
-            (value, spread): _classify(axes[spread][0], known, axes[spread][1], value)
+            (value, spread): _classify(axes[spread][0], known, axes[spread][1], value)[0]
             for value, spread in itertools.product(_GRID, spreads)
         }
 
@@ -67,9 +69,11 @@ def predict_folds(
         choice = Choice.of(select, fold, samples, seed)
         regularisation, spread = choice.among(settings, (REGULARISATION, 0.0), truth, attempt)
         axes_train, axes_test = _axes(joined[spread], fold.train, fold.test, own_units)
-        guesses = _classify(axes_train, [truth[index] for index in fold.train], axes_test, regularisation)
+        guesses, shares = _classify(axes_train, [truth[index] for index in fold.train], axes_test, regularisation)
         for index, guess in zip(fold.test, guesses, strict=True):
             predicted[index] = guess
+        if confidence is not None:
+            confidence[list(fold.test)] = shares
         on_fold()
     return predicted
 
@@ -89,7 +93,7 @@ def predict_units(
         axes_train, axes_test = _axes(features, train, test, own_units)
         for unit in range(targets.shape[1]):
             labels = ["present" if flag else "absent" for flag in targets[train, unit]]
-            guesses = _classify(axes_train, labels, axes_test, REGULARISATION)
+            guesses, _ = _classify(axes_train, labels, axes_test, REGULARISATION)
             predicted[test, unit] = [guess == "present" for guess in guesses]
         on_fold()
     return predicted
@@ -145,14 +149,18 @@ def _joined(features: Features, map_sides: Sequence[int], spread: float) -> Feat
     return joined
 
 
-def _classify(train: Axes, labels: Sequence[str], test: Axes, regularisation: float) -> list[str]:
+def _classify(
+    train: Axes, labels: Sequence[str], test: Axes, regularisation: float
+) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """The class of each test sample, and the probability that the head gives to it."""
     from sklearn.linear_model import LogisticRegression
 
     if len(set(labels)) == 1:  # nothing to tell apart
-        return [labels[0]] * len(test)
+        return [labels[0]] * len(test), np.ones(len(test))
     # The axes differ in length by orders of magnitude; first-order solvers need hundreds of steps, this one a dozen.
     head = LogisticRegression(C=regularisation, class_weight="balanced", max_iter=2000, solver="newton-cg")
-    return [str(name) for name in head.fit(train, labels).predict(test)]
+    head.fit(train, labels)
+    return [str(name) for name in head.predict(test)], head.predict_proba(test).max(axis=1)
 
 
 def _axes(

@@ -28,6 +28,7 @@ from mbert.model.training.label_loss import balanced_weights, mix, mixing_shares
 from mbert.model.training.loop import LoopConfig, LoopPlan
 from mbert.model.training.objective import ObjectiveConfig
 from mbert.model.training.pictures import picture_pairs
+from mbert.model.training.places import place_of
 from mbert.model.training.run_log import StepReport
 from mbert.model.training.runs import Ended, holding, resumed, settle_run, train_and_tell
 from mbert.shards.source import open_source
@@ -112,6 +113,7 @@ class FinetuneSummary:
     seconds: float
     checkpoint: str
     run: str
+    page: str | None = None  # of the run, once there is one
 
 
 def run_finetune(
@@ -199,7 +201,12 @@ def finetune_pairs(
         compute = pick_compute(config.precision, processes.local_rank)
         plan = decide(config, compute, processes, labelled, backbone, corpus)
         with holding(out, processes):
-            about = {"model": dataclasses.asdict(backbone.config), "checkpoint": str(checkpoint)}
+            about = {
+                "model": dataclasses.asdict(backbone.config),
+                "checkpoint": str(checkpoint),
+                "place": place_of(checkpoint, out),  # of the checkpoint
+                "classes": plan.classes,
+            }
             standing = processes.on_first(
                 lambda: settle_run(out, "finetune", plan, about, overwrite=overwrite, force=force, resume=resume)
             )

@@ -104,6 +104,7 @@ class PretrainSummary:
     seconds: float
     checkpoint: str
     run: str
+    page: str | None = None  # of the run, once there is one
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mbert import ConfigError
+from mbert import ConfigError, ModelError
 from mbert.manifests.files import naming_write_faults, write_json
 from mbert.model.training.pictures import write_png
 
@@ -49,12 +49,22 @@ class StepReport:
 
 
 def read_reports(run: Path) -> list[StepReport]:
-    """The lines of a run's metrics; a killed run may have left half a line."""
+    """The lines of a run's metrics; a killed run may have left half a line.
+
+    Raises ModelError naming a line that is damaged otherwise.
+    """
     path = run / _METRICS
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [StepReport.from_line(json.loads(line)) for line in lines if line.endswith("}")]
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.endswith("}"):
+            try:
+                found.append(StepReport.from_line(json.loads(line)))
+            except (ValueError, TypeError, AttributeError) as exc:
+                raise ModelError(f"{path}, line {number}, is damaged: {exc}; take that line out") from exc
+    return found
 
 
 class RunLog:

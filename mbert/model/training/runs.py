@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -183,27 +183,31 @@ def list_runs(folder: Path) -> list[RunRow]:
     """The runs below a folder, the latest first; folders that are none are passed over."""
     found = []
     for path in sorted(folder.glob(f"*/{_CONFIG}")):
-        with contextlib.suppress(ManifestError, ModelError, KeyError, TypeError):
-            found.append(_row(path.parent))
+        with contextlib.suppress(ManifestError, ModelError):
+            found.append(read_run(path.parent))
     return sorted(found, key=lambda row: row.at, reverse=True)
 
 
-def _row(run: Path) -> RunRow:
+def read_run(run: Path, reports: Sequence[StepReport] | None = None) -> RunRow:
+    """How a run stands; `reports` where they were read already.
+
+    Raises ManifestError or ModelError naming the file that cannot be read.
+    """
     config, status, progress = read_json(run / _CONFIG), read_json(run / STATUS), read_progress(run)
-    reports = read_reports(run)
+    reports = read_reports(run) if reports is None else reports
     is_at_work = is_locked(run)
-    state = status["state"]
-    if state == "running" and not is_at_work:
-        state = "killed"
     changed = max(path.stat().st_mtime for path in (run / STATUS, run / "metrics.jsonl") if path.exists())
-    return RunRow(
-        name=run.name,
-        kind=config["kind"],
-        state=state,
-        step=max(progress.step if progress else 0, reports[-1].step if reports and is_at_work else 0),
-        steps=config["identity"]["steps"],
-        loss=reports[-1].loss if reports else None,
-        at=datetime.datetime.fromtimestamp(changed, datetime.UTC).isoformat(timespec="seconds"),
-        reason=status["reason"],
-        checkpoint=str(run / "checkpoints" / LAST) if progress else None,
-    )
+    try:
+        return RunRow(
+            name=run.name,
+            kind=config["kind"],
+            state="killed" if status["state"] == "running" and not is_at_work else status["state"],
+            step=max(progress.step if progress else 0, reports[-1].step if reports and is_at_work else 0),
+            steps=config["identity"]["steps"],
+            loss=reports[-1].loss if reports else None,
+            at=datetime.datetime.fromtimestamp(changed, datetime.UTC).isoformat(timespec="seconds"),
+            reason=status["reason"],
+            checkpoint=str(run / "checkpoints" / LAST) if progress else None,
+        )
+    except (KeyError, TypeError) as exc:
+        raise ManifestError(f"{run / _CONFIG} or {STATUS} is not of a run of this version of mbert ({exc!r})") from exc

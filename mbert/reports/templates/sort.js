@@ -14,6 +14,7 @@ for (const button of document.querySelectorAll("button.sort")) {
     const rows = [...body.rows].sort((one, other) => {
       const [a, b] = [textOf(one), textOf(other)];
       if (a === "" || b === "") return (a === "") - (b === "");
+      if (!Number.isNaN(Number(a)) && !Number.isNaN(Number(b))) return sign * (Number(a) - Number(b));
       return sign * a.localeCompare(b, "en", { numeric: true });
     });
     body.append(...rows);
