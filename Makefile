@@ -26,7 +26,7 @@ check: $(READY) ## Formatting, lint and types
 	$(BIN)/mypy
 
 docs: $(READY) ## The documentation site, into site/index.html; any dead link stops it
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(READY) ## Format the code and sort the imports
 	$(BIN)/ruff check --fix .

@@ -1,8 +1,9 @@
-"""What the site has besides the pages in docs/: the reference of the commands, and files from other folders.
+"""What the site has besides the pages in docs/: references made from the code, and files from other folders.
 
 A link is written as it works in the repository; on the site it leads to the page made from the same file.
 """
 
+import inspect
 import posixpath
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import typer.main
 
 from mbert.cli import app
+from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, FrameRow, LabelRow, PairRow, TruthRow, VideoRow
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = (
@@ -22,6 +24,15 @@ ELSEWHERE = (
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").iterdir() if path.is_file()),
     "mbert/weights/README.md",
 )
+ROWS = {
+    VideoRow: "A row of `corpus/videos.parquet`",
+    ClipRow: "A row of `corpus/clips.parquet`, and of `clips.parquet` of a set of pairs",
+    LabelRow: "A row of `corpus/labels.parquet`",
+    FrameRow: "A row of `corpus/frames/*.parquet`",
+    PairRow: "A row of `shards/pairs/*.parquet` and `shards/expressions/*.parquet`",
+    TruthRow: "A row of `truth.parquet`, which `mbert synthesize` writes",
+}
+_FIELD = re.compile(r"^    (\w+): ([^=#\n]+?)(?: = [^#\n]+?)?(?:  # (.*))?$", re.MULTILINE)
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")
 
 
@@ -30,6 +41,7 @@ def on_files(files: Any, *, config: Any) -> None:
     from mkdocs.structure.files import File
 
     files.append(File.generated(config, "commands.md", content=command_reference()))
+    files.append(File.generated(config, "columns.md", content=column_reference()))
     for path in ELSEWHERE:
         files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
 
@@ -56,6 +68,21 @@ def command_reference() -> str:
     ]
     for name, command in commands(typer.main.get_command(app), "mbert"):
         parts += [f"## `{name}`", str(command.help), *_table(command, name)]
+    return "\n\n".join(parts) + "\n"
+
+
+def column_reference() -> str:
+    """Markdown with the columns of every manifest, made from the row classes and the comments on their fields."""
+    parts = [
+        "# Columns",
+        f"This page is made from the row classes in `mbert/manifests/schema.py`, version {SCHEMA_VERSION}. "
+        "[Architecture](architecture.md#data-contracts) has what holds for all of them.",
+    ]
+    for row, where in ROWS.items():
+        fields = [(name, kind, comment or "") for name, kind, comment in _FIELD.findall(inspect.getsource(row))]
+        lines = [f"| `{name}` | `{kind}` | {_escaped(comment)} |" for name, kind, comment in fields]
+        parts += [f"## `{row.__name__}`", f"{where}. {inspect.cleandoc(row.__doc__ or '')}"]
+        parts.append("\n".join(["| column | type | |", "|---|---|---|", *lines]))
     return "\n\n".join(parts) + "\n"
 
 
