@@ -74,8 +74,8 @@ def doctor(as_json: JsonOption = False) -> None:
         typer.echo(f"mbert {__version__}")
         for name, text in checks.items():
             typer.echo(f"  {name:16} {text}")
-        for name, mend in missing.items():
-            typer.secho(f"  {name:16} missing: {mend}", fg="red")
+        for name, fix in missing.items():
+            typer.secho(f"  {name:16} missing: {fix}", fg="red")
         if not missing:
             typer.echo("everything that the four commands need is there")
     if missing:
@@ -83,9 +83,9 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 @contextlib.contextmanager
-def _noting(missing: dict[str, str], name: str, mend: str) -> Iterator[None]:
+def _noting(missing: dict[str, str], name: str, fix: str) -> Iterator[None]:
     """Whatever keeps a part from loading is what `doctor` is there to report."""
     try:
         yield
     except (ImportError, OSError, RuntimeError, MbertError) as exc:
-        missing[name] = f"{mend} ({exc})"
+        missing[name] = f"{fix} ({exc})"
