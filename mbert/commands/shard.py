@@ -31,8 +31,8 @@ from mbert.commands.options import (
     "onset and offset, or the frame that has moved most.",
     frames_between=typer.Option(min=0, help="Pairs of the onset with frames before the apex, for mbert eval --frames."),
     seed=SeedOption,
-    where="Keep only pairs of which both frames fulfil this condition, e.g. 'jitter_px < 0.2 and face_px > 120': SQL over "
-    "the columns of the frame, clip and video manifests.",
+    where="Keep only pairs of which both frames fulfil this condition, e.g. 'jitter_px < 0.2 and face_px > 120': SQL "
+    "over the columns of the frame, clip and video manifests.",
     workers=WorkersOption,
     engine=EngineOption,
     address=AddressOption,
