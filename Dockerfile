@@ -1,4 +1,4 @@
-# mbert on a CPU, everything installed. Written without a Docker at hand: nobody has built it yet.
+# mbert on a CPU, everything installed. Written where no Docker was available: nobody has built it yet.
 #
 #   docker build -t mbert .
 #   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" mbert predict clip.mp4
