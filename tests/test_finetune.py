@@ -380,7 +380,7 @@ def test_the_command_line_trains_tells_and_warns_of_leaking_scores(corpus, encod
     for pattern in (
         r"classes: \w+ \d, \w+ \d, \w+ \d, of 2 subjects; held out: videos/s03",
         r"loss \d\.\d+ -> \d\.\d+ after 4 steps",
-        r"\d+% of the training pairs named right.*training accuracy is no score.*mbert eval --protocol loso",
+        r"\d+% of the training pairs named right.*Training accuracy is not a score.*mbert eval --protocol loso",
         r"in w/runs/finetune; next: mbert eval --protocol loso",
     ):
         assert re.search(pattern, done.stdout), done.stdout

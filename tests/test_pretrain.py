@@ -142,7 +142,7 @@ def test_pairs_of_nobody_beside_excluded_people_are_told(write_pairs, tmp_path):
     source = without_subjects(open_source(folder), ["samm/s01"])
     assert decide(SHORT, pick_compute(), Processes(), source).notes == (
         "25 of 100 pairs are left out: those of samm/s01",
-        "25 pairs are kept of which nobody said who is seen, from datasets with excluded subjects: "
+        "25 pairs without a known subject are kept, from datasets with excluded subjects: "
         "exclude these datasets as a whole to be sure",
     )
 

@@ -91,8 +91,8 @@ def finetune(options: dict[str, Any], as_json: JsonOption = False) -> None:
     typer.echo(f"classes: {classes}, of {counted(summary.num_subjects, 'subject')}{held_out}")
     tell_training(summary)
     typer.echo(
-        f"{summary.train_accuracy:.0%} of the training pairs named right in the last pass: training accuracy is no "
-        "score, these labels were learned from; the honest figure is that of people it has not seen: "
+        f"{summary.train_accuracy:.0%} of the training pairs named right in the last pass. Training accuracy is not a "
+        "score, as these labels were learned; an honest figure is that of people it has not seen: "
         "mbert eval --protocol loso, which starts from the pretrained model"
     )
     return end_training(summary, "mbert eval --protocol loso")

@@ -80,7 +80,7 @@ def _print(summary: Any) -> None:
             print_some(list(runs), rest="all with --json")
     if summary.without_tombstone:
         typer.echo(
-            f"{counted(summary.without_tombstone, 'input')} without content: nothing keeps such a one from being "
+            f"{counted(summary.without_tombstone, 'input')} without content: nothing can keep it from being "
             "ingested again"
         )
     typer.echo("not covered:")

@@ -151,7 +151,7 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
         typer.echo(line)
     if summary.labels_path:
         typer.echo(
-            f"labels: {summary.num_labels_in_clips} of {counted(summary.num_labels, 'label')} lie in a clip, from "
+            f"labels: {summary.num_labels_in_clips} of {counted(summary.num_labels, 'label')} are in a clip, from "
             f"{summary.labels_path}"
         )
     if summary.label_changes:

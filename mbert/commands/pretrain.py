@@ -104,10 +104,10 @@ def pretrain(options: dict[str, Any], as_json: JsonOption = False) -> None:
     tell_training(summary)
     if summary.num_bad:
         bad = counted(summary.num_bad, "damaged pair")
-        typer.echo(f"{bad} in the last epoch, good neighbours stood in; look with: mbert verify")
+        typer.echo(f"{bad} in the last epoch, replaced by good neighbours; to list them: mbert verify")
     if summary.collapsed:
         typer.secho(
-            f"warning: the contextual token says nearly the same of every face "
+            f"warning: the contextual token is nearly the same for every face "
             f"(spread {summary.last.parts['token_std']:.4f}), so the Patch of Interest means little: "
             "lower objective.agent_weight, or use more people",
             fg="yellow",
