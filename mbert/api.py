@@ -1,6 +1,6 @@
 """The Python API: each command as a function with the command's options, and what one needs to look at data and models.
 
-`import mbert` offers everything here by name and loads it when it is asked for. A function returns the summary that its
+`import mbert` offers everything here by name and loads it when it is used. A function returns the summary that its
 command prints, and raises what the command reports as an error. The functions `on_...` are called during the work.
 """
 
@@ -642,8 +642,8 @@ def forget(
     ]
     given = [(by, wanted) for by, wanted in ways if wanted]
     if len(given) != 1:
-        told = " and ".join(by for by, _ in given) or "nothing"
-        raise ConfigError(f"{told} is given; give exactly one of paths, --subject, --video and --expired")
+        chosen = " and ".join(by for by, _ in given) or "nothing"
+        raise ConfigError(f"{chosen} is given; give exactly one of paths, --subject, --video and --expired")
     ((by, wanted),) = given
     return run_forget(Workspace(Path(workspace)), by, wanted, predictions=_path(predictions), dry_run=dry_run)
 
