@@ -33,6 +33,7 @@ ROWS = {
     TruthRow: "A row of `truth.parquet`, which `mbert synthesize` writes",
 }
 _FIELD = re.compile(r"^    (\w+): ([^=#\n]+?)(?: = [^#\n]+?)?(?:  # (.*))?$", re.MULTILINE)
+_FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")
 
 
@@ -55,7 +56,9 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link[1]))
         return posixpath.relpath(target.removeprefix("docs/"), posixpath.dirname(here) or ".")
 
-    return _LINK.sub(on_site, markdown)
+    parts = _FENCE.split(markdown)  # text, block, text, ...
+    parts[::2] = [_LINK.sub(on_site, text) for text in parts[::2]]
+    return "".join(parts)
 
 
 def command_reference() -> str:
