@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check format clean help
+.PHONY: demo test check docs format clean help
 
 help: ## Say what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -11,7 +11,7 @@ help: ## Say what can be made
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,docs]'
 	touch $(READY)
 
 demo: $(READY) ## Make a small corpus of real videos and run the whole pipeline on it
@@ -25,9 +25,12 @@ check: $(READY) ## Formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(READY) ## The documentation site, into site/index.html; any dead link stops it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: $(READY) ## Format the code and sort the imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## Remove the environment and what the tools left
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info mbert-demo
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info mbert-demo site

@@ -1,6 +1,6 @@
 #!/bin/bash
 # mbert train pretrain on 2 nodes with 4 GPUs each: sbatch examples/slurm.sh
-# The scheduler's SIGTERM saves the state; with --requeue the job comes back and goes on where it was.
+# The scheduler's SIGTERM saves the state; with --requeue the job returns and resumes where it was.
 #SBATCH --job-name=mbert
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -1,6 +1,6 @@
 """Micron-BERT (μ-BERT) made real: face video -> aligned frame pairs -> pretraining -> honest scores.
 
-The Python API is here by name (docs/python.md); what a name needs is loaded when it is asked for:
+The Python API is here by name (docs/python.md); what a name needs is loaded when it is used:
 
     predict                                                                       what moves in any face video
     ingest, shard, pretrain, finetune, evaluate, score_predictions, synthesize    the commands as functions
@@ -137,7 +137,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Load what a name of the API needs when it is asked for: `import mbert` stays light."""
+        """Load what a name of the API needs when it is used: `import mbert` stays light."""
         if name not in __all__:
             raise AttributeError(f"module 'mbert' has no attribute {name!r}")
         home = "mbert.model.network.micron_bert" if name == "MicronBert" else "mbert.api"

@@ -197,7 +197,7 @@ def test_the_released_variant_is_pretrained_and_continued(corpus, tmp_path):
     parts = summary.last.parts
     assert parts["loss_agent"] > 1  # a cross-entropy over 128 prototypes begins near log(128)
     assert summary.last.loss == pytest.approx(parts["loss_reconstruction"] + parts["loss_agent"], rel=1e-4)
-    with pytest.raises(ConfigError, match="variant: run released, asked motion"):
+    with pytest.raises(ConfigError, match="variant: run released, requested motion"):
         run_pretrain(corpus.pairs, tmp_path / "run", PretrainConfig(preset="tiny", steps=3, batch_size=2))
     with pytest.raises(ConfigError, match="variant is 'other'; allowed are motion, paper, released"):
         PretrainConfig(variant="other")

@@ -103,7 +103,7 @@ def test_a_tested_recording_under_another_persons_name_is_a_warning(synthetic_vi
     assert "a.mp4 (videos/1) and b.mp4 (videos/2): " in warning
     assert warnings("1", "01", "3") == []
     assert told_recordings(workspace.labels, ["videos-c-00000000"]) == []
-    assert "no corpus lies beside" in told_recordings(tmp_path / "labels.parquet", [])[0]
+    assert "there is no corpus next to" in told_recordings(tmp_path / "labels.parquet", [])[0]
     shutil.rmtree(workspace.signatures)
     monkeypatch.setattr("mbert.model.scoring.recordings._MOST_CROPS", 3)
     assert "crops were not compared; run `mbert verify --duplicates` once" in warnings("1", "2", "3")[0]

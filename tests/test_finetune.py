@@ -267,7 +267,7 @@ def test_held_out_subjects_are_not_learned_from(corpus, encoder, tmp_path):
     assert (sum(summary.classes.values()), summary.num_subjects) == (12, 2)
     assert read_state(tmp_path).labelled_subjects == ("videos/s01", "videos/s03")
     run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path, config)  # goes on: it is the same run
-    with pytest.raises(ConfigError, match=r"exclude_subjects: run \['videos/s02'\], asked \[\]"):
+    with pytest.raises(ConfigError, match=r"exclude_subjects: run \['videos/s02'\], requested \[\]"):
         run_finetune(
             corpus.expressions, corpus.labels, encoder, tmp_path, dataclasses.replace(config, exclude_subjects=())
         )
@@ -302,9 +302,9 @@ def test_what_the_head_looks_at_is_learned_saved_and_part_of_the_run(corpus, enc
     again = run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path / "run", config)
     assert again.steps_done_now == 0
     other = dataclasses.replace(config, inputs=("dma",))
-    with pytest.raises(ConfigError, match=r"inputs: run \['dma', 'map'\], asked \['dma'\]"):
+    with pytest.raises(ConfigError, match=r"inputs: run \['dma', 'map'\], requested \['dma'\]"):
         run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path / "run", other)
-    with pytest.raises(ConfigError, match=r"looks at dma, map, asked is dma: not even --force"):
+    with pytest.raises(ConfigError, match=r"looks at dma, map, requested is dma: not even --force"):
         run_finetune(corpus.expressions, corpus.labels, encoder, tmp_path / "run", other, force=True)
     model = MicronBert.from_pretrained(encoder)
     with torch.no_grad():
@@ -380,7 +380,7 @@ def test_the_command_line_trains_tells_and_warns_of_leaking_scores(corpus, encod
     for pattern in (
         r"classes: \w+ \d, \w+ \d, \w+ \d, of 2 subjects; held out: videos/s03",
         r"loss \d\.\d+ -> \d\.\d+ after 4 steps",
-        r"\d+% of the training pairs named right.*training accuracy is no score.*mbert eval --protocol loso",
+        r"\d+% of the training pairs named right.*Training accuracy is not a score.*mbert eval --protocol loso",
         r"in w/runs/finetune; next: mbert eval --protocol loso",
     ):
         assert re.search(pattern, done.stdout), done.stdout
@@ -393,4 +393,4 @@ def test_the_command_line_trains_tells_and_warns_of_leaking_scores(corpus, encod
     scored = ["eval", "--workspace", str(corpus.root), "--checkpoint", "w/runs/finetune", "--out", "loso"]
     assert "finetuned on the labels of 2 of the 3 subjects" in CliRunner().invoke(app, scored).stdout
     wrong = CliRunner().invoke(app, [*words, "--head", "mlp"])
-    assert (wrong.exit_code, "head: run linear, asked mlp" in wrong.output) == (2, True)
+    assert (wrong.exit_code, "head: run linear, requested mlp" in wrong.output) == (2, True)

@@ -250,7 +250,7 @@ def test_a_frame_folder_is_ingested_like_the_video_it_shows(few_videos, tmp_path
 def test_other_options_are_refused_with_the_difference_and_overwrite_begins_anew(few_videos, tmp_path):
     workspace = Workspace(tmp_path / "workspace")
     run_ingest(few_videos, workspace, IngestOptions(), limit=1)
-    with pytest.raises(ConfigError, match="size: corpus 224, asked 96"):
+    with pytest.raises(ConfigError, match="size: corpus 224, requested 96"):
         run_ingest(few_videos, workspace, IngestOptions(size=96))
     summary = run_ingest(few_videos, workspace, IngestOptions(size=96), limit=2, overwrite=True)
     assert (summary.statuses, len(list(workspace.frames.glob("*.tar")))) == ({"ok": 2}, 2)
@@ -268,7 +268,7 @@ def test_the_quality_of_the_crops_is_chosen_and_a_corpus_older_than_the_option_h
     config = read_json(workspace.corpus_config)
     del config["options"]["jpeg_quality"]
     write_json(workspace.corpus_config, config)
-    with pytest.raises(ConfigError, match="jpeg_quality: corpus 95, asked 75"):
+    with pytest.raises(ConfigError, match="jpeg_quality: corpus 95, requested 75"):
         run_ingest(few_videos, workspace, IngestOptions(jpeg_quality=75))
     assert run_ingest(few_videos, workspace, IngestOptions(), limit=1).statuses == {"ok": 2}
     assert read_json(workspace.corpus_config)["options"] == config["options"]  # shards and runs know it by these

@@ -201,7 +201,7 @@ def test_all_that_is_wrong_is_said_at_once_by_line_column_and_value(tmp_path):
     assert str(raised.value).splitlines() == [
         f"{tmp_path}/labels.csv has 5 faults:",
         "  line 2: apex is 'two'; allowed are a frame number as 46, '/' or nothing",
-        "  line 3: path is empty; it names a file or folder beside the label file",
+        "  line 3: path is empty; it names a file or folder next to the label file",
         "  line 4: onset is '1.5'; allowed are a frame number as 46, '/' or nothing",
         "  line 4: offset is '3f'; allowed are a frame number as 46, '/' or nothing",
         "  line 5 has 8 cells, but line 1 has 7: ['a', 'take 2.mp4', 's', '1', '2', '3', 'x', '4']; a cell that holds "

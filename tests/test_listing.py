@@ -36,7 +36,7 @@ def test_stills_beside_a_video_are_no_clip_and_said(tmp_path):
     images(tmp_path / "s1", [f"thumb{index}.jpg" for index in range(20)])
     sources, notes = listed(tmp_path)
     assert sources == [("s1/take.mp4", "video")]
-    assert notes == ("s1: 20 images (thumb0.jpg, ...) are no clip (beside videos); frames need a folder of their own",)
+    assert notes == ("s1: 20 images (thumb0.jpg, ...) are no clip (next to videos); frames need a folder of their own",)
 
 
 def test_pictures_beside_frame_folders_are_no_clip_but_a_series_is(tmp_path):
@@ -46,9 +46,9 @@ def test_pictures_beside_frame_folders_are_no_clip_but_a_series_is(tmp_path):
     sources, notes = listed(tmp_path)
     assert sources == [("s1", "frames")]
     assert notes == (
-        "thumbs: 3 images (0.jpg, ...) are no clip (the name of the folder says stills); frames need a folder of their "
-        "own",
-        "poster.jpg is no clip (without a numbered series, beside other inputs); frames need a folder of their own",
+        "thumbs: 3 images (0.jpg, ...) are no clip (the name of the folder suggests stills); frames need a folder "
+        "of their own",
+        "poster.jpg is no clip (without a numbered series, next to other inputs); frames need a folder of their own",
     )
     images(tmp_path, ["1.jpg", "2.jpg"])
     assert listed(tmp_path)[0] == [(".", "frames"), ("s1", "frames")]

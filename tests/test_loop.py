@@ -168,7 +168,7 @@ def test_accumulated_passes_make_the_same_step(corpus, undisturbed, tmp_path):
     whole = tmp_path / "whole"
     run_pretrain(corpus.pairs, whole, dataclasses.replace(QUICK, steps=8))
     assert losses(tmp_path) == pytest.approx(losses(whole), rel=1e-4)
-    with pytest.raises(ConfigError, match="global_batch: run 2, asked 4"):
+    with pytest.raises(ConfigError, match="global_batch: run 2, requested 4"):
         run_pretrain(corpus.pairs, tmp_path, dataclasses.replace(config, batch_size=2))
 
 
@@ -200,7 +200,7 @@ def test_other_settings_and_another_corpus_are_refused_unless_forced(corpus, tmp
     index = read_json(pairs / "pairs.json")
     (pairs / "pairs.json").write_text(json.dumps({**index, "corpus": "another"}))
     other = dataclasses.replace(config, weight_decay=0.1)
-    message = r"weight_decay: run 0\.05, asked 0\.1; corpus: run .*, asked another.*--force to resume"
+    message = r"weight_decay: run 0\.05, requested 0\.1; corpus: run .*, requested another.*--force to resume"
     with pytest.raises(ConfigError, match=message):
         run_pretrain(pairs, tmp_path / "run", other)
     assert read_json(tmp_path / "run" / "status.json")["state"] == "stopped"  # what was refused did not touch it
@@ -208,7 +208,7 @@ def test_other_settings_and_another_corpus_are_refused_unless_forced(corpus, tmp
     assert (summary.steps_done, summary.steps_done_now) == (4, 3)
     (forced,) = read_json(tmp_path / "run" / "config.json")["forced"]
     assert forced["step"] == 1
-    assert "weight_decay: run 0.05, asked 0.1" in forced["differences"]
+    assert "weight_decay: run 0.05, requested 0.1" in forced["differences"]
     with pytest.raises(ConfigError, match="--resume: there is no run"):
         run_pretrain(corpus.pairs, tmp_path / "nothing", config, resume=True)
 

@@ -143,6 +143,6 @@ def test_the_small_cases_end_right(cases, run_mbert, tmp_path):
         "symlink/real/x.mp4": 30,
         "thumbs/a.mp4": 30,
     }
-    assert "thumbs: 4 images (clip1.jpg, ...) are no clip (beside videos)" in done.stderr
+    assert "thumbs: 4 images (clip1.jpg, ...) are no clip (next to videos)" in done.stderr
     assert "symlink/alias is another name of symlink/real: one input" in done.stderr
     assert "--fps names it" in rows["names/strftime_f"].reason

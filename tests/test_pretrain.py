@@ -68,7 +68,7 @@ def test_running_again_does_nothing(short_run, corpus):
 def test_another_configuration_is_refused_with_the_difference(short_run, corpus):
     run, _ = short_run
     with pytest.raises(
-        ConfigError, match=r"seed: run 0, asked 5.*another --out, --overwrite to start again, or --force"
+        ConfigError, match=r"seed: run 0, requested 5.*another --out, --overwrite to start again, or --force"
     ):
         run_pretrain(corpus.pairs, run, PretrainConfig(preset="tiny", steps=6, batch_size=4, seed=5))
 
@@ -126,14 +126,14 @@ def test_other_excluded_subjects_are_told_and_what_was_seen_stays_seen(corpus, t
     run_pretrain(corpus.pairs, tmp_path, config)
     run_pretrain(corpus.pairs, tmp_path, dataclasses.replace(config, exclude_subjects=()))
     fewer = dataclasses.replace(config, exclude_subjects=("videos/s02", "videos/s01"))
-    with pytest.raises(ConfigError, match=r"exclude_subjects: run None, asked \['videos/s01', 'videos/s02'\]"):
+    with pytest.raises(ConfigError, match=r"exclude_subjects: run None, requested \['videos/s01', 'videos/s02'\]"):
         run_pretrain(corpus.pairs, tmp_path, fewer)
     run_pretrain(corpus.pairs, tmp_path, dataclasses.replace(fewer, steps=4), force=True)
     assert read_state(tmp_path).step == 4
     assert read_state(tmp_path).subjects == ("videos/s01", "videos/s02", "videos/s03")
     other_order = dataclasses.replace(fewer, steps=4, exclude_subjects=("videos/s01", "videos/s02"))
     assert run_pretrain(corpus.pairs, tmp_path, other_order).steps_done_now == 0
-    with pytest.raises(ConfigError, match=r"exclude_subjects: run \['videos/s01', 'videos/s02'\], asked None"):
+    with pytest.raises(ConfigError, match=r"exclude_subjects: run \['videos/s01', 'videos/s02'\], requested None"):
         run_pretrain(corpus.pairs, tmp_path, dataclasses.replace(config, steps=4))
 
 
@@ -142,7 +142,7 @@ def test_pairs_of_nobody_beside_excluded_people_are_told(write_pairs, tmp_path):
     source = without_subjects(open_source(folder), ["samm/s01"])
     assert decide(SHORT, pick_compute(), Processes(), source).notes == (
         "25 of 100 pairs are left out: those of samm/s01",
-        "25 pairs are kept of which nobody said who is seen, from datasets with excluded subjects: "
+        "25 pairs without a known subject are kept, from datasets with excluded subjects: "
         "exclude these datasets as a whole to be sure",
     )
 

@@ -39,7 +39,7 @@ def test_a_table_beside_the_videos_becomes_columns_and_a_changed_one_decodes_not
     )  # fmt: skip
     done = invoke("ingest", "videos", cwd=tmp_path)
     assert done.returncode == 0
-    assert "line 6: there is no gone.mp4 beside it" in done.stderr
+    assert "line 6: there is no gone.mp4 next to it" in done.stderr
     assert "says that s02/disgust_1.mp4 shows bo, label line 3 says videos/kim: the label is taken" in done.stderr
     assert "neither video nor image" not in done.stdout
     first, second = read_rows(workspace.videos, VideoRow)

@@ -96,7 +96,7 @@ def test_overwriting_one_root_leaves_the_other(two_people, tmp_path):
     assert (summary.num_new, summary.statuses) == (2, {"ok": 4})
     assert {key: after[key] == row for key, row in before.items()} == {k: r.root == 1 for k, r in before.items()}
     assert {file.stem for file in workspace.frames.glob("*.tar")} == {row.shard for row in after.values()}
-    with pytest.raises(ConfigError, match=r"size: corpus 224, asked 96.*it holds inputs of .*/a, too"):
+    with pytest.raises(ConfigError, match=r"size: corpus 224, requested 96.*it holds inputs of .*/a, too"):
         run_ingest(two_people / "b", workspace, IngestOptions(size=96), overwrite=True)
     assert {row.video_id: row for row in rows_of(workspace)} == after
 

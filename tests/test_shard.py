@@ -234,7 +234,7 @@ def test_another_seed_is_refused_until_overwrite_and_gives_other_pairs(copied):
     run_shard(copied, OPTIONS)
     keys = rows_of(copied.pairs)["key"].to_pylist()
     other = PairOptions(pairs_per_shard=100, seed=1)
-    with pytest.raises(ConfigError, match="seed: shards 0, asked 1"):
+    with pytest.raises(ConfigError, match="seed: shards 0, requested 1"):
         run_shard(copied, other)
     run_shard(copied, other, overwrite=True)
     assert rows_of(copied.pairs)["key"].to_pylist() != keys

@@ -140,13 +140,13 @@ def test_joined_streams_go_on_in_time(decode, tmp_path, write_video):
     frames, info = decode(path)
     assert levels(frames) == [*range(6)] * 3
     assert np.diff(times(frames)) == pytest.approx(np.full(17, 1 / 25), abs=1e-6)
-    assert [remark for remark in info.remarks if "goes on from the frame before" in remark]
+    assert [remark for remark in info.remarks if "continued from the frame before" in remark]
 
 
 def test_joined_streams_of_the_cases(decode, cases):
     frames, info = decode(cases / "restart_ts" / "twice.ts")
     assert np.diff(times(frames)) == pytest.approx(np.full(59, 1 / 30), abs=1e-6)
-    assert "time begins again (1x, first at frame 30): it goes on from the frame before" in info.remarks
+    assert "time starts again (1x, first at frame 30): continued from the frame before" in info.remarks
 
 
 def put_right(seconds, **options):

@@ -249,7 +249,7 @@ def test_other_options_are_refused_until_the_corpus_may_be_made_anew(tmp_path):
     folder = tmp_path / "videos"
     synthesize(folder, SMALL)
     other = dataclasses.replace(SMALL, neutral_clips=0, nuisance=dataclasses.replace(OFF, noise=1))
-    with pytest.raises(ConfigError, match=r"neutral_clips: folder 1, asked 0; noise: folder 0, asked 1"):
+    with pytest.raises(ConfigError, match=r"neutral_clips: folder 1, requested 0; noise: folder 0, requested 1"):
         synthesize(folder, other)
     (folder / "mine.txt").touch()
     synthesize(folder, other, overwrite=True)
@@ -413,4 +413,4 @@ def test_the_command_tells_where_things_are_and_does_nothing_twice(tmp_path):
     assert (told["num_clips"], told["num_new"], told["skipped"]) == (3, 0, {})
     other = CliRunner().invoke(app, [*words, "--seed", "1"])
     assert other.exit_code == 2
-    assert "seed: folder 0, asked 1" in other.stderr
+    assert "seed: folder 0, requested 1" in other.stderr

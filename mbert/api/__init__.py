@@ -1,6 +1,6 @@
 """The Python API: each command as a function with the command's options, and what one needs to look at data and models.
 
-`import mbert` offers everything here by name and loads it when it is asked for. A function returns the summary that its
+`import mbert` offers everything here by name and loads it when it is used. A function returns the summary that its
 command prints, and raises what the command reports as an error. The functions `on_...` are called during the work.
 """
 

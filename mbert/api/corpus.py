@@ -304,8 +304,8 @@ def forget(
     ]
     given = [(by, wanted) for by, wanted in ways if wanted]
     if len(given) != 1:
-        told = " and ".join(by for by, _ in given) or "nothing"
-        raise ConfigError(f"{told} is given; give exactly one of paths, --subject, --video and --expired")
+        chosen = " and ".join(by for by, _ in given) or "nothing"
+        raise ConfigError(f"{chosen} is given; give exactly one of paths, --subject, --video and --expired")
     ((by, wanted),) = given
     return run_forget(Workspace(Path(workspace)), by, wanted, predictions=path_of(predictions), dry_run=dry_run)
 

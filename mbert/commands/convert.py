@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(exists=True, help="The authors' .pth file; with --to-released a folder.")],
-    out: Annotated[Path, typer.Option(help="Folder of the checkpoint; with --to-released the file to write.")],
+    source: Annotated[
+        Path, typer.Argument(exists=True, help="The authors' .pth file; with --to-released, a checkpoint of mbert.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder to write the checkpoint to; with --to-released, the file to write.")
+    ],
     to_released: Annotated[
-        bool, typer.Option(help="Convert back: a folder of ours to a file with the authors' names.")
+        bool, typer.Option(help="Convert a checkpoint of mbert to a file with the authors' names.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn the authors' released checkpoint into one of ours (safetensors), or back. Nothing is unpickled."""
+    """Convert the authors' released checkpoint to safetensors, or back. Nothing is unpickled."""
     from mbert.model.network.released import write_released
     from mbert.model.training.convert import convert_released
 

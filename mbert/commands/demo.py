@@ -33,13 +33,15 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("mbert-demo"),
     photos: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="Portraits to use instead of the bundled astronaut photo."),
+        typer.Option(exists=True, file_okay=False, help="Use these portraits instead of the bundled photo."),
     ] = None,
-    quick: Annotated[bool, typer.Option(help="A smaller corpus and fewer steps: does everything run?")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="Use a smaller corpus and fewer steps, to see whether everything runs.")
+    ] = False,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a small labelled corpus of real videos and run the four commands on it. Takes minutes, needs no network."""
+    """Make a small labelled corpus of real videos and run the four commands on it, in minutes and offline."""
     require_video("mbert demo")
     from mbert.api import engine_of
     from mbert.pipeline.synthetic.synthesize import PRESETS, synthesize
@@ -84,7 +86,7 @@ def demo(
 
 
 def draw_maps(out: Path) -> Path:
-    """Picture the truth beside the model's map and the baselines', for a few clips of a demo; returns the file."""
+    """Picture the truth next to the model's map and the baselines', for a few clips of a demo; returns the file."""
     import numpy as np
 
     from mbert.manifests.schema import TruthRow

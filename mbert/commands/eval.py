@@ -39,36 +39,37 @@ _WIDTH = 18  # of the column of names
     cache=CacheOption,
     checkpoint=CheckpointOption,
     classes=typer.Option(
-        help="Class map, e.g. megc2019-3, or action-units; with --predictions names of all classes, by commas.",
-        show_default="that of the protocol",
+        help="Class map, e.g. megc2019-3, or action-units; with --predictions, the names of all classes, "
+        "separated by commas.",
+        show_default="from the protocol",
     ),
-    datasets=typer.Option(help="Datasets to use, by commas, e.g. casme2,samm.", show_default="all"),
+    datasets=typer.Option(help="Datasets to use, separated by commas, e.g. casme2,samm.", show_default="all"),
     mode=typer.Option(
         help="Fit linear heads on a frozen model, or train its encoder in each fold.", show_default="probe"
     ),
     select=typer.Option(
-        help="How each fold of the model and of its baselines chooses epochs, steps or regularisation: not at all, "
-        "on inner splits by subject, or on its own test side, which is no score. A linear head also chooses how far "
+        help="How each fold of the model and its baselines chooses epochs, steps or regularisation: not at all, "
+        "on inner splits by subject, or on its own test side, which gives no score. A linear head also chooses how far "
         "to join neighbouring places.",
         show_default="fixed",
     ),
     inputs=typer.Option(
-        help="What the head looks at, by commas: of the motion estimator motion, measured, map; of the encoder "
-        "distance, change, dma, dma_both (docs/model.md).",
+        help="What the head sees, separated by commas. From the motion estimator: motion, measured, map. From the "
+        "encoder: distance, change, dma, dma_both (docs/model.md).",
         show_default="motion,measured where the model has motion, else distance; change with --mode finetune",
     ),
     frames=typer.Option(min=1, help="Number of frames from onset to apex that every method sees.", show_default="1"),
     baselines=typer.Option(
-        help="By commas: majority, frame_difference, optical_flow, flow_cnn, flow_without_head, evidence, "
-        "random_weights.",
+        help="Baselines, separated by commas: majority, frame_difference, optical_flow, flow_cnn, flow_without_head, "
+        "evidence, random_weights.",
         show_default="all",
     ),
-    seeds=typer.Option(min=1, help="Number of random seeds.", show_default="1"),
+    seeds=typer.Option(min=1, help="How many random seeds to evaluate with.", show_default="1"),
     seed=typer.Option(min=0, help="First random seed.", show_default="0"),
-    k=typer.Option("--k", min=2, help="Number of folds of kfold.", show_default="5"),
-    test_share=typer.Option(help="Share of the subjects to test with holdout.", show_default="0.2"),
+    k=typer.Option("--k", min=2, help="Number of folds, for kfold.", show_default="5"),
+    test_share=typer.Option(help="Share of the subjects to test, for holdout.", show_default="0.2"),
     test_subject=Annotated[
-        list[str] | None, typer.Option(help="Subject to test with holdout; may be given several times.")
+        list[str] | None, typer.Option(help="Subject to test, for holdout; may be given several times.")
     ],
     config=typer.Option("--config", exists=True, dir_okay=False, help="YAML file of settings."),
     set=Annotated[
@@ -77,13 +78,13 @@ _WIDTH = 18  # of the column of names
     workers=typer.Option(
         min=1, help="Number of processes for folds that train.", show_default="one per GPU, or per two cores"
     ),
-    out=typer.Option(help="Folder of the result.", show_default="WORKSPACE/runs/PROTOCOL"),
+    out=typer.Option(help="Folder to write the result to.", show_default="WORKSPACE/runs/PROTOCOL"),
 )
 def evaluate(
     options: dict[str, Any],
     predictions: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Score this file of predictions instead of a model."),
+        typer.Option(exists=True, dir_okay=False, help="Score this file of predictions, instead of a model."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

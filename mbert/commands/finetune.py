@@ -42,17 +42,19 @@ from mbert.commands.train import (
     cache=CacheOption,
     checkpoint=CheckpointOption,
     classes=typer.Option(help="Class map (docs/evaluation.md).", show_default="annotated"),
-    inputs=typer.Option(help="What the head looks at, by commas (docs/model.md).", show_default="change"),
+    inputs=typer.Option(help="What the head sees, separated by commas (docs/model.md).", show_default="change"),
     head=typer.Option(help="Classification head.", show_default="linear"),
     frozen=typer.Option("--frozen", help="Train the head only."),
-    layer_decay=typer.Option(help="Factor of the learning rate from a block to the one below.", show_default="0.75"),
+    layer_decay=typer.Option(
+        help="Factor by which the learning rate shrinks from each block to the one below.", show_default="0.75"
+    ),
     class_weights=typer.Option(help="Weight rare classes in the loss.", show_default="balanced"),
-    label_smoothing=typer.Option(help="Share of a label that is spread over all classes.", show_default="0"),
-    mixup=typer.Option(help="Mix pairs, by shares from Beta(MIXUP, MIXUP); 0: do not.", show_default="0"),
+    label_smoothing=typer.Option(help="Share of a label to spread over all classes.", show_default="0"),
+    mixup=typer.Option(help="Mix pairs, with shares from Beta(MIXUP, MIXUP); 0: off.", show_default="0"),
     exclude_subject=Annotated[
         list[str] | None, typer.Option(help="Hold a subject out, e.g. videos/s01; may be given several times.")
     ],
-    steps=typer.Option(min=1, help="Optimiser steps, instead of --epochs.", show_default="by the epochs"),
+    steps=typer.Option(min=1, help="Optimiser steps to take, instead of --epochs.", show_default="from --epochs"),
     epochs=typer.Option(help="Passes over the pairs.", show_default="30"),
     batch_size=BatchOption,
     lr=typer.Option(help="Peak learning rate.", show_default="5e-4, with --frozen 1e-3"),
@@ -61,7 +63,7 @@ from mbert.commands.train import (
     seed=TrainSeedOption,
     precision=PrecisionOption,
     max_minutes=MinutesOption,
-    out=typer.Option(help="Folder of the run.", show_default="WORKSPACE/runs/finetune"),
+    out=typer.Option(help="Folder to write the run to.", show_default="WORKSPACE/runs/finetune"),
     resume=ResumeOption,
     force=ForceOption,
     overwrite=OverwriteOption,
@@ -89,8 +91,8 @@ def finetune(options: dict[str, Any], as_json: JsonOption = False) -> None:
     typer.echo(f"classes: {classes}, of {counted(summary.num_subjects, 'subject')}{held_out}")
     tell_training(summary)
     typer.echo(
-        f"{summary.train_accuracy:.0%} of the training pairs named right in the last pass: training accuracy is no "
-        "score, these labels were learned from; the honest figure is that of people it has not seen: "
+        f"{summary.train_accuracy:.0%} of the training pairs named right in the last pass. Training accuracy is not a "
+        "score, as these labels were learned; an honest figure is that of people it has not seen: "
         "mbert eval --protocol loso, which starts from the pretrained model"
     )
     return end_training(summary, "mbert eval --protocol loso")

@@ -16,19 +16,21 @@ def forget(
     ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     subject: Annotated[
-        list[str] | None, typer.Option(help="A person; may be given several times. All inputs that show them go.")
+        list[str] | None, typer.Option(help="Forget all inputs that show this person; may be given several times.")
     ] = None,
-    video: Annotated[list[str] | None, typer.Option(help="A video_id; may be given several times.")] = None,
+    video: Annotated[
+        list[str] | None, typer.Option(help="Forget the input with this video_id; may be given several times.")
+    ] = None,
     expired: Annotated[
-        bool, typer.Option("--expired", help="All inputs whose retention_until in videos.csv has passed.")
+        bool, typer.Option("--expired", help="Forget all inputs whose retention_until in videos.csv has passed.")
     ] = False,
     predictions: Annotated[
-        Path | None, typer.Option(help="Folder of `mbert predict` to take them out of, too.")
+        Path | None, typer.Option(help="Also remove them from this folder of `mbert predict`.")
     ] = None,
     lift: Annotated[
         bool, typer.Option("--lift", help="Allow the inputs at PATHS, forgotten earlier, to be ingested again.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would go, then stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would be removed, then stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Remove inputs from corpus, shards and runs for good, and keep them from being ingested again."""
@@ -69,7 +71,7 @@ def _print(summary: Any) -> None:
     for title, runs in (
         ("runs that have seen them:", summary.runs_seen),
         ("runs that may have seen them:", summary.runs_unsure),
-        ("their checkpoints, which say so in state.json:", summary.checkpoints),
+        ("their checkpoints, marked in state.json:", summary.checkpoints),
         ("changed in runs:", summary.changed_files),
         ("predictions:", summary.predictions),
     ):
@@ -78,7 +80,7 @@ def _print(summary: Any) -> None:
             print_some(list(runs), rest="all with --json")
     if summary.without_tombstone:
         typer.echo(
-            f"{counted(summary.without_tombstone, 'input')} without content: nothing keeps such a one from being "
+            f"{counted(summary.without_tombstone, 'input')} without content: nothing can keep it from being "
             "ingested again"
         )
     typer.echo("not covered:")

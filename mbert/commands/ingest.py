@@ -30,33 +30,34 @@ _LISTED = 5
     api.ingest,
     folder=typer.Argument(exists=True, help="Videos and frame folders, nested; labels.csv optional."),
     workspace=WorkspaceOption,
-    align="One transform per still clip and a smooth track else (auto); `frame` is for comparison.",
+    align="How to align: auto takes one transform for a clip in which the head is still, else a smooth track; "
+    "frame is for comparison only.",
     size=typer.Option(min=32, max=1024, help="Width and height of a crop, in pixels."),
     jpeg_quality=typer.Option(
-        min=1, max=100, help="JPEG quality of the crops. 75 takes 40 % of the bytes of 95, 100 twice as many."
+        min=1, max=100, help="JPEG quality of the crops: 75 needs 40 % of the bytes of 95, and 100 twice as many."
     ),
-    faces="Faces to follow at a time: all, largest, or a number.",
+    faces="Faces to follow at the same time: all, largest, or a number.",
     landmarker="MediaPipe's face mesh, or face-alignment's 68 points.",
     landmarker_model=typer.Option(
-        exists=True, dir_okay=False, help="A face_landmarker.task.", show_default="bundled weights"
+        exists=True, dir_okay=False, help="A face_landmarker.task file.", show_default="bundled weights"
     ),
     landmark_hz="Landmark measurements per second of video.",
     decoder="FFmpeg's libraries, or the ffmpeg program.",
-    hwaccel="Decode on hardware: a name from `ffmpeg -hwaccels`; with --decoder ffmpeg.",
-    filters=typer.Option("--filter", help="A filter graph as for `ffmpeg -vf`; with --decoder ffmpeg."),
+    hwaccel="Decode on hardware: a name from `ffmpeg -hwaccels`. Needs --decoder ffmpeg.",
+    filters=typer.Option("--filter", help="A filter graph, as for `ffmpeg -vf`. Needs --decoder ffmpeg."),
     fps=FpsOption,
     rate=RateOption,
     bit_depth=BitDepthOption,
-    dataset="The layout of FOLDER: auto, videos, or a dataset's name (docs/datasets.md).",
+    dataset="Layout of FOLDER: auto, videos, or the name of a dataset (docs/datasets.md).",
     name=typer.Option(help="Prefix of the ids of your own videos.", show_default="videos"),
-    distribution="Which distribution of the dataset to read; auto: raw where it exists.",
+    distribution="Which distribution of the dataset to read; auto reads raw where it exists.",
     labels=typer.Option(
         exists=True,
         dir_okay=False,
-        help="labels.csv or a spreadsheet like it, or a dataset's annotation sheet.",
-        show_default="searched for",
+        help="labels.csv, a spreadsheet with its columns, or the annotation sheet of a dataset.",
+        show_default="found by its name",
     ),
-    errata="Correct known mistakes of annotations (docs/datasets.md).",
+    errata="Correct known mistakes in annotations (docs/datasets.md).",
     workers=WorkersOption,
     engine=EngineOption,
     address=AddressOption,
@@ -64,10 +65,10 @@ _LISTED = 5
     limit=typer.Option(min=1, help="Ingest at most this many inputs, then stop."),
     retry_failed="Retry the inputs that failed, and no others.",
     redo=typer.Option(
-        "--redo/--no-redo", help="Ingest an input again whose clips were cut through a label that came later."
+        "--redo/--no-redo", help="Ingest an input again if its clips cut through a label that was added later."
     ),
-    overwrite="Delete what was ingested from FOLDER and make it again.",
-    page=typer.Option("--page/--no-page", help="Make the page of the corpus, too, as mbert preview does."),
+    overwrite="Delete what was ingested from FOLDER, then ingest it again.",
+    page=typer.Option("--page/--no-page", help="Make the page of the corpus, as mbert preview does."),
     dry_run="Report what would be done and how long it may take, then stop.",
 )
 def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
@@ -150,7 +151,7 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
         typer.echo(line)
     if summary.labels_path:
         typer.echo(
-            f"labels: {summary.num_labels_in_clips} of {counted(summary.num_labels, 'label')} lie in a clip, from "
+            f"labels: {summary.num_labels_in_clips} of {counted(summary.num_labels, 'label')} are in a clip, from "
             f"{summary.labels_path}"
         )
     if summary.label_changes:

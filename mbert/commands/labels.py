@@ -28,13 +28,16 @@ def labels(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     show_all: Annotated[bool, typer.Option("--all", help="Print every difference, not the first 20.")] = False,
     template: Annotated[
-        bool, typer.Option("--template", help="Write a labels.csv to fill in, a line for each ingested input, instead.")
+        bool,
+        typer.Option("--template", help="Instead, write a labels.csv to fill in, with a line for each ingested input."),
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="File of the template.", show_default="labels.csv in the ingested folder"),
+        typer.Option(
+            dir_okay=False, help="File to write the template to.", show_default="labels.csv in the ingested folder"
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a label file by the template.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing label file with the template.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare samples and subjects of each class with the published counts, and list every difference."""
@@ -119,7 +122,7 @@ def _rows(report: "LabelReport") -> Iterator[tuple[str, "Counts", str]]:
 def _notes(dataset: "DatasetReport") -> Iterator[str]:
     yield "annotated as " + (", ".join(f"{name} {count}" for name, count in dataset.emotions.items()) or "no emotion")
     if dataset.num_macro:
-        yield f"{counted(dataset.num_macro, 'macro-expression')} beside them"
+        yield f"{counted(dataset.num_macro, 'macro-expression')} next to them"
     if dataset.num_apexes_missing:
         yield f"{dataset.num_apexes_missing} usable without an annotated apex (see mbert shard --apex)"
     for erratum, count in dataset.errata.items():

@@ -74,7 +74,7 @@ FpsOption = Annotated[
 RateOption = Annotated[
     float | None,
     typer.Option(
-        help="True frame rate of video files: 240 for slow motion that plays at 30.", show_default="as the file says"
+        help="True frame rate of video files, e.g. 240 for slow motion that plays at 30.", show_default="from the file"
     ),
 ]
 BitDepthOption = Annotated[
@@ -82,16 +82,16 @@ BitDepthOption = Annotated[
     typer.Option(
         min=8,
         max=16,
-        help="Bits in use of images that are padded to 16.",
-        show_default="the fewest that hold all of a folder",
+        help="Bits in use in images that are padded to 16.",
+        show_default="the fewest that hold the whole folder",
     ),
 ]
 EngineOption = Annotated[
-    Literal["local", "ray"], typer.Option(help="Run on this machine, or on a Ray cluster (needs the ray extra).")
+    Literal["local", "ray"], typer.Option(help="Run on this machine, or on a Ray cluster (needs mbert[ray]).")
 ]
 AddressOption = Annotated[
     str | None,
-    typer.Option(help="Address of the Ray cluster.", show_default="RAY_ADDRESS, else a cluster of this machine"),
+    typer.Option(help="Address of the Ray cluster.", show_default="RAY_ADDRESS, else a cluster on this machine"),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Random seed.")]
 CheckpointOption = Annotated[

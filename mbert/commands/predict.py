@@ -20,11 +20,11 @@ from mbert.commands.options import (
 @options_of(
     api.predict,
     video=typer.Argument(exists=True, help="A video, a frame folder, or a folder of them."),
-    out="Folder for tables and pages.",
-    per_minute="False alarms to accept per minute of a still face: fewer is stricter.",
-    faces="Faces to follow at a time: all, largest, or a number.",
+    out="Folder to write tables and pages to.",
+    per_minute="False alarms to accept per minute of a still face; fewer is stricter.",
+    faces="Faces to follow at the same time: all, largest, or a number.",
     model=typer.Option(exists=True, help="Checkpoint or run.", show_default="built in"),
-    classifier=typer.Option(exists=True, help="A run of mbert train finetune or mbert eval; it names emotions."),
+    classifier=typer.Option(exists=True, help="A run of mbert train finetune or mbert eval, to name emotions."),
     overlay=typer.Option("--overlay/--no-overlay", help="Draw what was found over a copy of the video."),
     embed_video="Put a small copy of the video into the page.",
     fps=FpsOption,
@@ -35,7 +35,7 @@ from mbert.commands.options import (
     overwrite="Predict again what is already there.",
 )
 def predict(options: dict[str, Any], as_json: JsonOption = False) -> None:
-    """Find what moves in the faces of a video: tables, ELAN and Praat files, an overlay and a page to look at."""
+    """Find what moves in the faces of a video; write tables, files for ELAN and Praat, an overlay and a page."""
     with Progress("predict") as progress:
         frames: dict[str, int] = {}
         counts = {"ingested": 0}

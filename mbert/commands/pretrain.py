@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     cache=CacheOption,
     preset=typer.Option(help="Size of the model; `small` is the paper's.", show_default="small with a GPU, else tiny"),
     variant=typer.Option(
-        help="A motion head on fixed evidence with the paper's encoder trained along, the paper's model as published, "
-        "or that of the authors' released code (docs/model.md).",
+        help="motion: a motion head on fixed evidence, with the paper's encoder trained along; paper: the model as "
+        "published; released: the model of the authors' code (docs/model.md).",
         show_default="motion",
     ),
     steps=StepsOption,
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
             "given several times."
         ),
     ],
-    swap_ratio=typer.Option(help="Share of the patches that are swapped.", show_default="0.5"),
+    swap_ratio=typer.Option(help="Share of the patches to swap.", show_default="0.5"),
     swap_block=typer.Option(min=1, help="Side of the swapped squares, in patches.", show_default="1, as in the paper"),
     config=ConfigOption,
     set=SetOption,
@@ -73,9 +73,9 @@ if TYPE_CHECKING:
     workers=LoadersOption,
     max_bad=typer.Option(help="Share of an epoch's pairs that may be damaged.", show_default="0.001"),
     max_minutes=MinutesOption,
-    keep=typer.Option(min=1, help="Number of newest checkpoints to keep, besides the best.", show_default="1"),
-    report_to="Where to send metrics, besides the run's folder.",
-    out=typer.Option(help="Folder of the run.", show_default="WORKSPACE/runs/pretrain"),
+    keep=typer.Option(min=1, help="Number of newest checkpoints to keep, in addition to the best.", show_default="1"),
+    report_to="Where to send metrics, in addition to the run's folder.",
+    out=typer.Option(help="Folder to write the run to.", show_default="WORKSPACE/runs/pretrain"),
     resume=ResumeOption,
     force=ForceOption,
     overwrite=OverwriteOption,
@@ -104,10 +104,10 @@ def pretrain(options: dict[str, Any], as_json: JsonOption = False) -> None:
     tell_training(summary)
     if summary.num_bad:
         bad = counted(summary.num_bad, "damaged pair")
-        typer.echo(f"{bad} in the last epoch, good neighbours stood in; look with: mbert verify")
+        typer.echo(f"{bad} in the last epoch, replaced by good neighbours; to list them: mbert verify")
     if summary.collapsed:
         typer.secho(
-            f"warning: the contextual token says nearly the same of every face "
+            f"warning: the contextual token is nearly the same for every face "
             f"(spread {summary.last.parts['token_std']:.4f}), so the Patch of Interest means little: "
             "lower objective.agent_weight, or use more people",
             fg="yellow",

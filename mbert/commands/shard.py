@@ -21,25 +21,25 @@ from mbert.commands.options import (
 
 @options_of(
     api.shard,
-    pairs=typer.Option("--pairs", help="Make frame-pair shards. The default: they are the only kind."),
+    pairs=typer.Option("--pairs", help="Make frame-pair shards. This is the default, as there is no other kind."),
     workspace=WorkspaceOption,
-    min_delta_ms="Smallest distance of a pair's frames, in ms.",
-    max_delta_ms="Largest distance, in ms.",
-    pairs_per_second="Pairs per second of video.",
-    pairs_per_shard=typer.Option(min=1, help="Pairs in a tar."),
-    apex="What stands in for an apex that is not annotated: nothing (no pair), the frame half-way between "
+    min_delta_ms="Smallest time between the frames of a pair, in ms.",
+    max_delta_ms="Largest time between the frames of a pair, in ms.",
+    pairs_per_second="Pairs to sample per second of video.",
+    pairs_per_shard=typer.Option(min=1, help="Pairs per tar."),
+    apex="What replaces an apex that is not annotated: nothing (no pair), the frame half-way between "
     "onset and offset, or the frame that has moved most.",
-    frames_between=typer.Option(min=0, help="Pairs of the onset with frames before the apex, for eval --frames."),
+    frames_between=typer.Option(min=0, help="Pairs of the onset with frames before the apex, for mbert eval --frames."),
     seed=SeedOption,
-    where="Keep a pair only if both frames fulfil this, e.g. 'jitter_px < 0.2 and face_px > 120': SQL over the "
-    "columns of the frame, clip and video manifests.",
+    where="Keep only pairs of which both frames fulfil this condition, e.g. 'jitter_px < 0.2 and face_px > 120': SQL "
+    "over the columns of the frame, clip and video manifests.",
     workers=WorkersOption,
     engine=EngineOption,
     address=AddressOption,
     overwrite="Make the shards again with other options.",
 )
 def shard(options: dict[str, Any], as_json: JsonOption = False) -> None:
-    """Pair the crops by time and deal the pairs to WebDataset shards."""
+    """Pair crops by time, and write the pairs to WebDataset shards."""
     with Progress("shard") as progress:
         done = 0
 

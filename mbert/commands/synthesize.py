@@ -20,18 +20,18 @@ def _strength(text: str) -> Any:
     photos=typer.Argument(
         exists=True,
         file_okay=False,
-        help="Portraits, one of each person.",
+        help="Portraits, one per person.",
         show_default="the bundled photo, varied",
     ),
-    out="Folder of the videos, their labels and their truth.",
-    preset="Amplitudes and nuisances (docs/synthetic.md).",
-    part="Of the fixed split of photos, mbert-synth-v1: make these clips only.",
-    emotions="Disgust, happiness, surprise; five: anger and sadness besides.",
-    prototypes=typer.Option("--prototypes", help="Show each emotion by the same units always, as in a textbook."),
+    out="Folder to write the videos, their labels and their true motion to.",
+    preset="Difficulty: amplitudes and nuisances (docs/synthetic.md).",
+    part="Make only the clips of this part of the fixed split of photos, mbert-synth-v1.",
+    emotions="three: disgust, happiness, surprise; five: also anger and sadness.",
+    prototypes=typer.Option("--prototypes", help="Always show an emotion with the same units, as in a textbook."),
     subjects_per_photo=typer.Option(
-        min=1, help="Pseudo-subjects made of a photo.", show_default="2; of the bundled photo 8"
+        min=1, help="Pseudo-subjects to make from each photo.", show_default="2; 8 from the bundled photo"
     ),
-    clips_per_emotion=typer.Option(min=1, help="Clips of each emotion, per subject."),
+    clips_per_emotion=typer.Option(min=1, help="Clips per emotion and subject."),
     neutral_clips=typer.Option(min=0, help="Clips without an expression, per subject."),
     label_neutral=typer.Option("--label-neutral", help="List neutral clips in labels.csv, with the emotion neutral."),
     fps=typer.Option(min=30, max=500, help="Frames per second."),
@@ -40,24 +40,24 @@ def _strength(text: str) -> Any:
         help="Smallest motion at the apex, in pixels of a 224 px crop.", show_default=_BY_PRESET
     ),
     max_amplitude_px=typer.Option(help="Largest motion at the apex.", show_default=_BY_PRESET),
-    asymmetry=typer.Option(min=0, max=0.99, help="A side of the face may be weaker by this share."),
-    noise=_strength("Noise of the sensor, standard deviation, 0-255"),
+    asymmetry=typer.Option(min=0, max=0.99, help="Largest share by which one side of the face may be weaker."),
+    noise=_strength("Sensor noise: standard deviation on a scale of 0-255"),
     crf=_strength("Compression, H.264's crf"),
     light=_strength("Slow drift of the light, as a share"),
     flicker=_strength("Flicker of the lamps, as a share"),
     tone=_strength("Slow drift of white balance and gamma, as a share"),
-    head_px=_strength("Slow drift of the head, in crop pixels"),
+    head_px=_strength("Slow drift of the head, in pixels of the crop"),
     head_degrees=_strength("Slow rotation of the head in the image"),
     blinks=_strength("Blinks per second"),
-    gaze_px=_strength("Jumps of the eyes, in crop pixels"),
-    mouth_px=_strength("Motion of the mouth as in speech, in crop pixels"),
-    scene_px=_strength("Motion in hair and background, in crop pixels"),
+    gaze_px=_strength("Jumps of the eyes, in pixels of the crop"),
+    mouth_px=_strength("Motion of the mouth as in speech, in pixels of the crop"),
+    scene_px=_strength("Motion in hair and background, in pixels of the crop"),
     seed=SeedOption,
     workers=WorkersOption,
-    overwrite="Delete the synthetic corpus in the folder and make it again.",
+    overwrite="Delete the synthetic corpus in the folder, then make it again.",
 )
 def synthesize(options: dict[str, Any], as_json: JsonOption = False) -> None:
-    """Make labelled videos of small facial motion, and the truth of it, from photos of faces."""
+    """Make labelled videos of small facial motion from photos of faces, with the true motion of every pixel."""
     with Progress("synthesize") as progress:
         done = 0
 

@@ -22,7 +22,7 @@ def verify(
         bool, typer.Option("--duplicates", help="Look for one recording in two inputs, by how faces move.")
     ] = False,
     against: Annotated[
-        Path | None, typer.Option(exists=True, help="Workspace whose recordings to look for in this one.")
+        Path | None, typer.Option(exists=True, help="Another workspace; look for its recordings in this one.")
     ] = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,

@@ -10,7 +10,7 @@ from mbert import api
 from mbert.commands.console import Progress
 from mbert.commands.options import DEFAULT_WORKSPACE, JsonOption, SeedOption, WorkersOption, WorkspaceOption, options_of
 
-weights = typer.Typer(invoke_without_command=True, help="List the models that are at hand, or build the built-in one.")
+weights = typer.Typer(invoke_without_command=True, help="List the available models, or build the built-in one.")
 
 
 @weights.callback()
@@ -34,7 +34,7 @@ def show(context: typer.Context, workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     api.build_weights,
     out=typer.Argument(help="Folder to write the model to."),
     photos=typer.Option(exists=True, file_okay=False, help="Portraits.", show_default="the bundled photo"),
-    subjects_per_photo=typer.Option(min=1, help="People to vary from each photo."),
+    subjects_per_photo=typer.Option(min=1, help="People to make from each photo."),
     steps=typer.Option(min=1, help="Training steps.", show_default="400"),
     seed=SeedOption,
     workers=WorkersOption,

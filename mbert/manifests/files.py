@@ -65,10 +65,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def tell_differences(found: Mapping[str, Any], asked: Mapping[str, Any], owner: str) -> str:
-    """Where saved options differ from those asked for: `size: corpus 224, asked 112; ...`, or an empty string."""
+def tell_differences(found: Mapping[str, Any], requested: Mapping[str, Any], owner: str) -> str:
+    """Where saved options differ from those requested: `size: corpus 224, requested 112; ...`, or an empty string."""
     return "; ".join(
-        f"{name}: {owner} {found.get(name)}, asked {value}" for name, value in asked.items() if found.get(name) != value
+        f"{name}: {owner} {found.get(name)}, requested {value}"
+        for name, value in requested.items()
+        if found.get(name) != value
     )
 
 

@@ -67,9 +67,9 @@ class VideoRow:
     num_frames_from_header: int | None = None  # what the file claims
     bit_depth: int | None = None  # bits of a sample that are in use; 8 are kept, by one scale for the whole input
     times_from: TimesFrom | None = None  # where the frames of a folder have their times from
-    rotation: int | None = None  # degrees, as the file asks a player to turn it
-    mirrored: bool | None = None  # as the file asks, too
-    turned: int | None = None  # degrees besides: 180 where faces showed that it stands on its head
+    rotation: int | None = None  # degrees, as the file requests a player to turn it
+    mirrored: bool | None = None  # as the file requests, too
+    turned: int | None = None  # further degrees: 180 where faces showed that it is upside down
     aspect: float | None = None  # width of a stored pixel by its height; made square
     stereo: Packing | None = None  # how pictures for two eyes are packed; the first was taken
     stream: int | None = None  # number of the stream in the file that was taken
@@ -176,7 +176,7 @@ class FrameRow:
 class PairRow:
     """One frame pair: t0 is the earlier frame (the paper's I_t), t1 the later one (I_{t+δ}).
 
-    Whose face it shows says the manifest of clips beside the shards; how an expression is annotated, `LabelRow`.
+    The manifest of clips next to the shards holds whose face it shows, and `LabelRow` how an expression is annotated.
     """
 
     key: str
@@ -199,7 +199,7 @@ class PairRow:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TruthRow:
-    """One synthetic clip: all that it was made from, besides its photo. Written by `mbert synthesize`."""
+    """One synthetic clip: all that it was made from, in addition to its photo. Written by `mbert synthesize`."""
 
     path: str  # relative to the folder of the videos, with forward slashes
     subject: str

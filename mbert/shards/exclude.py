@@ -85,8 +85,8 @@ def _scan(source: ShardSource, shard: int, patterns: Sequence[str], people: Mapp
     clips, datasets = table["clip_id"].to_pylist(), table["dataset"].combine_chunks()
     if strangers := [clip for clip in clips if clip not in people]:
         raise ShardError(
-            f"shard {source.name(shard)} has a pair of clip {strangers[0]}, of which {PAIRS_CLIPS} beside it says "
-            "nothing; run `mbert shard --pairs` again"
+            f"shard {source.name(shard)} has a pair of clip {strangers[0]}, which is not in {PAIRS_CLIPS} next to "
+            "it; run `mbert shard --pairs` again"
         )
     subjects = pa.array([people[clip] for clip in clips], pa.string())
     is_excluded = pc.is_in(subjects, value_set=pa.array(patterns, pa.string()))

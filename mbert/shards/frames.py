@@ -25,7 +25,7 @@ _PAIRS_AT_ONCE = 64
 
 @dataclasses.dataclass(frozen=True)
 class ClipFrames:
-    """One clip: its row, the rows of its crops in time order, its labels, and the crops when they are asked for."""
+    """One clip: its row, the rows of its crops in time order, its labels, and the crops when they are needed."""
 
     clip: ClipRow
     rows: list[FrameRow]
@@ -65,7 +65,7 @@ class ClipFrames:
 
 
 class CorpusFrames:
-    """The clips of a corpus in reading order; a clip is read when it is asked for, by position or clip_id."""
+    """The clips of a corpus in reading order; a clip is read when it is needed, by position or clip_id."""
 
     def __init__(self, workspace: Workspace) -> None:
         if not workspace.clips.exists():

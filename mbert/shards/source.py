@@ -214,7 +214,7 @@ def _from_pattern(where: str, cache: Path | None, retry: Retry) -> ShardSource:
             reason = "it does not exist" if isinstance(exc, FileNotFoundError) else exc
             raise ShardError(
                 f"{where} names {len(tars)} shards, but {twin} cannot be read as a manifest of pairs ({reason}): "
-                "each tar needs its Parquet twin beside it"
+                "each tar needs its Parquet twin next to it"
             ) from exc
 
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as threads:

@@ -169,7 +169,7 @@ def _label(cells: _Cells, dataset: str) -> Label | None:
     path = cells.by_column["path"]
     if not path:
         if any(not is_absent(value) for value in cells.by_column.values()):
-            cells.faults.add(f"line {cells.line}: path is empty; it names a file or folder beside the label file")
+            cells.faults.add(f"line {cells.line}: path is empty; it names a file or folder next to the label file")
         return None
     subject = cells.name("subject")
     label = Label(

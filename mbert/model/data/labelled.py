@@ -255,7 +255,7 @@ def labelled_expressions(
         raise _without_expressions(labels, left_out)
     if frames > 1 and frames > (most := max(len(group) for group in steps.values())):
         raise ConfigError(
-            f"{frames} frames of an expression are asked for, the shards hold {most}: make them again with "
+            f"{frames} frames of an expression are requested, the shards hold {most}: make them again with "
             f"`mbert shard --pairs --frames-between {frames - 1} --overwrite`"
         )
     return Expressions(source, tuple(found), dict(left_out))

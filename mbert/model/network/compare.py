@@ -21,13 +21,13 @@ _EXPECTED = "uint8 RGB of square face crops is expected, (H, W, 3) or (B, H, W, 
 class Comparison:
     """What moved between the frames of B pairs, on a grid of h x w patches."""
 
-    moved: npt.NDArray[np.float32]  # (B, h, w) in [0, 1]: the probability that a patch moved beside the head
+    moved: npt.NDArray[np.float32]  # (B, h, w) in [0, 1]: the probability that a patch moved, head removed
     attention: str  # of the model; without `motion`, `moved` is how much a patch changed, between the pair's own ends
     motion: npt.NDArray[np.float32] | None = None  # (B, h, w, 2), see `displacement`
 
     @property
     def displacement(self) -> npt.NDArray[np.float32]:
-        """(B, h, w, 2): x, y of where each patch went from t0 to t1 beside the head, in pixels of a 224 px crop.
+        """(B, h, w, 2): x, y of where each patch went from t0 to t1 relative to the head, in pixels of a 224 px crop.
 
         Raises ModelError for a model without attention `motion`.
         """

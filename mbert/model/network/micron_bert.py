@@ -55,7 +55,7 @@ class Frames:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PairEncoding:
-    """What μ-BERT says about a pair. P(t1) asks, P(t0) (or P(ts) in training) answers."""
+    """What μ-BERT says about a pair. P(t1) is the query, P(t0) (P(ts) in training) the key."""
 
     t0: Tensor  # (B, N, D) tokens of the answering frame
     t1: Tensor  # (B, N, D)
@@ -220,7 +220,7 @@ class MicronBert(
     def change_map(self, t0: Tensor, t1: Tensor) -> Tensor:
         """Where t1 differs from t0, (B, H / patch, W / patch) in [0, 1]: the map that is shown and scored.
 
-        With attention `motion` the probability that a patch moved, and the encoder is not asked; else as `change_of`.
+        With attention `motion` the probability that a patch moved, without the encoder; else as `change_of`.
         """
         is_motion = self.config.attention == "motion"
         change = self.motion_of(t0, t1).moved if is_motion else self.change_of(*self.encode_frames(t0, t1))
@@ -246,7 +246,7 @@ class MicronBert(
         return rearrange(interest, "b (h w) -> b h w", h=images.shape[2] // self.config.patch_size)
 
     def motion_of(self, t0: Tensor, t1: Tensor) -> Motion:
-        """Which patches of frames (B, C, H, W) moved beside the head, and where to, as the pixels say.
+        """Which patches of frames (B, C, H, W) moved relative to the head, and where to, as the pixels say.
 
         Raises ModelError without attention `motion`.
         """
@@ -336,7 +336,7 @@ class MicronBert(
         return model
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """What `save_pretrained` and `push_to_hub` write, beside a model card."""
+        """What `save_pretrained` and `push_to_hub` write, next to a model card."""
         write_model(save_directory, self.state_dict(), self.config, self.state)
 
     def _init_weights(self) -> None:

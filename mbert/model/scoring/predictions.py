@@ -69,5 +69,5 @@ def _warnings(rows: Sequence[Prediction], pooled: Scores, per_dataset: dict[str,
             "the intervals are of the others"
         )
     if len(pooled.classes) == 1:
-        found.append(f"there is one class, {pooled.classes[0]}: nothing is told apart")
+        found.append(f"there is one class, {pooled.classes[0]}: nothing can be distinguished")
     return found

@@ -18,7 +18,9 @@ def told_recordings(labels: Path | str, tested: Collection[str]) -> list[str]:
     """
     corpus = Path(labels).parent
     if is_url(str(labels)) or corpus.name != "corpus" or not (corpus / "videos.parquet").exists():
-        return [f"no corpus lies beside {labels}: whether a recording is there twice, under two names, is not known"]
+        return [
+            f"there is no corpus next to {labels}: whether a recording is there twice, under two names, is not known"
+        ]
     workspace = Workspace(corpus.parent)
     try:
         if (count := num_unread_crops(workspace)) > _MOST_CROPS:

@@ -339,12 +339,13 @@ def _begin(out: Path, plan: FinetunePlan, backbone: MicronBert) -> FinetuneJob:
         model = Classifier.from_pretrained(out, frozen=config.frozen)
         if model.config.classes != tuple(plan.classes):
             raise ConfigError(
-                f"{out} has learned {', '.join(model.config.classes)}, asked are {', '.join(plan.classes)}: "
+                f"{out} has learned {', '.join(model.config.classes)}, requested are {', '.join(plan.classes)}: "
                 "not even --force resumes with others; give another --out"
             )
         if model.config.inputs != config.inputs:
             raise ConfigError(
-                f"the head in {out} looks at {', '.join(model.config.inputs)}, asked is {', '.join(config.inputs)}: "
+                f"the head in {out} looks at {', '.join(model.config.inputs)}, requested is "
+                f"{', '.join(config.inputs)}: "
                 "not even --force resumes with others; give another --out"
             )
         return FinetuneJob(model, plan, backbone.state)

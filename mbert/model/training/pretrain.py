@@ -328,7 +328,7 @@ def _told_exclusion(source: ShardSource) -> tuple[str, ...]:
     notes = [f"{exclusion.num_pairs} of {everybody} pairs are left out: those of {listed(exclusion.patterns)}"]
     if exclusion.num_unnamed:
         notes.append(
-            f"{exclusion.num_unnamed} pairs are kept of which nobody said who is seen, from datasets with excluded "
+            f"{exclusion.num_unnamed} pairs without a known subject are kept, from datasets with excluded "
             "subjects: exclude these datasets as a whole to be sure"
         )
     return tuple(notes)

@@ -96,7 +96,7 @@ def resumed(plan: Plan, standing: Standing) -> Plan:
     if standing.steps == plan.steps:
         return dataclasses.replace(plan, done_before=done)
     note = (
-        f"this run has {standing.steps} steps, {plan.steps} are asked for: it stops after step {max(done, plan.steps)}"
+        f"this run has {standing.steps} steps, {plan.steps} are requested: it stops after step {max(done, plan.steps)}"
     )
     return dataclasses.replace(
         plan, steps=standing.steps, stop_after=max(done, plan.steps), done_before=done, notes=(*plan.notes, note)

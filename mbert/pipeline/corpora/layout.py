@@ -109,7 +109,7 @@ def find_annotation(root: Path, given: Path | None, patterns: Sequence[str], tit
     found = search_annotation(root, patterns)
     if found is None:
         raise ManifestError(
-            f"the annotation file of {title} is neither in {root} nor beside it; its name is like "
+            f"the annotation file of {title} is neither in {root} nor next to it; its name is like "
             f"{' or '.join(pattern.replace(chr(92), '') for pattern in patterns)}: give it with --labels FILE "
             "(or ingest the images without labels: --dataset videos)"
         )

@@ -23,7 +23,7 @@ def with_provenance(listing: Listing) -> Listing:
         if each.provenance is not None
     }
     notes = [
-        f"{table} line {line.line}: there is no {line.path} beside it"
+        f"{table} line {line.line}: there is no {line.path} next to it"
         for line in lines
         if not (listing.root / line.path).exists()
     ]

@@ -150,11 +150,11 @@ class _Walk:
         """Add the images of a folder as frames, unless they are stills beside other inputs."""
         reason = None
         if has_videos:
-            reason = "beside videos"
+            reason = "next to videos"
         elif folder != self.root and folder.name.casefold() in _STILLS:
-            reason = "the name of the folder says stills"
+            reason = "the name of the folder suggests stills"
         elif has_inputs and len(_series(stills)) < 2:
-            reason = "without a numbered series, beside other inputs"
+            reason = "without a numbered series, next to other inputs"
         if reason is None:
             self.sources.append(frames_source(self.root, folder, self._dataset))
             return

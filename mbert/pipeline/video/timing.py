@@ -69,7 +69,7 @@ class Clock:
         told = {
             "missing": "frames without a time: {}, the first is frame {}; they follow at the nominal rate",
             "damaged": "times that do not fit between their neighbours: {}, the first at frame {}; replaced",
-            "splices": "time begins again ({}x, first at frame {}): it goes on from the frame before",
+            "splices": "time starts again ({}x, first at frame {}): continued from the frame before",
             "jumps": "time jumps forward ({}x, first at frame {}, by up to {:.0f} s): kept",
         }
         return [
