@@ -84,12 +84,12 @@ def build_weights(
     *,
     photos: Where | None = None,
     subjects_per_photo: int = 14,
-    steps: int | None = None,
+    steps: int = 1000,
     seed: int = 0,
     workers: int | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> "BuiltWeights":
-    """Make a model for `predict` from synthetic people: `mbert weights build`. None: the bundled photo, all steps."""
+    """Make a model for `predict` from synthetic people: `mbert weights build`. None: the bundled photo."""
     require_video("mbert weights build")
     from mbert.prediction.build import BuildOptions
     from mbert.prediction.build import build_weights as build

@@ -35,7 +35,7 @@ def show(context: typer.Context, workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     out=typer.Argument(help="Folder to write the model to."),
     photos=typer.Option(exists=True, file_okay=False, help="Portraits.", show_default="the bundled photo"),
     subjects_per_photo=typer.Option(min=1, help="People to make from each photo."),
-    steps=typer.Option(min=1, help="Training steps.", show_default="400"),
+    steps=typer.Option(min=1, help="Training steps."),
     seed=SeedOption,
     workers=WorkersOption,
 )

@@ -54,6 +54,7 @@ _SLOWEST = 0.02  # px per 100 ms: what still faces give above it is written down
 _KEPT = 200  # of these, the fastest
 _UNIT_PAIRS = 4  # of each unit and each person
 _UNIT_PX = (0.7, 3.0)
+_MODEL = {"image_size": 224, "patch_size": 16}  # preset `tiny` on whole crops: flow is found at full resolution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +62,7 @@ class BuildOptions:
     """The recipe; the package's own has the defaults."""
 
     seed: int = 0
-    steps: int | None = None  # of pretraining; None: its default
+    steps: int = 1000  # of pretraining
     subjects_per_photo: int = 14
     clips_per_emotion: int = 2
     still_clips: int = 4  # of each subject
@@ -101,7 +102,7 @@ def build_weights(
         )
         corpus = _ingested(work / "people", people, photos, engine)
         run_shard(corpus, PairOptions(seed=options.seed), engine=engine)
-        settings = PretrainConfig(seed=options.seed, steps=options.steps)
+        settings = PretrainConfig(seed=options.seed, steps=options.steps, model=_MODEL)
         run_pretrain(corpus.pairs, work / "run", settings)
         folder = model_folder(work / "run")
         model = MicronBert.from_pretrained(folder).eval()
@@ -254,7 +255,9 @@ def _card(recipe: dict[str, Any], calibration: Calibration, model: MicronBert) -
 
 A μ-BERT of preset `tiny` with attention `motion` ({parameters / 1e6:.1f} M parameters): what `mbert predict`,
 `load_model()` and `compare()` use when you name no other. It says which patches of a face moved between two aligned
-crops. It was trained without labels, on motion that is drawn onto faces; it has seen no recorded expression.
+crops. It was trained without labels, on motion that is drawn onto faces. The shapes of that motion are principal
+components of how the faces of nine people in public clips moved (`facial_motion.safetensors`); it has seen no picture
+of them, and no recorded expression.
 
 - **Made by** `{recipe["command"]}` with seed {recipe["options"]["seed"]}. The same versions and the same number of
   threads ({recipe["threads"]}) give the same bytes. All options and versions are in `recipe.json`.
