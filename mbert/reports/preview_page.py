@@ -63,7 +63,7 @@ _QUALITY = {  # title, column, unit, hint
     "sharpness": ("Sharpness", "sharpness", "variance of the Laplacian", "Low: blurred, out of focus or enlarged."),
     "brightness": ("Brightness", "brightness", "mean luma, 0–255", "Very low or very high: little detail is left."),
     "clipped": ("Clipped", "clipped", "share of pixels", "Black, white, or outside of the frame."),
-    "score": ("Score", "score", "0–1", "How sure the landmarker is."),
+    "score": ("Score", "score", "of 1", "How sure the landmarker is."),
     "fps": ("Frame rate", "fps", "per second, per input", "At 25, an expression of 200 ms has 5 frames."),
     "minutes": ("Length", "seconds / 60", "minutes, per input", ""),
     "clip_seconds": ("Clip length", "num_frames / fps", "seconds, per clip", "A clip ends at a cut and after 10 s."),
