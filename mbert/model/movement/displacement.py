@@ -205,7 +205,8 @@ class MovementMeter:
         images = torch.cat([each.small for each in [*earlier, *frames]]).to(self._compute.device)
         t0, t1 = normalize(images, self._model.config.in_chans).chunk(2)
         with self._compute.autocast():
-            moved = self._model.motion_of(t0, t1).moved
+            # Under the odds of training: how far a movement goes is not to shrink as it gets weak.
+            moved = self._model.motion_of(t0, t1).logit.sigmoid()
         grid = self._model.config.grid
         found = moved.float().cpu().numpy().astype(np.float64).reshape(-1, grid, grid)
         if grid != GRID:
