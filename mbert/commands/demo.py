@@ -174,6 +174,7 @@ def _print_demo(results: dict[str, Any], out: Path, seconds: float) -> None:
         "checkpoint": workspace / "runs" / "pretrain" / "checkpoints" / "last",
         "scores": workspace / "runs" / "loso" / "results.json",
         "maps": results["maps"],
+        "the corpus's page": workspace / "corpus" / "preview.html",
         "pretraining's page": out / trained["page"],
         "scores' page": out / scored["page"],
         "a video's page": out / results["predict"]["page"],
