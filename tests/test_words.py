@@ -12,7 +12,7 @@ from mbert.cli import app
 ROOT = Path(__file__).parents[1]
 TEXTS = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff")),
-    *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "evidence.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "examples").iterdir()),
     *sorted((ROOT / "mbert").rglob("*.j2")),
 ]
