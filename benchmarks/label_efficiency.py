@@ -43,7 +43,7 @@ from real_expressions import rises_of
 
 from mbert.model.data.labelled import LabelledPairs, labelled_expressions
 from mbert.model.network.classifier import Classifier
-from mbert.model.network.features import in_own_units, map_sides
+from mbert.model.network.features import in_own_units, map_sides, num_features
 from mbert.model.network.micron_bert import MicronBert
 from mbert.model.scoring.baselines import (
     FLOW_STEPS_GRID,
@@ -154,15 +154,24 @@ def methods_of(corpus, checkpoint, num_seeds, folder):
     if model.config.attention == "motion":
         inputs["_motion"] = ("motion",)
 
-    def head(models, names):
+    measured = pair_features(model, corpus.pairs, EVIDENCE)  # the same of all models
+    learned = tuple(dict.fromkeys(name for names in inputs.values() for name in names if name not in EVIDENCE))
+    ends = np.cumsum([num_features(model.config, (name,)) for name in learned])[:-1]
+
+    def parts_of(each):
+        found = np.split(pair_features(each, corpus.pairs, learned), ends, axis=1)
+        return dict(zip(learned, found, strict=True)) | {EVIDENCE[0]: measured}
+
+    def head(parts, names):
         sides = [int(side) for side in map_sides(model.config, names)]
-        features = [pair_features(each, corpus.pairs, names) for each in models]
+        features = [np.concatenate([each[name] for name in names], axis=1) for each in parts]
         return Head(features, corpus.labels, in_own_units(model.config, names), sides)
 
-    found = {"evidence": head([model], EVIDENCE)}
+    ours, theirs = [parts_of(model)], [parts_of(each) for each in untrained]
+    found = {"evidence": head(ours, EVIDENCE)}
     for suffix, names in inputs.items():
-        found[f"mbert{suffix}"] = head([model], names)
-        found[f"random{suffix}"] = head(untrained, names)
+        found[f"mbert{suffix}"] = head(ours, names)
+        found[f"random{suffix}"] = head(theirs, names)
     flow = motion_features(corpus.pairs)
     side = int(np.sqrt(flow.shape[1] // 2))
     found["flow_without_head"] = Head([flow], corpus.labels, MOTION_UNITS, [side, side])
@@ -340,7 +349,7 @@ def report(results, settings, num_people, about, began):
         clips: {name: told(score(each), resampled(each), num_people) for name, each in found.items()}
         for clips, found in results.items()
     }
-    print(f"{'':20}" + "".join(f"{clips:>22}" for clips in results))
+    print(f"{'clips':20}" + "".join(f"{clips:>22}" for clips in results))
     for name in names:
         cells = [of_clips.get(name) for of_clips in scores.values()]
         print(f"{name:20}" + "".join(f"{cell_of(cell):>22}" for cell in cells))

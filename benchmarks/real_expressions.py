@@ -131,7 +131,10 @@ def files_of(media, parts):
 
 
 def rises_of(media, parts, folder):
-    """All rises in the clips of some parts, and why others are left out. Crops are those of `mbert ingest`."""
+    """All rises in the clips of some parts, and why others are left out. Crops are those of `mbert ingest`.
+
+    Clips, crops and curves in `folder` are taken as they are: another choice of clips needs another folder.
+    """
     from mediapipe.tasks.python import BaseOptions, vision
 
     asked, workspace = folder / "videos", Workspace(folder / "workspace")
@@ -151,9 +154,13 @@ def rises_of(media, parts, folder):
             if clip.clip.face_px < MIN_FACE_PX:
                 left_out["faces below 100 px (clips)"] += 1
                 continue
-            name = group_of(Path(rows[clip.clip.video_id].path).name)
-            person = f"{name}#{clip.clip.track}" if clip.clip.track else name
-            rises, why_not = rises_in(curves_of(clip.images(), landmarker), clip.seconds)
+            # Faces of one recording count as one person: two tracks may be one face, and who is held out is unseen.
+            person = group_of(Path(rows[clip.clip.video_id].path).name)
+            file = folder / "curves" / f"{clip.clip.clip_id}.npy"
+            if not file.exists():
+                file.parent.mkdir(exist_ok=True)
+                np.save(file, curves_of(clip.images(), landmarker), allow_pickle=False)
+            rises, why_not = rises_in(np.load(file, allow_pickle=False), clip.seconds)
             left_out += why_not
             for label, first, second, share in rises:
                 key = f"{clip.clip.clip_id}_{label.replace(' ', '-')}_{first:06d}"
