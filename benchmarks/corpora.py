@@ -67,6 +67,17 @@ def ingest_videos(videos, workspace, options, workers, *, with_labels=True):
     run_ingest(videos, workspace, options, engine=Engine(workers=workers), choice=choice)
 
 
+def judged_people(folder, options, photos, workers):
+    """A workspace of labelled clips, with pairs, of the people whom models are judged on, made or taken as it is."""
+    people = Workspace(folder / "people")
+    for part in ("train", "test") if photos else ("people",):
+        of_part = dataclasses.replace(options, part=part) if photos else options
+        videos = make_videos(folder / "videos" / part, of_part, photos, workers)
+        ingest_videos(videos, people, IngestOptions(), workers)
+    run_shard(people, PairOptions(), engine=Engine(workers=workers))
+    return people
+
+
 def _write_people(videos):
     path = videos.with_name(f"{videos.name}-people.csv")
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from corpora import ingest_videos, make_videos, told_people
+from corpora import ingest_videos, judged_people, make_videos, told_people
 
 from mbert.manifests.workspace import Workspace
 from mbert.model.scoring.baselines import random_model
@@ -51,15 +51,11 @@ def make_corpus(folder, options, photos, workers, clips, quick):
     judged = dataclasses.replace(
         options, subjects_per_photo=1, clips_per_emotion=1 if quick else clips, neutral_clips=0
     )
-    pretraining, people = Workspace(folder / "pretraining"), Workspace(folder / "people")
+    pretraining = Workspace(folder / "pretraining")
     videos = make_videos(folder / "videos" / "pretrain", dataclasses.replace(seen, part="pretrain"), photos, workers)
     ingest_videos(videos, pretraining, IngestOptions(), workers, with_labels=False)
-    for part in ("train", "test") if photos else ("people",):
-        part_options = dataclasses.replace(judged, part=part) if photos else judged
-        videos = make_videos(folder / "videos" / part, part_options, photos, workers)
-        ingest_videos(videos, people, IngestOptions(), workers)
-    for workspace in (pretraining, people):
-        run_shard(workspace, PairOptions(), engine=Engine(workers=workers))
+    people = judged_people(folder, judged, photos, workers)
+    run_shard(pretraining, PairOptions(), engine=Engine(workers=workers))
     return pretraining, people
 
 

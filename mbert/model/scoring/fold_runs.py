@@ -122,7 +122,7 @@ def finetune_fold(task: FinetuneTask) -> FoldPredictions:
     test = _side(task, task.fold.test)
     if task.select == "fixed":
         _train(task, task.fold.train, config, "run", None)
-        return _predict(Classifier.from_pretrained(task.folder / "run"), test)
+        return predict_places(Classifier.from_pretrained(task.folder / "run"), test)
     if task.select == "oracle":
         watched = _train(task, task.fold.train, config, "run", test)
         return FoldPredictions(places=watched[_best(watched, test.labels, by_accuracy=True)])
@@ -132,14 +132,14 @@ def finetune_fold(task: FinetuneTask) -> FoldPredictions:
     watched = _train(task, train, config, "inner", held)
     epochs = _best(watched, held.labels) + 1
     _train(task, task.fold.train, dataclasses.replace(config, epochs=float(epochs)), "run", None)
-    return _predict(Classifier.from_pretrained(task.folder / "run"), test)
+    return predict_places(Classifier.from_pretrained(task.folder / "run"), test)
 
 
 def _train(
     task: FinetuneTask, indices: Iterable[int], config: FinetuneConfig, name: str, watched: LabelledPairs | None
 ) -> list[list[int]]:
     """Train, or resume; gives the predictions of the watched pairs after each epoch."""
-    watch = None if watched is None else Watch(lambda classifier: _predict(classifier, watched).places)
+    watch = None if watched is None else Watch(lambda classifier: predict_places(classifier, watched).places)
     run = task.folder / name
     learned = _side(task, indices)
     summary = finetune_pairs(learned, task.checkpoint, run, config, corpus=task.expressions.source.corpus, watch=watch)
@@ -163,7 +163,8 @@ def _best(watched: Sequence[Sequence[int]], labels: Sequence[int], *, by_accurac
     return max(range(len(watched)), key=lambda epoch: (quality(epoch), -epoch))
 
 
-def _predict(classifier: Classifier, pairs: LabelledPairs) -> FoldPredictions:
+def predict_places(classifier: Classifier, pairs: LabelledPairs) -> FoldPredictions:
+    """The class of each pair, as its place among the classifier's classes, and how sure the classifier is of it."""
     compute = pick_compute()
     was_training = classifier.training
     classifier.to(compute.device).eval()

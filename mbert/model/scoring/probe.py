@@ -52,30 +52,59 @@ def predict_folds(
     side (inner), or the best on the test side (oracle), which is no honest score. `confidence` (n,) is filled with the
     probability that the head gives to the class it names.
     """
-    spreads = _JOINED if len(map_sides) and select != "fixed" else (0.0,)
-    joined = {spread: _joined(features, map_sides, spread) for spread in spreads}
-
-    def attempt(train: Sequence[int], test: Sequence[int]) -> dict[tuple[float, float], list[str]]:
-        known = [truth[index] for index in train]
-        axes = {spread: _axes(joined[spread], train, test, own_units) for spread in spreads}
-        return {
-            (value, spread): _classify(axes[spread][0], known, axes[spread][1], value)[0]
-            for value, spread in itertools.product(_GRID, spreads)
-        }
-
-    settings = list(itertools.product(_GRID, spreads))
+    heads = Heads(features, truth, own_units=own_units, map_sides=map_sides if select != "fixed" else ())
     predicted = [""] * len(truth)
     for fold in folds:
         choice = Choice.of(select, fold, samples, seed)
-        regularisation, spread = choice.among(settings, (REGULARISATION, 0.0), truth, attempt)
-        axes_train, axes_test = _axes(joined[spread], fold.train, fold.test, own_units)
-        guesses, shares = _classify(axes_train, [truth[index] for index in fold.train], axes_test, regularisation)
+        setting = choice.among(heads.settings, (REGULARISATION, 0.0), truth, heads.attempt)
+        guesses, shares = heads.named(fold.train, fold.test, setting)
         for index, guess in zip(fold.test, guesses, strict=True):
             predicted[index] = guess
         if confidence is not None:
             confidence[list(fold.test)] = shares
         on_fold()
     return predicted
+
+
+class Heads:
+    """Linear heads on the same features: one for each set of training samples, C and distance of joining.
+
+    Features, `own_units` and `map_sides` as in `predict_folds`; without sides each place stands alone.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        truth: Sequence[str],
+        *,
+        own_units: OwnUnits | None = None,
+        map_sides: Sequence[int] = (),
+    ) -> None:
+        spreads = _JOINED if len(map_sides) else (0.0,)
+        self._truth, self._own_units = truth, own_units
+        self._joined = {spread: _joined(features, map_sides, spread) for spread in spreads}
+        self.settings = list(itertools.product(_GRID, spreads))  # C, distance
+
+    def predict(self, train: Sequence[int], test: Sequence[int], setting: tuple[float, float]) -> list[str]:
+        """The classes of `test`, in its order, by a head that is fitted on `train`."""
+        return self.named(train, test, setting)[0]
+
+    def named(
+        self, train: Sequence[int], test: Sequence[int], setting: tuple[float, float]
+    ) -> tuple[list[str], npt.NDArray[np.float64]]:
+        """The same, and the probability that the head gives to each."""
+        regularisation, spread = setting
+        known, unknown = _axes(self._joined[spread], train, test, self._own_units)
+        return _classify(known, [self._truth[index] for index in train], unknown, regularisation)
+
+    def attempt(self, train: Sequence[int], test: Sequence[int]) -> dict[tuple[float, float], list[str]]:
+        """The same under every setting."""
+        labels = [self._truth[index] for index in train]
+        axes = {spread: _axes(joined, train, test, self._own_units) for spread, joined in self._joined.items()}
+        return {
+            (value, spread): _classify(axes[spread][0], labels, axes[spread][1], value)[0]
+            for value, spread in self.settings
+        }
 
 
 def predict_units(
