@@ -39,6 +39,7 @@ DISTANCES = (0.04, MAP_SECONDS, 0.16)  # of the pairs that flow is measured on, 
 _PATCH_PX = CROP_PX / GRID
 _REACH = 11 / _PATCH_PX  # of a region: standard deviation, in patches
 _MAP_HZ = 60.0  # the model is shown so many frames per second at most
+_RARER = 2.0  # logarithm of how much rarer motion is than in the pairs that the model was trained on
 _BATCH = 16  # pairs the model is shown at once
 _ROUNDS = 4  # of the robust fit of what is left of the head's motion
 _HELD_SECONDS = 0.5  # frames that are further apart are not compared
@@ -205,8 +206,8 @@ class MovementMeter:
         images = torch.cat([each.small for each in [*earlier, *frames]]).to(self._compute.device)
         t0, t1 = normalize(images, self._model.config.in_chans).chunk(2)
         with self._compute.autocast():
-            # Under the odds of training: how far a movement goes is not to shrink as it gets weak.
-            moved = self._model.motion_of(t0, t1).logit.sigmoid()
+            # Not as rare as maps have it: how far a movement goes would shrink too much where it is weak.
+            moved = (self._model.motion_of(t0, t1).logit - _RARER).sigmoid()
         grid = self._model.config.grid
         found = moved.float().cpu().numpy().astype(np.float64).reshape(-1, grid, grid)
         if grid != GRID:
