@@ -21,7 +21,7 @@ def report(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     out: Annotated[
         Path | None,
-        typer.Option(help="Page to write, or a folder for report.html.", show_default="report.html beside the runs"),
+        typer.Option(help="Page to write, or a folder for report.html.", show_default="report.html next to the runs"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

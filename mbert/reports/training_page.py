@@ -75,4 +75,4 @@ def _charts(run: TrainingFacts, titles: dict[str, tuple[str, str]]) -> list[tupl
 def _data(run: TrainingFacts, name: str, drawn: Chart) -> dict[str, object]:
     """For the readout: the last step of each bin and the mean of its values."""
     known = run.at_steps[np.isfinite(run.series[name])]
-    return {"first": int(known[0]), "last": int(known[-1]), "steps": drawn.steps, "told": drawn.told}
+    return {"first": int(known[0]), "last": int(known[-1]), "steps": drawn.steps, "texts": drawn.told}

@@ -23,7 +23,7 @@ function read(step) {
     const bin = binOf(chart.steps, step);
     const x = (WIDTH * (chart.steps[bin] - chart.first)) / Math.max(chart.last - chart.first, 1);
     chart.figure.querySelector(".cursor").setAttribute("d", `M${Math.min(Math.max(x, 0), WIDTH)} 0V300`);
-    chart.readout.textContent = `${chart.told[bin]} at step ${chart.steps[bin]}`;
+    chart.readout.textContent = `${chart.texts[bin]} at step ${chart.steps[bin]}`;
   }
 }
 
