@@ -92,7 +92,7 @@ def sparkline(values: npt.ArrayLike, *, width: int = 200, height: int = 32, top:
     starts = known & ~np.concatenate([[False], known[:-1]])
     points = zip(xs[known], ys[known], starts[known].tolist(), strict=True)
     return "".join(
-        f"{'M' if starts_here else 'L'}{x:.1f} {y:.1f}" + "h.1" * starts_here for x, y, starts_here in points
+        f"{'M' if starts_here else 'L'}{x:.1f} {y:.1f}" + ("h.1" if starts_here else "") for x, y, starts_here in points
     )
 
 
