@@ -54,6 +54,11 @@ def regions(tokens):
     return squares.permute(0, 3, 1, 2).flatten(1)
 
 
+def test_frames_of_another_size_than_the_model_takes_are_refused(frames):
+    with pytest.raises(ModelError, match="frames are 112 and 56 px wide, this model takes 112 px"):
+        pair_inputs(build(MOTION), frames[0], frames[1][..., ::2, ::2], ["motion"])
+
+
 @pytest.mark.parametrize("name", INPUTS)
 def test_each_input_has_its_size_and_is_finite(name, frames):
     model = build(MOTION if name == "motion" else CONFIG)

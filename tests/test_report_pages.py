@@ -49,7 +49,7 @@ def started(pages, path, **options):  # noqa: F811
 
 def eventually(found, expected):
     """Ask until the answer is as expected; a page's policy forbids what Playwright offers for that."""
-    until = time.monotonic() + 8
+    until = time.monotonic() + 120  # a busy machine is no fault of the page
     while found() != expected and time.monotonic() < until:
         time.sleep(0.02)
     assert found() == expected

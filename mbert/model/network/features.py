@@ -38,9 +38,14 @@ def pair_inputs(model: MicronBert, t0: Tensor, t1: Tensor, inputs: Sequence[str]
     """The named inputs side by side, in the order of their names; the frames are encoded once, or not at all.
 
     Normalised frames (B, C, H, W) of the model's size -> (B, F) float32, F = `num_features(model.config, inputs)`.
-    Raises ConfigError as `check_inputs` does.
+    Raises ConfigError as `check_inputs` does, ModelError for frames of another size.
     """
     check_inputs(inputs, model.config)
+    if (size := model.config.image_size) != t0.shape[-1] or size != t1.shape[-1]:
+        raise ModelError(
+            f"frames are {t0.shape[-1]} and {t1.shape[-1]} px wide, this model takes {size} px: resize them, or ingest "
+            f"with --size {size}"
+        )
     pair = _Pair(model, t0, t1)
     return torch.cat([_MAKERS[name](pair) for name in inputs], dim=1)
 
