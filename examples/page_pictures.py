@@ -12,12 +12,12 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-PAGES = {
-    "preview": "workspace/corpus/preview.html",
-    "training": "workspace/runs/pretrain/report.html",
-    "evaluation": "workspace/runs/loso/report.html",
+PAGES = {  # name: page, height of the picture
+    "preview": ("workspace/corpus/preview.html", 1400),
+    "training": ("workspace/runs/pretrain/report.html", 1100),
+    "evaluation": ("workspace/runs/loso/report.html", 1250),
 }
-WIDTH, HEIGHT = 1080, 1100
+WIDTH = 1180
 
 
 def main(demo: Path, out: Path) -> None:
@@ -25,8 +25,8 @@ def main(demo: Path, out: Path) -> None:
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        for name, path in PAGES.items():
-            page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=0.75)
+        for name, (path, height) in PAGES.items():
+            page = browser.new_page(viewport={"width": WIDTH, "height": height}, device_scale_factor=0.75)
             page.goto((demo / path).absolute().as_uri())
             page.screenshot(path=str(out / f"{name}.png"))
             print(out / f"{name}.png")

@@ -223,7 +223,14 @@ def test_ingest_makes_the_page_and_names_it_and_forget_deletes_it(ingested, tmp_
     made = page.stat().st_mtime_ns
     summary = json.loads(invoke("ingest", "videos", "--json", cwd=tmp_path).stdout)
     assert (summary["page"], page.stat().st_mtime_ns) == ("workspace/corpus/preview.html", made)  # nothing is new
+    before = page.read_text(encoding="utf-8")
+    assert "No pairs yet" in before
+    assert "Clips with pairs" not in before
+    invoke("shard", "--pairs", cwd=tmp_path)
     done = invoke("preview", "workspace", "--pictures", "2", cwd=tmp_path)
+    after = page.read_text(encoding="utf-8")
+    assert "No pairs yet" not in after
+    assert "Clips with pairs" in after
     assert re.search(r"4 inputs; the page shows 5 crops and 2 rejected inputs, 0\.\d MB", done.stdout)
     assert "open workspace/corpus/preview.html" in done.stdout
     assert invoke("forget", "videos/smile.mp4", cwd=tmp_path).returncode == 0

@@ -76,9 +76,9 @@ def demo(
         typer.secho(f"\n$ mbert {' '.join(words)}", bold=True, err=True)
         results[name] = _run_command(words, out)
     results["maps"] = str(draw_maps(out))
-    clip = _shown_clip(out)
-    typer.secho(f"\n$ mbert predict {clip}", bold=True, err=True)
-    results["predict"] = _run_command(["predict", clip], out, place=())
+    for words in (["preview"], ["predict", _shown_clip(out)]):  # the page of ingest has no pairs yet
+        typer.secho(f"\n$ mbert {' '.join(words)}", bold=True, err=True)
+        results[words[0]] = _run_command(words, out, place=())
     if as_json:
         typer.echo(json.dumps(results))
         return
@@ -174,7 +174,7 @@ def _print_demo(results: dict[str, Any], out: Path, seconds: float) -> None:
         "checkpoint": workspace / "runs" / "pretrain" / "checkpoints" / "last",
         "scores": workspace / "runs" / "loso" / "results.json",
         "maps": results["maps"],
-        "the corpus's page": workspace / "corpus" / "preview.html",
+        "the corpus's page": out / results["preview"]["page"],
         "pretraining's page": out / trained["page"],
         "scores' page": out / scored["page"],
         "a video's page": out / results["predict"]["page"],

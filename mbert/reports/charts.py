@@ -52,7 +52,7 @@ def line_chart(steps: npt.NDArray[np.int64], values: Values, *, share: bool = Fa
         raw=_path([point for places in bins for point in _extremes(x, y, places)]),
         smooth=_path([(float(x[places].mean()), float(y_smooth[places].mean())) for places in bins]),
         x_ticks=tuple(
-            ((tick - steps[0]) / max(steps[-1] - steps[0], 1), f"{tick:,.0f}".replace(",", "\u202f"))
+            ((tick - steps[0]) / max(steps[-1] - steps[0], 1), f"{tick:,.0f}")
             for tick in _ticks(float(steps[0]), float(steps[-1]), 4)
             if tick == round(tick)
         )
@@ -78,13 +78,13 @@ def smooth(values: Values) -> Values:
 
 
 def number(value: float) -> str:
-    """A number with three digits that count: 0.703, 12.3, 1 230, 2.9e-06."""
+    """A number with three digits that count: 0.703, 12.3, 1,230, 2.9e-06."""
     if value == 0:
         return "0"
     size = math.floor(math.log10(abs(value)))
     if size < -4 or size > 6:
         return f"{value:.1e}"
-    return f"{value:,.{max(0, 2 - size)}f}".replace(",", "\u202f")
+    return f"{value:,.{max(0, 2 - size)}f}"
 
 
 def interval_path(low: float, high: float) -> str:

@@ -26,6 +26,7 @@ _STEPS = {
     "clips_with_pairs": ("Clips with pairs", "clips that can be learned from"),
     "pairs": ("Pairs", "sampled by time, for pretraining"),
 }
+_OF_PAIRS = ("clips_with_pairs", "pairs")
 _LOSSES = {
     "pending": "not ingested yet",
     "missing": "not there",
@@ -107,6 +108,7 @@ def write_preview_page(
     The page names the ingested folders (`roots`), not the workspace: equal corpora have equal pages. `reasons` speak of
     all rejected inputs, `rejected` are the few that are shown.
     """
+    has_pairs = any(stage.step == "pairs" and stage.count for stage in stages)
     html = render(
         "preview.html.j2",
         title=title,
@@ -115,7 +117,8 @@ def write_preview_page(
         facts=_facts(overview),
         num_inputs=sum(overview.statuses.values()),
         num_rejected=sum(count for name, count in overview.statuses.items() if name not in ("ok", "pending")),
-        stages=[_stage_values(stage) for stage in stages],
+        stages=[_stage_values(stage) for stage in stages if has_pairs or stage.step not in _OF_PAIRS],
+        has_pairs=has_pairs,
         sheets=[
             (kind, *_SHEETS[kind], [_crop_values(picture) for picture in pictures])
             for kind, pictures in crops.items()
