@@ -1,4 +1,4 @@
-"""What evaluation and finetuning look at: named inputs, made of the two frames of an expression, region by region."""
+"""The inputs of evaluation and finetuning: named features of the two frames of an expression, region by region."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,26 +16,26 @@ from mbert.model.network.micro_attention import patch_of_interest
 from mbert.model.network.micron_bert import Frames, MicronBert
 from mbert.model.network.motion import measured_motion
 
-REGIONS = 7  # features are averaged over 7 x 7 regions of the face: about a brow, a mouth corner, an eye each
-MAP_REGIONS = 2 * REGIONS  # what has one number for each place may be finer
+REGIONS = 7  # features are averaged over 7 x 7 regions of the face, each about the size of an eye or a mouth corner
+MAP_REGIONS = 2 * REGIONS  # a finer grid for maps with a single value per place
 
-# change: P(t1) - P(t0). dma: the gated values of Micro-Attention, P(t1) asking, P(t0) answering. dma_both: these, and
-# those of the frames the other way round. map: the model's map of change. distance: the length of the change. motion:
-# how far each patch moved beside the head, x and y, large motions compressed; of models with attention `motion`.
-# measured: the same as the pixels say, in standard deviations; nothing of it is learned. All but these two and the map
-# of attention `motion` are weighted by the Patch of Interest where the model has it.
+# change: P(t1) - P(t0). dma: the gated values of Micro-Attention, P(t1) as query, P(t0) as key. dma_both: these, and
+# those with the frames swapped. map: the model's map of change. distance: the length of the change. motion: how far
+# each patch moved relative to the head, x and y, large motions compressed; for models with attention `motion`.
+# measured: the same as measured from pixels, in standard deviations; nothing in it is learned. All but these two and
+# the map of attention `motion` are weighted by the Patch of Interest if the model has it.
 INPUTS = ("change", "dma", "dma_both", "map", "distance", "motion", "measured")
-DEFINITION = 2  # to be raised when an input becomes another: features kept by an evaluation are then made again
-# Where a place moves little is said by its size, so it is not to be scaled up. The two have a unit each: compressed
-# pixels and standard deviations.
+DEFINITION = 2  # increase when an input changes: evaluations then recompute the features they kept
+# These two express how far a place moved by their size, so small values must not be scaled up. Each has one unit:
+# compressed pixels and standard deviations.
 _OWN_UNITS = {"motion": 1, "measured": 2}
-SMALL_PX = 0.15  # below, `motion` grows as the displacement does, above, as its logarithm
-_WIDE = {"change": 1, "dma": 1, "dma_both": 2}  # as wide as a token, or twice; of 7 x 7 regions
+SMALL_PX = 0.15  # below, `motion` grows linearly with the displacement, above, logarithmically
+_WIDE = {"change": 1, "dma": 1, "dma_both": 2}  # token widths per region; on 7 x 7 regions
 _NEEDS = {"dma": ("diagonal", "motion"), "dma_both": ("diagonal", "motion"), "motion": ("motion",)}  # attention
 
 
 def pair_inputs(model: MicronBert, t0: Tensor, t1: Tensor, inputs: Sequence[str] = ("change",)) -> Tensor:
-    """The named inputs side by side, in the order of their names; the frames are encoded once, or not at all.
+    """The named inputs, concatenated in the given order; frames are encoded at most once.
 
     Normalised frames (B, C, H, W) of the model's size -> (B, F) float32, F = `num_features(model.config, inputs)`.
     Raises ConfigError as `check_inputs` does, ModelError for frames of another size.
@@ -51,7 +51,7 @@ def pair_inputs(model: MicronBert, t0: Tensor, t1: Tensor, inputs: Sequence[str]
 
 
 def num_features(config: MicronBertConfig, inputs: Sequence[str] = ("change",)) -> int:
-    """How many `pair_inputs` gives for each pair; raises ConfigError as `check_inputs` does."""
+    """The number of features per pair from `pair_inputs`; raises ConfigError as `check_inputs` does."""
     check_inputs(inputs, config)
     each = {name: count * REGIONS**2 * config.dim for name, count in _WIDE.items()}
     each |= {"map": MAP_REGIONS**2, "distance": MAP_REGIONS**2}
