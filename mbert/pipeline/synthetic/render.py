@@ -105,9 +105,9 @@ class Scene:
         """The motion from onset to apex, to compare measurements with; see docs/synthetic.md.
 
         - `expression`, `distractor`: (H, W, 2) float16, x and y in pixels of the video: displacement of the skin at
-        each pixel of   the onset frame until the apex, due to the expression alone, and to blinks, gaze, mouth, hair
-        and background.   Neither includes the head's motion. For a neutral clip, from the first frame to the middle
-        one. - `head`: (N, 2, 3) float32, maps pixels of the still picture to those of each frame.
+          each pixel of the onset frame until the apex, by the expression alone, and by blinks, gaze, mouth, hair and
+          background. Neither includes the head's motion. For a neutral clip, from the first frame to the middle one.
+        - `head`: (N, 2, 3) float32, maps pixels of the still picture to those of each frame.
         - `strength`: (N,) float32, of the expression.
         """
         onset, apex = onset_and_apex(self.row)
