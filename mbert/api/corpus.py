@@ -158,8 +158,7 @@ def shard(
     on_plan: Callable[[int, int], None] = lambda num_pairs, num_shards: None,
     on_shard: Callable[[int], None] = lambda num_pairs: None,
 ) -> "ShardSummary":
-    """Pair the crops and distribute the pairs over WebDataset shards: `mbert shard`. `pairs` selects one kind of
-    shards.
+    """Pair the crops and distribute the pairs over WebDataset shards: `mbert shard`. `pairs` selects one kind.
 
     Raises ManifestError if there is no corpus, ConfigError if the options allow no pairs.
     """

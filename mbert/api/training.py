@@ -277,8 +277,7 @@ def report(
 
     `runs` are folders of runs, folders that contain such folders, or names of runs in the workspace; None: all of
     those. The page goes to `out`, a file or folder; None: `report.html` in the run, or next to the runs. Raises
-    ConfigError if it is not a run, MbertError for a single run that cannot be read; one of several becomes a row with
-    a reason.
+    ConfigError if it is not a run, MbertError if a single run cannot be read; one of several is a row with a reason.
     """
     from mbert.run_report import run_report
 

@@ -1,5 +1,4 @@
-"""The content of a workspace, counted by SQL over its manifests: inputs, people, faces, labels, pairs, licences,
-sizes."""
+"""What is in a workspace, counted by SQL over its manifests: inputs, people, faces, labels, pairs, licences, sizes."""
 
 import dataclasses
 import datetime

@@ -124,8 +124,7 @@ _METHODS: dict[str, Callable[[Image, Image], Flow]] = {
 
 
 def without_head(flow: Flow) -> Flow:
-    """A flow (H, W, 2) minus the affine motion that most of the frame shares, such as that of a drifting or turning
-    head.
+    """A flow (H, W, 2) minus the affine motion that most of the frame shares, such as a drifting or turning head's.
 
     Least absolute deviations, on means over cells: local motion in less than half of the frame has no influence.
     """

@@ -1,8 +1,7 @@
 """How many samples and subjects there should be, to compare a corpus with before its scores.
 
 Copies of these datasets differ: a release lacks clips, a list drops subjects. Scores on samples other than the
-published ones are not comparable with published scores, so differences must be visible. Each figure says how certain it
-is.
+published ones are not comparable with published scores, so differences must show. Each figure says how certain it is.
 """
 
 import dataclasses

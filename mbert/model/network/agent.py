@@ -3,8 +3,7 @@
 `EmaAgent` is the paper's MSE against a moving average of the encoder. `DinoAgent` is the released code's agent
 (Caron et al. 2021). Student: the shared encoder and a head, on 2 large and 8 small crops. Teacher: moving averages of
 both, on the large crops. Each student view must match the teacher's output for another view. Two things keep the
-output from becoming constant: the teacher's outputs are centred by their running mean, and a low temperature sharpens
-them.
+output from becoming constant: the teacher's outputs are centred by a running mean and sharpened by a low temperature.
 """
 
 import math

@@ -60,23 +60,23 @@ def num_features(config: MicronBertConfig, inputs: Sequence[str] = ("change",)) 
 
 
 def in_own_units(config: MicronBertConfig, inputs: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Which unit each feature is in, (F,): equal numbers above 0 are one unit, 0 is a feature without one.
+    """The unit of each feature, (F,): features with the same number above 0 share a unit, 0 has none.
 
-    A head should scale all features of a unit alike, each other one by itself.
+    A head should scale all features of a unit alike, and each other feature separately.
     """
     units = [_OWN_UNITS.get(name, 0) for name in inputs]
     return np.repeat(units, [num_features(config, (name,)) for name in inputs])
 
 
 def map_sides(config: MicronBertConfig, inputs: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The features are maps, one after another, rows first: the side of each."""
+    """The side of each map; the features are concatenated maps, row by row."""
     sides = [REGIONS if name in _WIDE else MAP_REGIONS for name in inputs]
     counts = [num_features(config, (name,)) // side**2 for name, side in zip(inputs, sides, strict=True)]
     return np.repeat(sides, counts)
 
 
 def check_inputs(inputs: Sequence[str], config: MicronBertConfig | None = None) -> None:
-    """Raise ConfigError for an unknown name, for one that comes twice, for none, and for what a model cannot give."""
+    """Raise ConfigError for an unknown name, a duplicate, an empty list, and an input that the model cannot give."""
     allowed = ", ".join(INPUTS)
     if not inputs:
         raise ConfigError(f"inputs is empty; at least one is needed of {allowed}")
@@ -95,7 +95,7 @@ def check_inputs(inputs: Sequence[str], config: MicronBertConfig | None = None) 
 
 
 def micro_attention_parts(config: MicronBertConfig, inputs: Sequence[str]) -> tuple[str, ...]:
-    """Which layers of the Micro-Attention the inputs are made with: these can be learned from labels."""
+    """The layers of the Micro-Attention behind the inputs: these can be learned from labels."""
     diagonal = ("motion",) if config.attention == "motion" else ("to_q", "to_k")
     if {"dma", "dma_both"} & {*inputs}:
         return (*diagonal, "to_v", "proj")
@@ -103,23 +103,23 @@ def micro_attention_parts(config: MicronBertConfig, inputs: Sequence[str]) -> tu
 
 
 def asks_encoder(config: MicronBertConfig, inputs: Sequence[str]) -> bool:
-    """Whether any of the inputs depends on what the encoder has learned."""
+    """Whether any of the inputs depends on the encoder."""
     of_pixels = {"motion", "measured"} | ({"map"} if config.attention == "motion" else set())
     return not of_pixels.issuperset(inputs)
 
 
 def parts_behind(model: MicronBert, inputs: Sequence[str]) -> list[nn.Module]:
-    """The modules that decide the inputs."""
+    """The modules that the inputs depend on."""
     parts = micro_attention_parts(model.config, inputs)
     encoder = [model.encoder] if asks_encoder(model.config, inputs) else []
     return [*encoder, *(getattr(model.micro_attention, name) for name in parts)]
 
 
 def join_steps(steps: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """Features of an expression that is seen as several pairs: onset and f_1, ..., onset and f_K, the apex.
+    """Combine the features of an expression's pairs: onset and f_1, ..., onset and f_K, the apex.
 
-    K arrays (n, F), in time order, one for each pair -> (n, K * F); of images, (n, C, h, w) -> (n, K * C, h, w). Raises
-    ModelError where they differ in shape, as then some expression would lack a step.
+    K arrays (n, F), in time order, one per pair -> (n, K * F); for images, (n, C, h, w) -> (n, K * C, h, w). Raises
+    ModelError for differing shapes, because then some expression would lack a step.
     """
     if not steps or any(step.shape != steps[0].shape for step in steps):
         shapes = ", ".join(str(step.shape) for step in steps)
@@ -128,12 +128,12 @@ def join_steps(steps: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float
 
 
 def pool_regions(maps: Tensor, regions: int = REGIONS) -> Tensor:
-    """(B, C, h, w) -> (B, C * regions²), each region averaged."""
+    """(B, C, h, w) -> (B, C * regions²), averaged per region."""
     return F.adaptive_avg_pool2d(maps, regions).flatten(1)
 
 
 class _Pair:
-    """Both frames, encoded once and only where an input asks for it, and what the inputs are made of."""
+    """Both frames, encoded at most once and only if an input needs it, and the parts of the inputs."""
 
     def __init__(self, model: MicronBert, t0: Tensor, t1: Tensor) -> None:
         self._model, self._images = model, (t0, t1)

@@ -1,4 +1,4 @@
-"""Diagonal Micro-Attention and Patch of Interest: what changed, and whether it lies where the face is.
+"""Diagonal Micro-Attention and Patch of Interest: what changed, and whether that is on the face.
 
 Shapes as in micron_bert.py: B pairs, N patches, D width of a token.
 """

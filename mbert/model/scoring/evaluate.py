@@ -1,5 +1,4 @@
-"""`mbert eval`: what a μ-BERT knows about micro-expressions, under a protocol, compared with baselines on the same
-folds.
+"""`mbert eval`: what a μ-BERT knows about micro-expressions, under a protocol, next to baselines on the same folds.
 
 Whatever is fitted in a fold sees only the fold's training side, and nothing is chosen by a score unless that is
 requested and reported. An interrupted evaluation resumes where it stopped.

@@ -1,5 +1,4 @@
-"""Checkpoints of a training run: folders with a model and everything needed to resume, written completely or not at
-all.
+"""Checkpoints of a training run: folders with a model and everything needed to resume, written all or nothing.
 
 checkpoints/step-0000400/   model.safetensors config.json state.json    the model, for use
                             optimizer.safetensors training.json         for resuming

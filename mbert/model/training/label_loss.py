@@ -1,5 +1,4 @@
-"""The loss of labels: soft targets, mixed pairs, weighted classes. Nothing here depends on which process has which
-pairs."""
+"""The loss of labels: soft targets, mixed pairs, weighted classes. Independent of which process has which pairs."""
 
 from collections.abc import Sequence
 

@@ -1,5 +1,4 @@
-"""`mbert train pretrain`: learn from unlabelled pairs. Defines what is learned from which pairs; loop.py has the
-loop."""
+"""`mbert train pretrain`: learn from unlabelled pairs. What is learned from which pairs; the loop is in loop.py."""
 
 import dataclasses
 import time

@@ -1,5 +1,4 @@
-"""One synthetic clip: a still picture of a face, moved and disturbed according to its row of the truth -> frames,
-truth.
+"""One synthetic clip: a still picture of a face, moved and disturbed as specified by its row -> frames, truth.
 
 All motion within the face, from the expression and from distractors, is one velocity per frame; the head then moves the
 whole picture, and the camera captures it.

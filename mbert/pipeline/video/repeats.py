@@ -61,8 +61,7 @@ class Repeats:
 
 
 def repeated(changes: Numbers) -> npt.NDArray[np.bool_]:
-    """Which frames repeat the previous one, from the change of each, (N,) in levels of 255; that of the first is
-    arbitrary.
+    """Which frames repeat the previous one, from the change of each, (N,) in levels of 255; the first is arbitrary.
 
     A NaN marks the first frame of another size, which is not a repeat.
     """
