@@ -1,22 +1,22 @@
 """Micron-BERT (μ-BERT) made real: face video -> aligned frame pairs -> pretraining -> honest scores.
 
-The Python API is here by name (docs/python.md); what a name needs is loaded when it is used:
+This exposes the Python API (docs/python.md); each name is loaded on first use:
 
     predict                                                                       what moves in any face video
     ingest, shard, pretrain, finetune, evaluate, score_predictions, synthesize    the commands as functions
     load_model, compare, build_weights, MicronBert                                models, and what moved in a pair
     open_frames, open_pairs, to_pandas                                            crops, pairs and tables
     info, preview                                                                 what is in a workspace
-    report                                                                        pages of runs
-    forget, lift                                                                  consent that was withdrawn
+    report                                                                        pages about runs
+    forget, lift                                                                  withdrawn consent
 
-Exceptions, all of them something the user can fix:
+Exceptions, all for problems that the user can fix:
 
     MbertError
-    ├── ConfigError     an option, or a mixture of options, is not allowed: nothing was done
+    ├── ConfigError     an option, or a combination of options, is not allowed: nothing was done
     ├── InputError      one input cannot be used: it becomes a manifest row with a status and a reason
-    ├── ManifestError   a manifest or a label file is missing, or is not what its schema says
-    ├── ShardError      a tar is missing or does not hold what its manifest says
+    ├── ManifestError   a manifest or a label file is missing, or does not match its schema
+    ├── ShardError      a tar is missing or does not match its manifest
     └── ModelError      a checkpoint cannot be loaded, or a run cannot be resumed
 """
 
@@ -59,13 +59,13 @@ __all__ = [
 
 
 class MbertError(Exception):
-    """Base of every error that is shown to the user as one line, without a traceback."""
+    """Base of all errors that the user sees as one line, without a traceback."""
 
-    is_told = False  # by another process of this run
+    is_told = False  # reported by another process of this run
 
 
 class ConfigError(MbertError):
-    """An option or a mixture of options is not allowed."""
+    """An option or a combination of options is not allowed."""
 
 
 class InputError(MbertError):
@@ -86,7 +86,7 @@ class ManifestError(MbertError):
 
 
 class ShardError(MbertError):
-    """A tar is missing or does not hold what its manifest says."""
+    """A tar is missing or does not match its manifest."""
 
 
 class ModelError(MbertError):
@@ -94,18 +94,17 @@ class ModelError(MbertError):
 
 
 def _let_idle_threads_sleep() -> None:
-    """Keep a run on the CPU usable on a machine that others use too; changes speed, never a number.
+    """Keep a run on the CPU usable on a machine that others use too; affects speed, never results.
 
-    A thread of OpenMP that waits for the others spins for milliseconds before it sleeps. Where another program has the
-    core, the thread that is waited for stands still meanwhile: one busy process next to it took training on two cores
+    An OpenMP thread that waits for the others spins for milliseconds before it sleeps. If another program occupies the
+    core, the thread it waits for makes no progress meanwhile: a single other busy process slowed training on two cores
     to a fifteenth of its speed (docs/benchmarks.md). OpenMP reads its settings once, when torch loads it, so they are
-    made here: whatever of mbert is imported first, this module runs before it. Processes that are started later inherit
-    them.
+    set here: this module runs before anything else of mbert is imported. Processes started later inherit them.
     """
     if any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
         return  # the user knows better
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1") and any(Path("/dev").glob("nvidia[0-9]*")):
-        return  # a run on a GPU: the card does the work, and asking torch would load it
+        return  # a run on a GPU, which does the work; querying torch would load it
     os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
@@ -137,7 +136,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Load what a name of the API needs when it is used: `import mbert` stays light."""
+        """Load a name of the API on first use, which keeps `import mbert` light."""
         if name not in __all__:
             raise AttributeError(f"module 'mbert' has no attribute {name!r}")
         home = "mbert.model.network.micron_bert" if name == "MicronBert" else "mbert.api"

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and how errors and Ctrl-C become a line and an exit code.
+"""The command line: the commands, and how errors and Ctrl-C become a line and an exit code.
 
 Results go to stdout (with --json as one JSON object, errors too), progress and errors to stderr.
 Exit code 0: done; 1: our error; 2: wrong usage; 130: interrupted.
@@ -34,7 +34,7 @@ from mbert.commands.synthesize import synthesize
 from mbert.commands.verify import verify
 from mbert.commands.weights import weights
 
-# Words that people type first, and what they mean.
+# Words that people try first, and the commands they mean.
 _MEANT = {
     "pretrain": "mbert train pretrain",
     "finetune": "mbert train finetune",

@@ -1,4 +1,4 @@
-"""The optional parts of mbert: which packages each brings, and what to say where it is not installed.
+"""The optional parts of mbert: the packages of each, and the message if they are not installed.
 
 `pip install mbert` alone loads models, runs them on arrays, trains from shards and evaluates.
 """
@@ -46,7 +46,7 @@ EXTRAS = {
 
 
 def require_video(what: str) -> None:
-    """Stop before any work where packages that `what` needs to read videos are not installed: raises ConfigError."""
+    """Raise ConfigError, before any work, if packages that `what` needs to read videos are not installed."""
     if missing := EXTRAS["video"].missing():
         raise ConfigError(
             f"{what} decodes videos and finds faces, which needs packages that are not installed "

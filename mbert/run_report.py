@@ -1,4 +1,4 @@
-"""`mbert report`: what runs have left behind, gathered by the model's room and made pages by the reports' room."""
+"""`mbert report`: gathers the results of runs with `mbert.model` and turns them into pages with `mbert.reports`."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ from mbert.reports.runs_page import write_runs_page
 from mbert.reports.training_page import write_training_page
 
 _TRAINING, _EVALUATION = "metrics.jsonl", evaluated.RESULTS
-_UNFINISHED = "features"  # of an evaluation without results
+_UNFINISHED = "features"  # left by an evaluation without results
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,19 +23,19 @@ class ReportedRun:
     """One run of a report."""
 
     run: str
-    kind: str  # pretrain, finetune, eval; "" where it cannot be read
+    kind: str  # pretrain, finetune, eval; "" if unreadable
     state: str
-    page: str | None  # None where there is none
+    page: str | None  # None if there is none
     reason: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ReportSummary:
-    """What `mbert report` has written."""
+    """What `mbert report` wrote."""
 
-    page: str  # to open: of the run, or the table of the runs
+    page: str  # to open: the run's page, or the table of runs
     runs: tuple[ReportedRun, ...]
-    num_failed: int  # that cannot be read
+    num_failed: int  # unreadable
     seconds: float
 
 
@@ -44,9 +44,9 @@ def run_report(
 ) -> ReportSummary:
     """Write the page of one run, or a page for each of several and a table of them.
 
-    `wanted` are runs, folders of runs, or names of runs in `folder`; without any, all of `folder`. A run among several
-    that cannot be read is a row with a reason. Raises ConfigError for what is no run, and MbertError for a single run
-    that cannot be read.
+    `wanted` are runs, folders of runs, or names of runs in `folder`; if empty, all of `folder`. With several runs, one
+    that cannot be read becomes a row with a reason. Raises ConfigError if something is not a run, MbertError for a
+    single run that cannot be read.
     """
     began = time.monotonic()
     runs = list(dict.fromkeys(run for each in wanted or [folder] for run in _runs_in(each, folder)))
@@ -84,11 +84,11 @@ def run_report(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Found:
-    """What was gathered of a run."""
+    """What was gathered about a run."""
 
     run: Path
     entry: RunEntry
-    facts: TrainingFacts | EvaluationFacts | None  # None where it cannot be read
+    facts: TrainingFacts | EvaluationFacts | None  # None if unreadable
 
 
 def _gather(run: Path) -> _Found:
@@ -102,7 +102,7 @@ def _gather(run: Path) -> _Found:
 
 
 def _write(facts: TrainingFacts | EvaluationFacts, run: Path, page: Path, reported: Collection[Path] = ()) -> None:
-    """Write the page of a run; links lead to runs that have a page, or are among those that get one now."""
+    """Write the page of a run, linking to runs that have a page or get one now."""
 
     def linked(link: RunLink) -> RunLink:
         target = Path(link.run) / REPORT
@@ -120,9 +120,9 @@ def _write(facts: TrainingFacts | EvaluationFacts, run: Path, page: Path, report
 
 
 def page_at_end(run: Path) -> str | None:
-    """The page of a run that has just ended, or None where it could not be written: the run itself is complete.
+    """Write the page of a run that has just ended; None if that failed: the run itself is complete.
 
-    An evaluation also stands on the page of the run whose model it has scored.
+    The page of the run whose model an evaluation scored is updated, too.
     """
     try:
         done = [run]
@@ -138,7 +138,7 @@ def page_at_end(run: Path) -> str | None:
 
 
 def _runs_in(where: Path, folder: Path) -> list[Path]:
-    """The run that is named, or all runs in a folder. Raises ConfigError where there is none."""
+    """The given run, or all runs in a folder. Raises ConfigError if there is none."""
     path = where if where.exists() or where.is_absolute() else folder / where
     if _kind(path):
         return [path]
@@ -161,7 +161,7 @@ def _is_folder_of_runs(where: Path) -> bool:
 
 
 def _kind(run: Path) -> str:
-    """What a folder holds, "" where that is no run. Where it holds two, what was written last."""
+    """The kind of run in a folder, "" if there is none; of two, the one written last."""
     files = {"eval": run / _EVALUATION, "train": run / _TRAINING}
     there = {kind: file.stat().st_mtime for kind, file in files.items() if file.exists()}
     if there:

@@ -1,7 +1,7 @@
-"""The Python API: each command as a function with the command's options, and what one needs to look at data and models.
+"""The Python API: each command as a function with the same options, plus tools to inspect data and models.
 
-`import mbert` offers everything here by name and loads it when it is used. A function returns the summary that its
-command prints, and raises what the command reports as an error. The functions `on_...` are called during the work.
+`import mbert` exposes every name here and loads it on first use. Each function returns the summary that its command
+prints and raises the errors that the command reports. Functions passed as `on_...` are called as the work progresses.
 """
 
 from mbert.api.arrays import compare, load_model, open_frames, open_pairs, to_pandas

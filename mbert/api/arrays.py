@@ -1,4 +1,4 @@
-"""Models, crops, pairs and tables to look at in Python."""
+"""Models, crops, pairs and tables for use in Python."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def load_model(model: Where | None = None, *, workspace: Where = DEFAULT_WORKSPACE) -> "MicronBert":
-    """A trained μ-BERT, ready to use: a run, a checkpoint folder, a file, or a name on the hub.
+    """Load a trained μ-BERT, ready to use, from a run, a checkpoint folder, a file, or a name on the hub.
 
-    None: the workspace's run `pretrain` where there is one, else the model that comes with mbert. Raises ModelError
-    when there is no such model.
+    None: the workspace's run `pretrain` if there is one, else the model that ships with mbert. Raises ModelError if
+    there is no such model.
     """
     from mbert.model.network.micron_bert import MicronBert
 
@@ -26,11 +26,11 @@ def load_model(model: Where | None = None, *, workspace: Where = DEFAULT_WORKSPA
 
 
 def compare(t0: Any, t1: Any, model: "MicronBert | Where | None" = None) -> "Comparison":
-    """What moved from one aligned face crop to another.
+    """Find what moved from one aligned face crop to another.
 
     `t0` is the earlier crop, `t1` the later one: uint8 RGB arrays (H, W, 3), or batches (B, H, W, 3), as `mbert ingest`
-    writes them. `model` is whatever `load_model` takes, or a model, which saves loading it each time. Raises
-    ConfigError that says what is expected of an array, ModelError without a model.
+    writes them. `model` is anything `load_model` takes, or a loaded model, which avoids loading it on each call. Raises
+    ConfigError for an unsuitable array (the message says what is expected), ModelError if there is no model.
     """
     from mbert.model.network.compare import compare_crops
     from mbert.model.network.micron_bert import MicronBert
@@ -39,9 +39,9 @@ def compare(t0: Any, t1: Any, model: "MicronBert | Where | None" = None) -> "Com
 
 
 def open_frames(workspace: Where = DEFAULT_WORKSPACE) -> "CorpusFrames":
-    """The clips of an ingested corpus and their crops as arrays, with times, rows and labels.
+    """Open the clips of an ingested corpus and their crops as arrays, with times, rows and labels.
 
-    Raises ManifestError where there is no corpus.
+    Raises ManifestError if there is no corpus.
     """
     from mbert.shards.frames import CorpusFrames
 
@@ -51,10 +51,10 @@ def open_frames(workspace: Where = DEFAULT_WORKSPACE) -> "CorpusFrames":
 def open_pairs(
     shards: Where | None = None, *, workspace: Where = DEFAULT_WORKSPACE, cache: Where | None = None
 ) -> "PairFrames":
-    """The frame pairs of shards as arrays, with their rows: a folder, a URL or a brace pattern.
+    """Open the frame pairs of shards as arrays, with their rows, from a folder, a URL or a brace pattern.
 
-    None: the sampled pairs of the workspace; those of expressions are in `WORKSPACE/shards/expressions`. Raises
-    ShardError where there are none.
+    None: the workspace's sampled pairs; pairs of expressions are in `WORKSPACE/shards/expressions`. Raises ShardError
+    if there are none.
     """
     from mbert.shards.frames import PairFrames
     from mbert.shards.source import open_source
@@ -63,9 +63,9 @@ def open_pairs(
 
 
 def to_pandas(rows: Any) -> "pandas.DataFrame":
-    """Rows (of clips, labels, pairs, runs, differences, ...) or a summary with a table as a pandas DataFrame.
+    """Convert rows (of clips, labels, pairs, runs, differences, ...) or a summary with a table to a pandas DataFrame.
 
-    Raises ConfigError where pandas is not installed, and for what has no table.
+    Raises ConfigError if pandas is not installed, or if `rows` has no table.
     """
     from mbert.manifests.tables import to_pandas as convert
 

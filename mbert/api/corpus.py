@@ -1,4 +1,4 @@
-"""Commands as functions: from videos to a corpus and its shards, and what leaves it again."""
+"""Commands as functions: from videos to a corpus and its shards, and removing inputs from them again."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -67,9 +67,9 @@ def ingest(
 ) -> "IngestSummary | IngestEstimate":
     """Turn raw face video into aligned face crops with manifests: `mbert ingest`.
 
-    With `page`, the page of `preview` is made, too, where something is new. With `dry_run` nothing is written and the
-    estimate is returned, else the summary. Raises ConfigError for options and folders that cannot be used,
-    ManifestError for a label file that cannot be read.
+    With `page`, also makes the page of `preview` if anything is new. With `dry_run`, writes nothing and returns the
+    estimate instead of the summary. Raises ConfigError for options and folders that cannot be used, ManifestError
+    for a label file that cannot be read.
     """
     require_video("mbert ingest")
     from mbert.pipeline.ingest import CorpusChoice, estimate_ingest, run_ingest
@@ -115,9 +115,9 @@ def ingest(
 
 
 def info(workspace: Where = DEFAULT_WORKSPACE) -> "WorkspaceInfo":
-    """What is in a workspace: `mbert info`. Of a part that is not there yet, the numbers are 0, None or empty.
+    """Summarize a workspace: `mbert info`. For parts that do not exist yet, the numbers are 0, None or empty.
 
-    Raises ManifestError where there is no such folder, and for a manifest that cannot be read.
+    Raises ManifestError if the folder does not exist or a manifest cannot be read.
     """
     from mbert.prediction.info import run_info
 
@@ -130,7 +130,7 @@ def preview(
     """Make the page of a corpus: `mbert preview`.
 
     It shows at most `pictures` crops of each kind and as many rejected inputs, whatever the size of the corpus; `seed`
-    draws the random crops. Raises ManifestError where there is no corpus or a manifest cannot be read, ConfigError for
+    selects the random crops. Raises ManifestError if there is no corpus or a manifest cannot be read, ConfigError for
     options that cannot be used.
     """
     from mbert.prediction.preview import run_preview
@@ -158,9 +158,9 @@ def shard(
     on_plan: Callable[[int, int], None] = lambda num_pairs, num_shards: None,
     on_shard: Callable[[int], None] = lambda num_pairs: None,
 ) -> "ShardSummary":
-    """Pair the crops and deal the pairs to WebDataset shards: `mbert shard`. `pairs` is the one kind of shards.
+    """Pair the crops and distribute the pairs over WebDataset shards: `mbert shard`. `pairs` selects one kind.
 
-    Raises ManifestError where there is no corpus, ConfigError for options that allow no pair.
+    Raises ManifestError if there is no corpus, ConfigError if the options allow no pairs.
     """
     from mbert.pipeline.pairs.plan import PairOptions
     from mbert.pipeline.shard import run_shard
@@ -223,9 +223,9 @@ def synthesize(
     on_plan: Callable[[int], None] = lambda num_clips: None,
     on_clip: Callable[[], None] = lambda: None,
 ) -> "SynthesisSummary":
-    """Make labelled videos of small facial motion from photos, and the truth of it: `mbert synthesize`.
+    """Make labelled videos of small facial motion from photos, with ground truth: `mbert synthesize`.
 
-    `photos` is a folder of portraits; None: the bundled one. A strength that is None is that of the preset. Raises
+    `photos` is a folder of portraits; None: the bundled one. A strength of None takes the preset's value. Raises
     ConfigError for options and folders that cannot be used.
     """
     require_video("mbert synthesize")
@@ -289,10 +289,10 @@ def forget(
 ) -> "ForgetSummary":
     """Forget inputs whose consent was withdrawn: `mbert forget`.
 
-    Exactly one of `paths` (files or folders, on disk or as in `videos.parquet`), `subjects`, `videos` (ids) and
-    `expired` (what `retention_until` allows no longer) says which. `predictions` is an `out` of `predict` that is
-    looked through, too. With `dry_run` nothing is changed. Raises ConfigError for what is not there or not clear,
-    ManifestError where there is no corpus or a run is at work.
+    Select the inputs with exactly one of `paths` (files or folders, on disk or as in `videos.parquet`), `subjects`,
+    `videos` (ids) and `expired` (`retention_until` has passed). `predictions` is an `out` of `predict` that is also
+    searched. With `dry_run`, changes nothing. Raises ConfigError for a selection that is missing or ambiguous,
+    ManifestError if there is no corpus or a run is in progress.
     """
     from mbert.prediction.forget import run_forget
 
@@ -311,7 +311,7 @@ def forget(
 
 
 def lift(paths: Sequence[Where], *, workspace: Where = DEFAULT_WORKSPACE) -> int:
-    """Allow forgotten inputs to be ingested again: `mbert forget --lift PATH`. Gives how many had been forgotten."""
+    """Allow forgotten inputs to be ingested again: `mbert forget --lift PATH`. Returns how many were lifted."""
     from mbert.prediction.forget import lift as lift_these
 
     return lift_these(Workspace(Path(workspace)), [Path(path) for path in paths])

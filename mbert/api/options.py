@@ -1,4 +1,4 @@
-"""What the functions of the API share: which words an option allows, and what stands for what is not given."""
+"""Shared by the functions of the API: which words an option allows, and the defaults for what is not given."""
 
 import functools
 import inspect
@@ -25,7 +25,7 @@ Returned = TypeVar("Returned")
 
 
 def choices_checked(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
-    """Refuse what is not among the allowed words of an option, as the command line does."""
+    """Reject words that an option does not allow, as the command line does."""
     signature = inspect.signature(function)
     choices = {name: _words(parameter.annotation) for name, parameter in signature.parameters.items()}
 
@@ -40,7 +40,7 @@ def choices_checked(function: Callable[Given, Returned]) -> Callable[Given, Retu
 
 
 def _words(annotation: Any) -> tuple[Any, ...]:
-    """The words of a Literal, with None where nothing may be given too; of another type none."""
+    """The words of a Literal, and None if it is allowed; empty for any other type."""
     if typing.get_origin(annotation) is Literal:
         return typing.get_args(annotation)
     parts = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else ()
@@ -50,7 +50,7 @@ def _words(annotation: Any) -> tuple[Any, ...]:
 
 
 def checkpoint_of(model: Where | None, space: Workspace) -> Where:
-    """A model that is named, else the workspace's pretraining, else the built-in one."""
+    """The given model, else the workspace's pretraining run, else the built-in model."""
     from mbert.weights import BUILT_IN
 
     pretrained = space.runs / "pretrain"
@@ -67,7 +67,7 @@ def engine_of(
 
 
 def max_faces_of(faces: str | int) -> int | None:
-    """How many faces `faces` means; None: all. Raises ConfigError for another word."""
+    """The number of faces that `faces` means; None: all. Raises ConfigError for any other word."""
     named = {"all": None, "largest": 1}
     text = str(faces)
     if text not in named and not text.isdecimal():
@@ -76,7 +76,7 @@ def max_faces_of(faces: str | int) -> int | None:
 
 
 def command_line(function: Callable[..., Any], argument: Where, chosen: Mapping[str, Any]) -> str:
-    """The command that does the same, with the options that are not at their defaults."""
+    """The equivalent command, with the options that differ from their defaults."""
     usual = inspect.signature(function).parameters
     text = str(argument)
     words = ["mbert", function.__name__, f"./{text}" if text.startswith("-") else text]
@@ -99,5 +99,5 @@ def given_only(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_first_process() -> bool:
-    """Of those that torchrun started; the others work and are silent."""
+    """Whether this is the first of torchrun's processes; the others work silently."""
     return os.environ.get("RANK", "0") == "0"

@@ -1,4 +1,4 @@
-"""Commands as functions: what moves in a video, and the model that finds it."""
+"""Commands as functions: find what moves in a video, and build the model for it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +36,9 @@ def predict(
 ) -> "PredictRun":
     """Find what moves in the faces of a video, or of each video of a folder: `mbert predict`.
 
-    `model` is whatever `load_model` takes, None: the built-in one; `classifier` a run of `mbert train finetune`, which
-    names emotions. Tables and pages go to a folder of each video in `out`. Raises ConfigError for options that cannot
-    be used and a folder without videos, ModelError for a model that cannot.
+    `model` is anything `load_model` takes; None: the built-in one. `classifier` is a run of `mbert train finetune`,
+    which names emotions. Each video gets a folder of tables and pages in `out`. Raises ConfigError for options that
+    cannot be used and a folder without videos, ModelError for a model that cannot be used.
     """
     require_video("mbert predict")
     from mbert.prediction.run import run_predict
@@ -89,7 +89,7 @@ def build_weights(
     workers: int | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> "BuiltWeights":
-    """Make a model for `predict` from synthetic people: `mbert weights build`. None: the bundled photo."""
+    """Train a model for `predict` on synthetic people: `mbert weights build`. None: the bundled photo."""
     require_video("mbert weights build")
     from mbert.prediction.build import BuildOptions
     from mbert.prediction.build import build_weights as build

@@ -1,4 +1,4 @@
-"""Commands as functions: train, evaluate, score, and the pages of what that left."""
+"""Commands as functions: train, evaluate, score, and report on the results."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -53,10 +53,10 @@ def pretrain(
 ) -> "PretrainSummary | PretrainEstimate":
     """Pretrain without labels, or resume a run: `mbert train pretrain`. None: the default.
 
-    `config` is a YAML file of settings; `set` are further ones, as `["objective.crop_scale=0.4"]` or
-    `{"objective.crop_scale": 0.4}`. With `dry_run` nothing is written and the estimate is returned, else the summary.
-    Raises ShardError without shards, ConfigError for settings that cannot be used and for a run of other settings,
-    ModelError when the loss is not finite.
+    `config` is a YAML file of settings; `set` overrides single ones, as `["objective.crop_scale=0.4"]` or
+    `{"objective.crop_scale": 0.4}`. With `dry_run`, writes nothing and returns the estimate instead of the summary.
+    Raises ShardError without shards, ConfigError for settings that cannot be used or that differ from those of the run
+    to resume, ModelError if the loss is not finite.
     """
     from mbert.model.training.pretrain import PretrainConfig, estimate_pretrain, run_pretrain
     from mbert.model.training.settings import configured
@@ -138,7 +138,7 @@ def finetune(
 ) -> "FinetuneSummary":
     """Learn the labels of onset-apex pairs, or resume a run: `mbert train finetune`. None: the default.
 
-    `config` and `set` as in `pretrain`. Raises ManifestError without labelled pairs, ConfigError for settings that
+    `config` and `set`: as in `pretrain`. Raises ManifestError without labelled pairs, ConfigError for settings that
     cannot be used, ModelError without a checkpoint.
     """
     from mbert.model.training.finetune import FinetuneConfig, run_finetune
@@ -213,9 +213,9 @@ def evaluate(
 ) -> "EvalResult":
     """Evaluate a model on held-out subjects: `mbert eval`. None: the default.
 
-    A file of predictions is scored by `score_predictions`. `config` and `set` as in `pretrain`. Raises ManifestError
-    without labelled expressions, ConfigError for a leak and where the samples do not allow the protocol, ModelError
-    without a checkpoint.
+    To score a file of predictions, use `score_predictions`. `config` and `set`: as in `pretrain`. Raises ManifestError
+    without labelled expressions, ConfigError for a leak or samples that do not allow the protocol, ModelError without
+    a checkpoint.
     """
     from mbert.model.scoring.config import EvalConfig
     from mbert.model.scoring.evaluate import run_eval
@@ -256,10 +256,10 @@ def evaluate(
 
 
 def score_predictions(predictions: Where, *, classes: Sequence[str] | None = None, seed: int = 0) -> "PredictionScores":
-    """Score a file of predictions, whoever made them: `mbert eval --predictions FILE`.
+    """Score a file of predictions from any source: `mbert eval --predictions FILE`.
 
-    `classes` are those of the protocol, needed only when some have no sample; `seed` draws the intervals. Raises
-    ManifestError for a file that cannot be read as predictions.
+    `classes` are those of the protocol, needed only if some have no samples; `seed` draws the confidence intervals.
+    Raises ManifestError for a file that cannot be read as predictions.
     """
     from mbert.model.scoring.predictions import score_predictions as score
 
@@ -275,9 +275,9 @@ def report(
 ) -> "ReportSummary":
     """Write the page of a run, or the pages of several and a table of them: `mbert report`.
 
-    `runs` are folders of runs, folders that hold such, or names of runs of the workspace; None: all of these. The page
-    goes to `out`, a file or a folder; None: `report.html` in the run, or next to the runs. Raises ConfigError for what
-    is no run, MbertError for a single run that cannot be read; among several it is a row with a reason.
+    `runs` are folders of runs, folders that contain such folders, or names of runs in the workspace; None: all of
+    those. The page goes to `out`, a file or folder; None: `report.html` in the run, or next to the runs. Raises
+    ConfigError if it is not a run, MbertError if a single run cannot be read; one of several is a row with a reason.
     """
     from mbert.run_report import run_report
 
@@ -286,7 +286,7 @@ def report(
 
 
 def _page_of(run: str) -> str | None:
-    """The page of a run that has ended, written by the first process."""
+    """Write the page of a finished run, from the first process only."""
     from mbert.run_report import page_at_end
 
     return page_at_end(Path(run)) if is_first_process() else None

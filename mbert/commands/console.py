@@ -1,4 +1,4 @@
-"""What the terminal shows while a command works, and how summaries are worded. Used by the commands only."""
+"""The terminal output during a command, and the wording of summaries. Used by the commands only."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from mbert import MbertError
 
 
 class Progress:
-    """One line on stderr: what is done, how fast, how long it will take. Plain lines where there is no terminal."""
+    """One line on stderr: progress, speed, remaining time. Plain lines without a terminal."""
 
     _PLAIN_EVERY_SECONDS = 5.0
 
@@ -25,7 +25,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the work began."""
+        """Seconds since the work began."""
         return max(time.monotonic() - self._began, 1e-9)
 
     def __enter__(self) -> "Progress":
@@ -56,7 +56,7 @@ class Progress:
             self._bar.start()
 
     def advance(self, amount: int, status: str) -> None:
-        """Some of the work is done."""
+        """Report that some of the work is done."""
         self._done += amount
         if self._quiet:
             return
@@ -69,7 +69,7 @@ class Progress:
 
 
 def named_fault(exc: OSError) -> MbertError:
-    """A full disk, or a file that may not be read or written, as an error to tell. Raises whatever else it is."""
+    """A full disk, or an unreadable or read-only file, as an error to report. Re-raises anything else."""
     from mbert.manifests.files import is_fault_of_place
 
     if exc.filename is None or not is_fault_of_place(exc):
@@ -78,7 +78,7 @@ def named_fault(exc: OSError) -> MbertError:
 
 
 def print_some(lines: Sequence[str], most: int = 10, *, rest: str = "see videos.parquet") -> None:
-    """Print lines, indented, and say how many were left out; `rest` is where the others are."""
+    """Print lines, indented, and say how many were left out; `rest` says where the others are."""
     for line in lines[:most]:
         typer.echo(f"  {line}")
     if len(lines) > most:

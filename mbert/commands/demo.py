@@ -114,7 +114,7 @@ def draw_maps(out: Path) -> Path:
 
 
 def _mixed(rows: "Sequence[TruthRow]") -> "list[TruthRow]":
-    """In an order in which any few of the first rows show many subjects and emotions."""
+    """Order rows so that the first few show many subjects and emotions."""
     subjects, emotions = sorted({row.subject for row in rows}), sorted({row.emotion for row in rows})
     takes: collections.Counter[tuple[int, int]] = collections.Counter()
     places = {}
@@ -142,7 +142,7 @@ def _run_command(
     command = [sys.executable, "-m", "mbert.cli", *words, *place, "--json"]
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, check=False)
     if done.returncode:
-        raise typer.Exit(done.returncode)  # the command has said why
+        raise typer.Exit(done.returncode)  # the command has reported the reason
     return dict(json.loads(done.stdout))
 
 

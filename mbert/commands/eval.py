@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mbert.model.scoring.predictions import PredictionScores
     from mbert.model.scoring.unit_metrics import ActionUnitScores
 
-_WIDTH = 18  # of the column of names
+_WIDTH = 18  # of the names' column
 
 
 @options_of(

@@ -96,7 +96,7 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
         return None
     with progress:
         counts = {"done": 0, "failed": 0, "frames": 0}
-        told: dict[str, Going] = {}  # of the inputs that are going on
+        told: dict[str, Going] = {}  # of the inputs in progress
 
         def begin(plan: IngestPlan) -> None:
             counts["total"] = plan.num_to_do

@@ -23,7 +23,7 @@ _TELL_THEMSELVES = ("ingest", "forget")  # after their work
 
 
 def tell_expired(workspace: Path) -> None:
-    """One line on stderr when a corpus has inputs that may no longer be kept."""
+    """Print one line to stderr if a corpus has inputs that may no longer be kept."""
     videos = workspace / "corpus" / "videos.parquet"
     if not videos.exists() or not is_first_process():  # before anything heavy is loaded
         return
@@ -32,7 +32,7 @@ def tell_expired(workspace: Path) -> None:
 
     try:
         rows = expired(videos)
-    except ManifestError:  # the command says what is wrong
+    except ManifestError:  # the command reports what is wrong
         return
     if rows:
         what = f"--video {rows[0].video_id}" if len(rows) == 1 else "--expired"
@@ -135,23 +135,23 @@ def print_next(where: str, command: str) -> None:
 
 
 def print_page(page: str | None, run: str) -> None:
-    """Where the page of a run is, or how to learn why there is none."""
+    """Print where the page of a run is, or how to find out why there is none."""
     if page is not None:
         return typer.echo(f"open {page}")
     return typer.secho(f"no page could be written; mbert report {shlex.quote(run)} says why", fg="yellow")
 
 
 def listed(text: str | None) -> tuple[str, ...] | None:
-    """The parts of an option that takes several by commas."""
+    """The comma-separated parts of an option."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def options_of(function: Callable[..., Any], **texts: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the options of a function of the API: names, types and defaults are said there alone.
+    """Give a command the options of a function of the API: names, types and defaults are only defined there.
 
-    `texts` says the rest of each option: a help text, a typer.Option or Argument, or these with another type in
-    Annotated. The command gets all values of these options in a dictionary, as its first argument. What takes several
-    words takes them by commas.
+    `texts` has the rest of each option: a help text, a typer.Option or Argument, or these with another type in
+    Annotated. The command gets all values of these options in a dictionary, as its first argument. Options with several
+    words take them separated by commas.
     """
     found = inspect.signature(function).parameters.items()
     wanted = {name: parameter for name, parameter in found if not name.startswith("on_")}

@@ -1,4 +1,4 @@
-"""What the commands `mbert train pretrain` and `mbert train finetune` share: options, and what they say of a run."""
+"""Shared by `mbert train pretrain` and `mbert train finetune`: options, and the output about a run."""
 
 import shlex
 import sys

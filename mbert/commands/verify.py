@@ -1,4 +1,4 @@
-"""`mbert verify`: are tars what their manifests say?"""
+"""`mbert verify`: do tars match their manifests?"""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,1 +1,1 @@
-"""What exists: typed rows, Parquet in and out, labels, folds."""
+"""Facts about the data: typed rows, Parquet in and out, labels, folds."""

@@ -1,6 +1,6 @@
-"""The cells of a table, whatever wrote it: text with any usual delimiter and encoding, or a spreadsheet.
+"""The cells of a table from any program: text with any usual delimiter and encoding, or a spreadsheet.
 
-What kind of file it is says its content, not its suffix. What the columns mean is said by who asks (`columns.py`).
+The content, not the suffix, determines the kind of file. The caller defines the columns (`columns.py`).
 """
 
 import csv
@@ -24,7 +24,7 @@ _MARKS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
-# Code pages in which known names are looked for. Without a name to go by, the choice is between the first two.
+# Code pages in which known names are searched. Without any name found, the choice is between the first two.
 _CODE_PAGES = {
     "gb18030": "the Chinese code page GB18030 (GBK)",
     "cp1252": "the Western code page 1252",
@@ -35,15 +35,15 @@ _CODE_PAGES = {
     "big5": "the Chinese code page Big5",
 }
 _SNIFFED_LINES = 20
-_SOUGHT = 500  # names that a text is searched for in every code page
-_AROUND = " \t\r\n\v\f\u00a0\u3000\u200b\u200e\u200f\u202a\u202c\ufeff"  # blanks, and marks that nobody sees
+_SOUGHT = 500  # names that are searched in every code page
+_AROUND = " \t\r\n\v\f\u00a0\u3000\u200b\u200e\u200f\u202a\u202c\ufeff"  # blanks and invisible marks
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """One row that holds something."""
+    """One non-empty row."""
 
-    line: int  # where it begins in its file or sheet, from 1
+    line: int  # where it starts in its file or sheet, from 1
     cells: tuple[str, ...]  # without blanks around them; the last one is not empty
 
 
@@ -53,17 +53,17 @@ class Sheet:
 
     name: str
     rows: tuple[Row, ...]
-    delimiter: str | None = None  # " ": any blanks; None: a spreadsheet, where cells cannot run together
-    remark: str | None = None  # what had to be assumed to read it
+    delimiter: str | None = None  # " ": any blanks; None: a spreadsheet, whose cells are unambiguous
+    remark: str | None = None  # assumptions made to read it
 
 
 def read_sheets(path: Path, *, columns: Collection[str] = (), words: Collection[str] = ()) -> list[Sheet]:
     """Every sheet of a table; a text file has one.
 
-    `columns` are names that a header may have, as `plain_name` gives them: of several possible delimiters, the one that
-    separates most of them is meant. `words` are names that may occur, such as paths of inputs: of several possible code
-    pages, the one that gives most of them is meant. Raises ManifestError naming the file, and the line where there is
-    one.
+    `columns` are possible header names in the form of `plain_name`: of several possible delimiters, the one that
+    separates most of them is chosen. `words` are names that may occur, such as paths of inputs: of several possible
+    code pages, the one that yields most of them is chosen. Raises ManifestError naming the file, and the line if there
+    is one.
     """
     try:
         content = path.read_bytes()
@@ -79,12 +79,12 @@ def read_sheets(path: Path, *, columns: Collection[str] = (), words: Collection[
 
 
 def plain_name(header: str) -> str:
-    """What is compared of a column's name: `Onset Frame`, `onset-frame` and ` ONSET_FRAME ` are `onset_frame`."""
+    """The compared form of column names: `Onset Frame`, `onset-frame` and ` ONSET_FRAME ` are `onset_frame`."""
     return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", header).casefold()).strip("_")
 
 
 def cell_text(cell: Any) -> str:
-    """A cell as text, without what cannot be seen around it; a spreadsheet's 46.0 is 46."""
+    """A cell as text, without surrounding invisible characters; a spreadsheet's 46.0 is 46."""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     return str("" if cell is None else cell).replace("\u00a0", " ").strip(_AROUND)
@@ -114,10 +114,10 @@ def _spreadsheet(path: Path, content: bytes) -> list[Sheet]:
 
 
 def _decoded(path: Path, content: bytes, words: Collection[str]) -> tuple[str, str | None]:
-    """The text, and what was assumed of its encoding where nothing says it."""
+    """The text, and the assumed encoding if nothing states it."""
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), None)
     if encoding is None and b"\0" in content:
-        zeros = [content[place::2].count(0) for place in (0, 1)]  # of plain letters, every other byte
+        zeros = [content[place::2].count(0) for place in (0, 1)]  # for plain letters, every other byte
         if 3 * sum(zeros) < len(content) // 2:
             raise ManifestError(f"{path} is neither a text nor a spreadsheet: save it as CSV in UTF-8, or as .xlsx")
         encoding = "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
@@ -130,7 +130,7 @@ def _decoded(path: Path, content: bytes, words: Collection[str]) -> tuple[str, s
     if utf8 is not None and utf8.isascii():
         return utf8, None
     names = {unicodedata.normalize("NFC", word) for word in words if not word.isascii()}
-    # A few Chinese signs in GBK are UTF-8 by chance, so known names count more.
+    # A few Chinese characters in GBK are valid UTF-8 by chance, so known names count more.
     if utf8 is not None and (not names or _count(utf8, names)):
         return utf8, None
     names = set(sorted(names)[:_SOUGHT])
@@ -150,7 +150,7 @@ def _decoded(path: Path, content: bytes, words: Collection[str]) -> tuple[str, s
 
 
 def _count(text: str, names: Collection[str]) -> int:
-    """How many of some names a text holds."""
+    """How many of the names a text contains."""
     text = unicodedata.normalize("NFC", text)
     return sum(name in text for name in names)
 
@@ -163,9 +163,9 @@ def _try(content: bytes, encoding: str) -> str | None:
 
 
 def _looks_chinese(content: bytes) -> bool:
-    """Whether bytes above 127 come as the pairs of Chinese signs, and not as single letters inside of words.
+    """Whether bytes above 127 come in the pairs of Chinese characters, not as single letters inside words.
 
-    In Western text they come one by one; two that follow each other, as in Größe, stand between other letters.
+    In Western text they are isolated; two in a row, as in Größe, are surrounded by other letters.
     """
     runs = list(re.finditer(rb"(?i)([a-z]?)([\x80-\xff]+)([a-z]?)", content))
     pairs = rb"(?:[\xa1-\xf7][\xa1-\xfe])+"
@@ -176,8 +176,8 @@ def _looks_chinese(content: bytes) -> bool:
 
 
 def _delimiter(lines: Sequence[str], columns: Collection[str]) -> tuple[str, int]:
-    """What separates the cells, and how many lines say nothing else. " " where none of the usual signs is there."""
-    if lines and (said := re.fullmatch(r"\s*sep=(.)\s*", lines[0])):  # a word to Excel
+    """The delimiter, and how many leading lines only state it; " " if there is none of the usual ones."""
+    if lines and (said := re.fullmatch(r"\s*sep=(.)\s*", lines[0])):  # an instruction to Excel
         return said[1], 1
     first = [line for line in lines if line.strip()][:_SNIFFED_LINES]
 
@@ -202,7 +202,7 @@ def _split_at_blanks(lines: Sequence[str]) -> Iterator[Row]:
 
 
 def _split(path: Path, lines: Sequence[str], delimiter: str, skipped: int) -> Iterator[Row]:
-    # Strict, as a quote that nobody closes would swallow the lines below it without a word.
+    # Strict, because an unclosed quote would silently swallow the lines below it.
     reader = csv.reader(lines[skipped:], delimiter=delimiter, skipinitialspace=True, strict=True)
     last = 0
     try:

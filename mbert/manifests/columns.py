@@ -1,4 +1,4 @@
-"""Tables whose columns have names: which cell is which, what a cell means, and what is wrong, all of it at once."""
+"""Tables with named columns: finding the columns, interpreting the cells, and reporting all faults at once."""
 
 import dataclasses
 import difflib
@@ -11,7 +11,7 @@ from mbert import ManifestError
 from mbert.manifests.cells import Row, Sheet, plain_name
 
 _MOST_FAULTS = 20
-_MOST_ABOVE = 50  # rows in which a header is looked for
+_MOST_ABOVE = 50  # rows searched for a header
 _ABSENT = frozenset(
     (
         "",
@@ -40,12 +40,12 @@ _NUMBER = re.compile(r"\+?\d+(?:\.\d*)?|\+?\.\d+")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """A column that a table may have, and what else it is called."""
+    """A column that a table may have, and its other names."""
 
     name: str
-    aliases: tuple[str, ...] = ()  # as `plain_name` gives them, the best first
+    aliases: tuple[str, ...] = ()  # in the form of `plain_name`, the best first
     is_needed: bool = False
-    takes_first: bool = False  # of several that are there; else several are an error
+    takes_first: bool = False  # if several exist; otherwise several are an error
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ class Column:
 
 
 class Faults:
-    """What is wrong with a file, as one error: whoever fixes it needs to know all of it."""
+    """The faults of a file, as one error: whoever fixes it needs to know all of them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -76,7 +76,7 @@ class Faults:
 
 
 def find_columns(path: Path, header: Sequence[str], columns: Sequence[Column]) -> dict[str, int]:
-    """Where each column lies. Raises ManifestError for two that may be meant, and for those that are missing."""
+    """The position of each column. Raises ManifestError for ambiguous and missing ones."""
     plain = [plain_name(name) for name in header]
     places = {}
     for column in columns:
@@ -119,7 +119,7 @@ def has_column(row: Row, columns: Sequence[Column]) -> bool:
 
 
 def find_header(sheets: Sequence[Sheet], columns: Sequence[Column]) -> tuple[Sheet, int] | None:
-    """The sheet and the place of its row that names most columns, the first of them; None where none names any."""
+    """The sheet and the index of the first row that names most columns; None if no row names any."""
     best: tuple[int, Sheet, int] | None = None
     for sheet in sheets:
         for place, row in enumerate(sheet.rows[:_MOST_ABOVE]):
@@ -133,7 +133,7 @@ def find_header(sheets: Sequence[Sheet], columns: Sequence[Column]) -> tuple[She
 def named_cells(
     rows: Sequence[Row], header: Row, places: dict[str, int], faults: Faults, *, delimiter: str | None
 ) -> Iterator[tuple[Row, dict[str, str]]]:
-    """Each row with its cells by column; of one that has more or fewer cells than can be, a fault."""
+    """Each row with its cells by column; a fault for one with too many or too few cells."""
     width = len(header.cells)
     for row in rows:
         if len(row.cells) > width or (delimiter == " " and len(row.cells) < width):
@@ -159,10 +159,10 @@ def is_absent(text: str) -> bool:
 
 
 def number(text: str, *, delimiter: str | None) -> float | None:
-    """A number from 0 on as people and spreadsheets write it; None for what is none, or may be another one.
+    """A number from 0 up as people and spreadsheets write it; None if it is not one, or is ambiguous.
 
-    A decimal comma is read where commas do not separate the cells. No exponents and no thousands: of 1.23E+05, which
-    a spreadsheet shows for 123456, the rest is lost, and 1,234 may be two numbers.
+    A decimal comma is read if commas do not separate the cells. Exponents and thousands are not: 1.23E+05, a
+    spreadsheet's form of 123456, has lost digits, and 1,234 may be two numbers.
     """
     text = unicodedata.normalize("NFKC", text).strip()
     if "," in text and delimiter not in (",", None) and text.count(",") == 1 and "." not in text:
@@ -173,7 +173,7 @@ def number(text: str, *, delimiter: str | None) -> float | None:
 def whole_number(text: str, *, delimiter: str | None) -> int | None:
     """A whole number as `number` reads it, also 46.0 and 46,0; None for any other.
 
-    Where commas do not separate the cells, the point may separate thousands: 46.000 and 46,000 are not read there.
+    If commas do not separate the cells, points may separate thousands: then 46.000 and 46,000 are not read.
     """
     if delimiter not in (",", None) and re.search(r"[.,]\d{3}$", text.strip()):
         return None

@@ -1,4 +1,4 @@
-"""The manifests of a corpus as tables of DuckDB: of millions of frames only what a question needs is read."""
+"""The manifests of a corpus as tables of DuckDB: a query reads only what it needs of millions of frames."""
 
 import glob
 from typing import Any
@@ -13,10 +13,10 @@ OTHERS = "others"
 
 
 class CorpusTables:
-    """The tables `videos`, `clips`, `frames` and `pairs` of a workspace; those that are not there are empty.
+    """The tables `videos`, `clips`, `frames` and `pairs` of a workspace; those that do not exist are empty.
 
-    `frames` are those of the inputs in `videos`, so what a killed or repeated ingest left behind does not count, and
-    `pairs` are the sampled ones. Raises ManifestError for a manifest that is damaged or of another schema.
+    `frames` only has those of the inputs in `videos`, without leftovers of a killed or repeated ingest, and `pairs` the
+    sampled ones. Raises ManifestError for a manifest that is damaged or of another schema.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -33,32 +33,32 @@ class CorpusTables:
             self._connection.register(name, table)
         named = [shard for (shard,) in self.rows("SELECT DISTINCT shard FROM videos WHERE status = 'ok' ORDER BY 1")]
         found = {path.stem for path in workspace.frames.glob("*.parquet")}
-        self.missing = [shard for shard in named if shard not in found]  # tars of crops whose manifest is gone
+        self.missing = [shard for shard in named if shard not in found]  # tars of crops whose manifest is missing
         self._view("frames", [str(twin_paths(workspace.frames, shard)[1]) for shard in named if shard in found])
         self._view("pairs", sorted(map(str, workspace.pairs.glob("[0-9]*.parquet"))))
 
     def _view(self, name: str, files: list[str]) -> None:
         if files:
-            # DuckDB takes names for patterns.
+            # DuckDB treats names as patterns.
             self._guarded(lambda: self._connection.read_parquet([*map(glob.escape, files)]).create_view(name))
         else:
             row_type = {"frames": FrameRow, "pairs": PairRow}[name]
             self._connection.register(name, arrow_schema(row_type).empty_table())
 
     def rows(self, question: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """The answer to a question in SQL, whose `?` stand for `values`."""
+        """The result of a query in SQL, with `values` for its `?`."""
         found: list[tuple[Any, ...]] = self._guarded(lambda: self._connection.execute(question, values).fetchall())
         return found
 
     def one(self, question: str) -> Any:
-        """The answer that is one value."""
+        """The result of a query for one value."""
         ((value,),) = self.rows(question)
         return value
 
     def counts(self, expression: str, source: str, *, most: int | None = None) -> dict[str, int]:
         """How often each value of an expression occurs, the most frequent first; NULL does not count.
 
-        `source` is what stands after FROM. With `most`, the rest is counted under OTHERS.
+        `source` is the SQL after FROM. With `most`, the rest is counted under OTHERS.
         """
         rows = self.rows(f"SELECT ({expression})::VARCHAR v, count(*) n FROM {source} GROUP BY v ORDER BY n DESC, v")
         known = [(value, count) for value, count in rows if value is not None]

@@ -10,7 +10,7 @@ from mbert.manifests.corpus_tables import CorpusTables
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """The bins of a column: equally wide, the outer ones also hold what lies beyond them."""
+    """The bins of a column: equally wide; the outer ones include everything beyond."""
 
     column: str  # or an expression over columns
     lowest: float
@@ -18,7 +18,7 @@ class Grid:
     num_bins: int
 
 
-# Much finer than anybody looks at, so that quantiles and coarser bins can be read from them.
+# Much finer than displayed, so that quantiles and coarser bins can be derived.
 FRAME_GRIDS = {
     "face_px": Grid(column="face_px", lowest=0, step=1, num_bins=2000),
     "yaw": Grid(column="yaw", lowest=-90, step=0.25, num_bins=720),
@@ -34,25 +34,25 @@ CLIP_GRIDS = {
     "clip_seconds": Grid(column="num_frames / fps", lowest=0, step=0.05, num_bins=2400),
 }
 VIDEO_GRIDS = {
-    "fps": Grid(column="fps", lowest=-0.05, step=0.1, num_bins=20_001),  # 29.97 and 30 are in one
+    "fps": Grid(column="fps", lowest=-0.05, step=0.1, num_bins=20_001),  # 29.97 and 30 share a bin
     "minutes": Grid(column="seconds / 60", lowest=0, step=0.05, num_bins=4800),
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Distribution:
-    """How many values lie in each bin of a grid; unknown ones (NULL, NaN) are not counted."""
+    """The number of values in each bin of a grid, without unknown ones (NULL, NaN)."""
 
     grid: Grid
     counts: tuple[int, ...]  # (num_bins,)
 
     @property
     def num_values(self) -> int:
-        """All that are counted."""
+        """The number of counted values."""
         return sum(self.counts)
 
     def quantile(self, share: float) -> float:
-        """Below which a share of the values lies, to about one step of the grid; NaN where there is no value."""
+        """The value below which a share of the values lies, to about one grid step; NaN without values."""
         if not self.num_values:
             return float("nan")
         reached = np.cumsum(self.counts)
@@ -64,22 +64,22 @@ class Distribution:
 
 
 def frame_distributions(tables: CorpusTables, names: Sequence[str] = tuple(FRAME_GRIDS)) -> dict[str, Distribution]:
-    """Of columns of all frames, in one pass."""
+    """The distributions of columns of all frames, in one pass."""
     return _distributions(tables, {name: FRAME_GRIDS[name] for name in names}, "frames")
 
 
 def clip_distributions(tables: CorpusTables) -> dict[str, Distribution]:
-    """Of the clips."""
+    """The distributions of the clips."""
     return _distributions(tables, CLIP_GRIDS, "clips")
 
 
 def video_distributions(tables: CorpusTables) -> dict[str, Distribution]:
-    """Of the inputs that have faces."""
+    """The distributions of the inputs that have faces."""
     return _distributions(tables, VIDEO_GRIDS, "videos WHERE status = 'ok'")
 
 
 def _distributions(tables: CorpusTables, grids: Mapping[str, Grid], source: str) -> dict[str, Distribution]:
-    # In double precision: of single precision 0.5 / 0.002 is not 250.
+    # In double precision: in single precision, 0.5 / 0.002 is not 250.
     asked = ", ".join(
         f"histogram(CASE WHEN isfinite(({grid.column})::DOUBLE) THEN least(greatest(floor("
         f"(({grid.column})::DOUBLE - {grid.lowest}) / {grid.step}::DOUBLE), 0), {grid.num_bins - 1})::SMALLINT END)"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, JSON in and out, and folders in which one command is at work."""
+"""Files that are written completely or not at all, JSON in and out, and folders locked by a command."""
 
 import contextlib
 import errno
@@ -13,16 +13,16 @@ from mbert import ManifestError, MbertError
 _WRITE_FAULTS = frozenset(
     [
         *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-        *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR),  # a file where a folder is to be, or the other way round
+        *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR),  # a file in place of a folder, or vice versa
     ]
 )
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed, on an exception it is removed.
+    """Yield a temporary path next to `path`; on success it is synced and renamed, on an exception it is removed.
 
-    Raises MbertError when the disk is full, or may not be written.
+    Raises MbertError if the disk is full or not writable.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_write_faults(path: Path) -> Iterator[None]:
-    """Turn a full disk, or one that may not be written, into an MbertError that says what to do."""
+    """Turn a full or read-only disk into an MbertError that says what to do."""
     try:
         yield
     except OSError as exc:
@@ -52,7 +52,7 @@ def naming_write_faults(path: Path) -> Iterator[None]:
 
 
 def is_fault_of_place(exc: OSError) -> bool:
-    """Whether a disk is full, or may not be written or read: nothing is wrong with the program."""
+    """Whether the cause is a full, unreadable or read-only disk, not the program."""
     return exc.errno in _WRITE_FAULTS
 
 
@@ -76,10 +76,10 @@ def tell_differences(found: Mapping[str, Any], requested: Mapping[str, Any], own
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process.
+    """Lock a folder for this process.
 
-    The lock is the operating system's: it ends with the process, however that ends. Raises ManifestError when another
-    process is at work in the folder, MbertError when it may not be written or its file system has no locks.
+    The lock is the operating system's: it ends with the process, in any case. Raises ManifestError if another process
+    is using the folder, MbertError if it is not writable or its file system has no locks.
     """
     import fcntl
 
@@ -99,7 +99,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether another process holds the folder at this moment."""
+    """Whether another process holds the folder's lock right now."""
     import fcntl
 
     try:
@@ -107,7 +107,7 @@ def is_locked(folder: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # there is no lock, or there can be none
+    except OSError:  # there is no lock, or locks are not supported
         return False
     return False
 
@@ -116,12 +116,12 @@ def write_json(path: Path, value: Any) -> None:
     """Write indented JSON with sorted keys, atomically."""
     with replacing(path) as temporary:
         text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        # Names may hold bytes that are not UTF-8; what is written of them is how JSON escapes them.
+        # Names may hold bytes that are not UTF-8; JSON escapes them.
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; raises ManifestError when the file is missing or is not JSON."""
+    """Read JSON; raises ManifestError if the file is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:

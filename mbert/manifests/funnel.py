@@ -1,4 +1,4 @@
-"""How much of a corpus is left at each step from input to pair, and what was lost where."""
+"""How much of a corpus remains at each step from input to pair, and what was lost where."""
 
 import dataclasses
 from typing import Literal
@@ -18,7 +18,7 @@ class Stage:
 
     step: Step
     count: int
-    share: float | None = None  # of what the same things began with: inputs, frames or clips
+    share: float | None = None  # of the initial number of inputs, frames or clips
     losses: dict[str, int] = dataclasses.field(default_factory=dict)  # since the step before: status or cause -> count
 
 
@@ -64,13 +64,13 @@ def _share(count: int, whole: int) -> float:
 
 
 def _frames(tables: CorpusTables) -> tuple[int, int]:
-    """Decoded frames of the inputs with a face, and those of them that a clip of any face covers."""
+    """Decoded frames of the inputs with a face, and how many of them are covered by a clip of any face."""
     ((frames, with_face),) = tables.rows(
         "WITH before AS (SELECT video_id, first_frame, last_frame, max(last_frame) OVER (PARTITION BY video_id "
         "ORDER BY first_frame, last_frame ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS reached FROM clips), "
         "covered AS (SELECT video_id, sum(greatest(0, last_frame + 1 - greatest(first_frame, "
         "coalesce(reached + 1, first_frame)))) AS n FROM before GROUP BY video_id) "
-        # The numbers of the images of a folder may have gaps.
+        # Image numbers of a folder may have gaps.
         "SELECT coalesce(sum(num_frames), 0)::BIGINT, coalesce(sum(least(num_frames, coalesce(n, 0))), 0)::BIGINT "
         "FROM videos LEFT JOIN covered USING (video_id) WHERE status = 'ok'"
     )

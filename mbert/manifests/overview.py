@@ -19,9 +19,9 @@ from mbert.manifests.subject import Subject
 from mbert.manifests.workspace import PAIRS_INDEX, Workspace
 
 OVERVIEW_COLUMNS = ("face_px", "yaw", "pitch")  # of the crops
-_MOST = 6  # values of a column that are named
+_MOST = 6  # values of a column listed by name
 _OK = "videos WHERE status = 'ok'"
-# What was done to inputs, or is to be known of them, and of which inputs that is so.
+# What was done to inputs, or is notable about them, and the condition for those inputs.
 _REMARKABLE = {
     "turned as the file says": "rotation <> 0 OR mirrored",
     "stood on their head": "turned <> 0",
@@ -36,7 +36,7 @@ _REMARKABLE = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
-    """Where 90 % of the values of a column lie, and their median."""
+    """The range of 90 % of a column's values, and their median."""
 
     low: float  # 5 % of the values are below
     median: float
@@ -64,10 +64,10 @@ class PairCounts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Overview:
-    """A workspace in numbers. What is not there yet is empty, 0 or None."""
+    """A workspace in numbers. Parts that do not exist yet are empty, 0 or None."""
 
     workspace: str
-    at_work: tuple[str, ...]  # folders that another command holds
+    at_work: tuple[str, ...]  # folders locked by another command
     statuses: dict[str, int]  # inputs by status
     datasets: dict[str, int]
     reasons: tuple[RejectedReason, ...]
@@ -83,24 +83,23 @@ class Overview:
     sizes: dict[str, int]  # inputs by width x height
     remarkable: dict[str, int]
     faces: dict[str, Spread]  # face_px, yaw, pitch of all crops; jitter_px of the clips
-    missing_tars: int  # of crops, whose manifest is gone
+    missing_tars: int  # of crops, with missing manifests
     labels: dict[str, LabelCounts]  # by dataset
     pairs: PairCounts | None
     expressions: PairCounts | None
-    licenses: dict[str, int]  # of all inputs; `not given` where nothing was said
+    licenses: dict[str, int]  # of all inputs; `not given` if unknown
     consents: dict[str, int]
     sources: dict[str, int]
-    first_expiry: str | None  # YYYY-MM-DD, of what has not expired
+    first_expiry: str | None  # YYYY-MM-DD, of unexpired inputs
     num_expired: int
     num_bytes: dict[str, int]  # on disk, by part of the workspace
-    versions: tuple[dict[str, str], ...]  # of what the corpus was made with, one entry for each that differs
+    versions: tuple[dict[str, str], ...]  # of the software that made the corpus, one entry per difference
 
 
 def overview(workspace: Workspace, tables: CorpusTables, frames: Mapping[str, Distribution]) -> Overview:
-    """Count what is in a workspace; an empty or half-made one has empty parts.
+    """Count what is in a workspace; an empty or unfinished one has empty parts.
 
-    `frames` are the distributions of `OVERVIEW_COLUMNS`, or of more. Raises ManifestError for a manifest that cannot be
-    read.
+    `frames` are the distributions of `OVERVIEW_COLUMNS`, or of more. Raises ManifestError for an unreadable manifest.
     """
     config: dict[str, Any] = read_json(workspace.corpus_config) if workspace.corpus_config.exists() else {}
     of_faces = {name: frames[name] for name in OVERVIEW_COLUMNS} | {
@@ -160,7 +159,7 @@ def _spread(values: Distribution) -> Spread:
 
 
 def _said(tables: CorpusTables, column: str) -> dict[str, int]:
-    """What `videos.csv` says of the inputs; empty where it says nothing of any."""
+    """The facts from `videos.csv` about the inputs; empty if there are none."""
     found = tables.counts(f"coalesce({column}, 'not given')", "videos", most=_MOST)
     return {} if found.keys() == {"not given"} else found
 
@@ -180,7 +179,7 @@ def _labels(workspace: Workspace) -> dict[str, LabelCounts]:
 
 
 def _pairs(folder: Path) -> PairCounts | None:
-    """As the index of a finished set says."""
+    """Read from the index of a finished set."""
     if not (folder / PAIRS_INDEX).exists():
         return None
     index = read_json(folder / PAIRS_INDEX)
@@ -193,7 +192,7 @@ def _sizes(workspace: Workspace) -> dict[str, int]:
 
 
 def _bytes_below(folder: Path) -> int:
-    """Of all files; links are not followed, and what goes away meanwhile does not count."""
+    """The size of all files; links are not followed, and files that disappear meanwhile do not count."""
     total, folders = 0, [str(folder)]
     while folders:
         try:

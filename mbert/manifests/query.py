@@ -1,4 +1,4 @@
-"""Questions over manifests in SQL, answered by DuckDB."""
+"""Queries over manifests in SQL, answered by DuckDB."""
 
 import re
 from typing import Any
@@ -14,9 +14,9 @@ from mbert.manifests.schema import ClipRow, FrameRow, VideoRow, arrow_schema
 class FrameCondition:
     """An SQL condition over the columns of a frame, its clip and its video.
 
-    Where manifests share a name, the frame's column is meant, then the clip's. Raises ConfigError for an expression
-    that does not parse, names no column, or is no condition. The expression can reach these rows and nothing else: not
-    the file system, not the network.
+    If manifests share a name, the frame's column is used, then the clip's. Raises ConfigError for an expression that
+    does not parse, names no column, or is not a condition. The expression can only access these rows: not the file
+    system, not the network.
     """
 
     def __init__(self, expression: str, clips: pa.Table, videos: pa.Table) -> None:
@@ -30,12 +30,12 @@ class FrameCondition:
         schemas = [arrow_schema(row_type) for row_type in (FrameRow, ClipRow, VideoRow)]
         self._names = list(dict.fromkeys(name for schema in schemas for name in schema.names))
         words = set(re.findall(r"\w+", expression.lower()))
-        # Reading a column too many (a word in a text) costs a little time, one too few would be an error.
+        # Reading an extra column (a word in a text) costs a little time, a missing one would be an error.
         self.frame_columns = [name for name in schemas[0].names if name in words or name in ("clip_id", "video_id")]
         self._check(schemas[0].empty_table())
 
     def mask(self, frames: pa.Table) -> npt.NDArray[np.bool_]:
-        """Which rows of a table that has `frame_columns` fulfil the condition, (N,); unknown (NULL) is no."""
+        """Which rows of a table with `frame_columns` satisfy the condition, (N,); unknown (NULL) means no."""
         kept = np.zeros(len(frames), dtype=bool)
         kept[self._rows(frames)] = True
         return kept

@@ -1,4 +1,4 @@
-"""The regions of a face that `mbert predict` follows: their names, everywhere in the same order.
+"""The regions of a face that `mbert predict` follows: their names, always in the same order.
 
 "l" is the left side of the image, as in landmarks.
 """
@@ -22,7 +22,7 @@ REGIONS = (
     "chin",
 )
 Part = Literal["brows", "eyes", "mouth"]
-# What moves together is one event. The nose and the cheeks are lifted by muscles of the mouth.
+# Regions that move together are one event. The nose and the cheeks are lifted by muscles of the mouth.
 PARTS: dict[Part, tuple[str, ...]] = {"brows": REGIONS[:4], "eyes": REGIONS[4:6], "mouth": REGIONS[6:]}
 
 

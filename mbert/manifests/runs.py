@@ -1,4 +1,4 @@
-"""What a run has to tell: rows that are gathered from its folder and shown on its page."""
+"""The facts of a run: rows that are gathered from its folder and shown on its page."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 REPORT = "report.html"  # in the folder of a run, and in a folder of runs
-METHODS = {  # of an evaluation, as people read them; the first is the evaluated model
+METHODS = {  # of an evaluation, with display names; the first is the evaluated model
     "mbert": "μ-BERT",
     "random_weights": "random weights",
     "evidence": "evidence",
@@ -23,7 +23,7 @@ METHODS = {  # of an evaluation, as people read them; the first is the evaluated
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """A number with its interval of 95 %; None where it is not defined."""
+    """A number with its 95 % interval; None if undefined."""
 
     value: float | None
     low: float | None = None
@@ -32,18 +32,18 @@ class Score:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RunLink:
-    """Another run that a page names."""
+    """Another run named on a page."""
 
     name: str
-    run: str = ""  # its folder, where it is on this disk
-    page: str | None = None  # path relative to the page that names it, with forward slashes; None where it has none
-    what: str = ""  # it is of
+    run: str = ""  # its folder, if it is on this disk
+    page: str | None = None  # path relative to the page that names it, with forward slashes; None if it has none
+    what: str = ""  # protocol, classes and mode
     scores: Mapping[str, Score] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RunPicture:
-    """What a model made of some pairs during training."""
+    """A picture of a model's output for some pairs during training."""
 
     step: int
     jpeg: bytes
@@ -51,7 +51,7 @@ class RunPicture:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingFacts:
-    """A training run, also one that is at work, was stopped or has failed."""
+    """A training run, including one in progress, stopped or failed."""
 
     name: str
     kind: str  # pretrain or finetune
@@ -61,7 +61,7 @@ class TrainingFacts:
     step: int
     steps: int
     at_steps: "npt.NDArray[np.int64]"  # (n,)
-    series: "Mapping[str, npt.NDArray[np.float64]]"  # (n,) each, by their names in metrics.jsonl; NaN where not known
+    series: "Mapping[str, npt.NDArray[np.float64]]"  # (n,) each, by their names in metrics.jsonl; NaN if unknown
     seconds: float  # of all steps, without loading and saving
     num_seen: int  # pairs, each as often as it was seen
     epochs: float
@@ -70,17 +70,17 @@ class TrainingFacts:
     precision: str
     processes: int
     num_pairs: int
-    subjects: tuple[str, ...] | None  # whose faces; None where nobody knows
+    subjects: tuple[str, ...] | None  # shown in the pairs; None if unknown
     excluded: tuple[str, ...]
-    classes: Mapping[str, int]  # pairs of each, when labels are learned
-    num_forgotten: int  # inputs that it has seen and that were forgotten since
+    classes: Mapping[str, int]  # pairs of each, if labels are learned
+    num_forgotten: int  # inputs that it has seen and that were since forgotten
     pictures: tuple[RunPicture, ...]
     num_pictures: int  # of them in the run
-    warnings: tuple[tuple[str, str], ...]  # what about, and a sentence
+    warnings: tuple[tuple[str, str], ...]  # topic, and a sentence
     files: frozenset[str]  # names in its folder
     settings: Mapping[str, Any]
     versions: Mapping[str, Any]
-    start: RunLink | None = None  # the run that it began from
+    start: RunLink | None = None  # the run that it started from
     evaluations: tuple[RunLink, ...] = ()
 
 
@@ -92,7 +92,7 @@ class MethodScores:
     dataset: str | None  # None: all samples
     scores: Mapping[str, Score]  # by measure
     chance: Mapping[str, float | None]
-    differences: Mapping[str, Score]  # the model's scores less this method's
+    differences: Mapping[str, Score]  # the model's scores minus this method's
     over_seeds: Mapping[str, tuple[float, float | None]]  # mean and standard deviation
     select: str
 
@@ -119,7 +119,7 @@ class GroupScores:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class WrongPair:
-    """An expression that was named wrongly."""
+    """A wrongly classified expression."""
 
     key: str
     subject: str
@@ -130,7 +130,7 @@ class WrongPair:
     confidence: float | None  # the head's own probability
     onset: bytes | None = None  # JPEG
     apex: bytes | None = None
-    moved: "npt.NDArray[np.floating[Any]] | None" = None  # (h, w), 0-1: where the model says the face moved
+    moved: "npt.NDArray[np.floating[Any]] | None" = None  # (h, w), 0-1: where the face moved according to the model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +150,7 @@ class EvaluationFacts:
     num_subjects: int
     num_folds: int
     seconds: float
-    measures: tuple[str, ...]  # of the methods, the two that count first
+    measures: tuple[str, ...]  # of the methods, the two main ones first
     methods: tuple[MethodScores, ...]  # of all samples, the evaluated model first
     per_dataset: tuple[MethodScores, ...]
     class_names: tuple[str, ...]
@@ -162,10 +162,10 @@ class EvaluationFacts:
     wrong: tuple[WrongPair, ...]  # the worst first
     without_pictures: str  # why the wrong pairs have no crops or no map, or ""
     warnings: tuple[str, ...]
-    saw_frames_of: tuple[str, ...]  # tested people whose frames, without labels, the encoder has seen
+    saw_frames_of: tuple[str, ...]  # tested people whose frames the encoder has seen, without labels
     learned_labels_of: tuple[str, ...]  # tested people whose labels it has learned
     evaluations_before: int
-    samples: Mapping[str, Mapping[str, int]]  # of each dataset: of each class
+    samples: Mapping[str, Mapping[str, int]]  # per dataset and class
     left_out: Mapping[str, int]
     apex_sources: Mapping[str, int]
     checkpoint: RunLink
@@ -176,10 +176,10 @@ class EvaluationFacts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RunEntry:
-    """A run in the table of runs, also one that cannot be read."""
+    """A run in the table of runs, including unreadable ones."""
 
     name: str
-    kind: str  # pretrain, finetune, eval; "" where it cannot be read
+    kind: str  # pretrain, finetune, eval; "" if unreadable
     state: str  # as in TrainingFacts, or unreadable
     at: str
     page: str | None = None

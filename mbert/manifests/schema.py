@@ -1,6 +1,6 @@
 """The rows of every manifest, their Arrow schemas, and the functions that make keys.
 
-A manifest's Arrow schema is derived from its row class, so the class is the one place that says what a column is.
+A manifest's Arrow schema is derived from its row class, so the class is the single definition of its columns.
 Frame indices count decoded frames in presentation order from 0; in a frame folder they are the number in the file name.
 """
 
@@ -22,7 +22,7 @@ SCHEMA_VERSION = 5
 Status = Literal[
     "pending",  # planned, not done yet
     "ok",  # at least one clip was written
-    "missing",  # named by a label or an earlier run, but not there
+    "missing",  # named by a label or an earlier run, but absent
     "empty",  # zero bytes, or a folder without a file
     "unreadable",  # cannot be opened or decoded
     "no_video",  # opens, but holds no video stream
@@ -37,10 +37,10 @@ PairKind = Literal["sampled", "onset_apex", "onset_between"]  # between: the lat
 ApexSource = Literal["annotated", "middle", "spotted"]
 Expression = Literal["micro", "macro"]
 Packing = Literal["side by side", "one above the other"]
-# The names of the images, the rate of --fps or of the dataset, or the rate that is taken where nobody says one.
+# The names of the images, the rate of --fps or of the dataset, or the default rate.
 TimesFrom = Literal["names", "fps", "assumed"]
 AlignMode = Literal["auto", "clip", "smooth", "frame"]
-Part = Literal["pretrain", "train", "test"]  # of the synthetic benchmark; no photo is in two
+Part = Literal["pretrain", "train", "test"]  # of the synthetic benchmark; each photo is in only one
 
 Float32 = Annotated[float, pa.float32()]
 Affine = Annotated[tuple[float, ...], pa.list_(pa.float64(), 6)]  # row-major 2x3
@@ -50,7 +50,7 @@ FivePoints = Annotated[tuple[float, ...], pa.list_(pa.float32(), 10)]  # x, y of
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class VideoRow:
-    """One input, also a failed one. `reason` may also carry a remark on an input that is ok."""
+    """One input, including failed ones. `reason` may also hold a remark on an input that is ok."""
 
     video_id: str
     dataset: str
@@ -64,28 +64,28 @@ class VideoRow:
     height: int | None = None
     fps: float | None = None  # mean rate, from the timestamps of the decoded frames
     num_frames: int | None = None  # decoded
-    num_frames_from_header: int | None = None  # what the file claims
-    bit_depth: int | None = None  # bits of a sample that are in use; 8 are kept, by one scale for the whole input
-    times_from: TimesFrom | None = None  # where the frames of a folder have their times from
-    rotation: int | None = None  # degrees, as the file requests a player to turn it
+    num_frames_from_header: int | None = None  # as the file claims
+    bit_depth: int | None = None  # bits in use per sample; 8 are kept, with one scale for the whole input
+    times_from: TimesFrom | None = None  # where the times of a folder's frames come from
+    rotation: int | None = None  # degrees, as the file tells players to turn it
     mirrored: bool | None = None  # as the file requests, too
-    turned: int | None = None  # further degrees: 180 where faces showed that it is upside down
+    turned: int | None = None  # further degrees: 180 if faces showed that it is upside down
     aspect: float | None = None  # width of a stored pixel by its height; made square
-    stereo: Packing | None = None  # how pictures for two eyes are packed; the first was taken
-    stream: int | None = None  # number of the stream in the file that was taken
-    # Of the colours, as the file says; None: it does not say. Then the range is taken for limited, and the matrix for
-    # BT.709 of pictures that are 1280 wide or higher than 576, else for BT.601.
+    stereo: Packing | None = None  # how pictures for two eyes are packed; the first is used
+    stream: int | None = None  # number of the stream used in the file
+    # The colours as the file states them; None: not stated. Then the range is assumed to be limited, and the matrix
+    # BT.709 for pictures that are 1280 wide or higher than 576, else BT.601.
     transfer: str | None = None
     primaries: str | None = None
     matrix: str | None = None
     range: str | None = None  # "limited" or "full"
-    tone_mapped: bool | None = None  # HDR, brought to what a normal screen shows
-    rate: float | None = None  # how many times slower than life the file plays; its times were divided by it
-    true_fps: float | None = None  # mean rate of different pictures: below `fps` where some are repeated
+    tone_mapped: bool | None = None  # HDR, converted for a normal screen
+    rate: float | None = None  # how many times slower than real time the file plays; its times were divided by it
+    true_fps: float | None = None  # mean rate of distinct pictures: below `fps` if some are repeated
     seconds: float | None = None  # presentation time from first to last frame
-    first_frame: int | None = None  # frame indices of what was decoded; a folder's numbers may begin anywhere
+    first_frame: int | None = None  # frame indices of the decoded part; a folder's numbers may begin anywhere
     last_frame: int | None = None
-    kept_whole: str | None = None  # labelled frame ranges that no cut went through when it was ingested: `7-20 45-60`
+    kept_whole: str | None = None  # labelled frame ranges that no clip border cut when it was ingested: `7-20 45-60`
     num_clips: int = 0
     num_crops: int = 0  # aligned frames written
     num_bytes: int = 0
@@ -97,12 +97,12 @@ class VideoRow:
     consent: str | None = None
     source: str | None = None  # where the recording comes from
     retention_until: str | None = None  # YYYY-MM-DD, the last day on which it may be kept
-    subject: Subject | None = None  # who is seen
+    subject: Subject | None = None  # who is shown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ClipRow:
-    """One face track under one alignment. What is annotated in it: `LabelRow`."""
+    """One face track under one alignment. For its annotations see `LabelRow`."""
 
     clip_id: str
     video_id: str
@@ -113,17 +113,17 @@ class ClipRow:
     last_frame: int  # inclusive
     num_frames: int
     fps: float
-    align: AlignMode  # what was done: "clip", "smooth" or "frame"
+    align: AlignMode  # the method used: "clip", "smooth" or "frame"
     face_px: Float32  # median over the clip, in source pixels
     jitter_px: Float32 | None  # RMS motion of rigid regions between consecutive crops, in crop pixels
-    subject: Subject | None = None  # who is seen; from labels and folders as they are now
+    subject: Subject | None = None  # who is shown; from the current labels and folders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LabelRow:
     """One annotated expression, in the frames that were annotated, and what became of it.
 
-    The one place of annotations. (dataset, subject, sample) names an expression everywhere.
+    The only place for annotations. (dataset, subject, sample) identifies an expression everywhere.
     """
 
     dataset: str
@@ -131,10 +131,10 @@ class LabelRow:
     sample: str
     path: str  # of the input, relative to the ingested folder
     video_id: str
-    clip_id: str | None  # that holds it; None: it cannot be used, see `remark`
+    clip_id: str | None  # the clip that holds it; None: it cannot be used, see `remark`
     line: int  # of the annotation
     expression: Expression
-    onset: int | None  # frame indices, after errata and checks; never moved to where crops are
+    onset: int | None  # frame indices, after errata and checks; never moved to existing crops
     apex: int | None
     offset: int | None
     emotion: str | None
@@ -142,12 +142,12 @@ class LabelRow:
     objective_class: str | None
     errata: str | None  # ids of the corrections, separated by spaces
     remark: str | None  # what is wrong with it, or was changed
-    root: str | None = None  # the ingested folder whose annotation it is from
+    root: str | None = None  # the ingested folder that the annotation is from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class FrameRow:
-    """One aligned crop: where its bytes lie, how it was cut, what its quality is."""
+    """One aligned crop: the location of its bytes, how it was cut, and its quality."""
 
     clip_id: str
     video_id: str
@@ -166,17 +166,17 @@ class FrameRow:
     sharpness: Float32  # variance of the Laplacian of the crop's luma
     brightness: Float32  # mean luma of the crop, 0-255
     clipped: Float32  # share of the crop's pixels that are black or white: too dark, too bright, or outside the frame
-    eye_open: Float32  # eye aspect ratio: about 0.3 when open, below 0.2 in a blink; between measured frames a line
+    eye_open: Float32  # eye aspect ratio: about 0.3 when open, below 0.2 in a blink; linear between measured frames
     mouth_open: Float32  # distance of the inner lips, in mouth widths
-    score: Float32 | None  # the landmarker's confidence, 0-1: low where the face is partly hidden
-    repeated: bool = False  # the picture of the frame before, once more: it is in no pair
+    score: Float32 | None  # the landmarker's confidence, 0-1: low if the face is partly hidden
+    repeated: bool = False  # repeats the previous picture: not used in pairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PairRow:
     """One frame pair: t0 is the earlier frame (the paper's I_t), t1 the later one (I_{t+δ}).
 
-    The manifest of clips next to the shards holds whose face it shows, and `LabelRow` how an expression is annotated.
+    The manifest of clips next to the shards says whose face it shows, and `LabelRow` how an expression is annotated.
     """
 
     key: str
@@ -187,8 +187,8 @@ class PairRow:
     t1: int
     delta_seconds: float
     kind: PairKind
-    # Only on pairs of a labelled expression, that is of another kind than `sampled`:
-    subject: Subject | None = None  # with dataset and sample the name of the label
+    # Only on pairs of a labelled expression, that is of a kind other than `sampled`:
+    subject: Subject | None = None  # identifies the label together with dataset and sample
     sample: str | None = None
     apex_source: ApexSource | None = None
     t0_offset: int  # byte range of each JPEG in the tar: any frame is one ranged read
@@ -199,7 +199,7 @@ class PairRow:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TruthRow:
-    """One synthetic clip: all that it was made from, in addition to its photo. Written by `mbert synthesize`."""
+    """One synthetic clip: everything it was made from, apart from its photo. Written by `mbert synthesize`."""
 
     path: str  # relative to the folder of the videos, with forward slashes
     subject: str
@@ -207,12 +207,12 @@ class TruthRow:
     photo: str  # name of the file
     photo_sha256: str
     variation: int  # which pseudo-subject of the photo
-    emotion: str  # `neutral`: nothing of the face moves
+    emotion: str  # `neutral`: the face does not move
     action_units: str | None  # as annotation sheets write them: 6+12
     left_strengths: Shares  # of each unit, on the left of the image
     right_strengths: Shares
-    amplitude_px: float  # largest displacement at the apex, in pixels of a 224 px crop; 0 of a neutral clip
-    onset: int | None  # frame indices; none of a neutral clip
+    amplitude_px: float  # largest displacement at the apex, in pixels of a 224 px crop; 0 for a neutral clip
+    onset: int | None  # frame indices; None for a neutral clip
     apex: int | None
     offset: int | None
     num_frames: int
@@ -262,8 +262,8 @@ _SLUG_LENGTH = 40
 def video_key(dataset: str, path: str, root: int = 1) -> str:
     """The id of an input: dataset, readable part of its relative path, 8 hex digits of a hash of path and root.
 
-    The hash keeps apart what the readable part may merge (`a b.mp4`, `a_b.mp4`, names in other scripts, equal paths
-    below two roots), and does not depend on which other files there are.
+    The hash separates names that the readable part may merge (`a b.mp4`, `a_b.mp4`, names in other scripts, equal paths
+    below two roots), and does not depend on which other files exist.
     """
     stem = re.sub(r"\.[^./]*$", "", path)
     slug = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[-_SLUG_LENGTH:].strip("-")
@@ -278,5 +278,5 @@ def clip_key(video_id: str, track: int, clip_index: int) -> str:
 
 
 def pair_key(clip_id: str, t0: int, t1: int, copy: int = 0) -> str:
-    """The id of a pair; sorts by time within a clip. `copy` counts further labels that give the same two frames."""
+    """The id of a pair; sorts by time within a clip. `copy` counts additional labels that give the same two frames."""
     return f"{clip_id}_{t0:07d}_{t1:07d}" + (f"_{copy}" if copy else "")

@@ -1,4 +1,4 @@
-"""Taking names out of the small files that commands leave: JSON, lines, tables."""
+"""Removing names from the small files that commands leave: JSON, lines, tables."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from mbert.manifests.files import replacing
 
 GONE = "(forgotten)"
 _TEXTS = frozenset([".json", ".jsonl", ".csv", ".html", ".md", ".txt", ".log", ".yaml"])
-_NAMING = ("video_id", "clip_id", "key", "path", "subject")  # columns of tables that say whose row it is
+_NAMING = ("video_id", "clip_id", "key", "path", "subject")  # columns that identify whose row it is
 
 
 class Scrubber:
@@ -26,11 +26,11 @@ class Scrubber:
         self._pattern = re.compile(rf"(?<![\w.-])(?:{'|'.join(parts)})(?![\w-])") if parts else re.compile(r"(?!)")
 
     def is_named(self, text: str) -> bool:
-        """Whether a text is one of the names, or a key of one of the inputs."""
+        """Whether a text is one of the names, or belongs to one of the inputs."""
         return self._pattern.fullmatch(text) is not None
 
     def value(self, value: Any) -> Any:
-        """JSON without the names: they leave lists and the keys of objects, and are blotted out in texts."""
+        """JSON without the names: removed from lists and object keys, and blanked out in texts."""
         if isinstance(value, dict):
             return {self.text(name): self.value(each) for name, each in value.items() if not self.is_named(name)}
         if isinstance(value, list):
@@ -38,11 +38,11 @@ class Scrubber:
         return self.text(value) if isinstance(value, str) else value
 
     def text(self, text: str) -> str:
-        """A text in which the names are blotted out."""
+        """A text with the names blanked out."""
         return self._pattern.sub(GONE, text)
 
     def file(self, file: Path) -> bool:
-        """Take the names out of a file; says whether it held any. Raises MbertError where it cannot be written."""
+        """Remove the names from a file; returns whether it had any. Raises MbertError if it cannot be written."""
         if file.suffix == ".parquet":
             return self._table(file)
         if file.suffix not in _TEXTS:

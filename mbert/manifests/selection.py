@@ -1,4 +1,4 @@
-"""Which few crops and rejected inputs of a corpus to look at: by chance, and the worst ones."""
+"""Selection of a few crops and rejected inputs of a corpus to look at: random ones, and the worst ones."""
 
 import collections
 import dataclasses
@@ -15,7 +15,7 @@ from mbert.manifests.workspace import twin_paths
 
 Kind = Literal["random", "jitter", "score", "pose"]
 _POSE = "greatest(abs(yaw), abs(pitch), abs(roll))"
-# Remarks follow the cause, and its digits differ from input to input: `no face track in 250 frames; the header ...`.
+# Remarks follow the cause, and numbers differ between inputs: `no face track in 250 frames; the header ...`.
 _CAUSE = "coalesce(split_part(reason, '; ', 1), status)"
 _KIND = rf"regexp_replace({_CAUSE}, '[0-9]+([.,:][0-9]+)*', '…', 'g')"
 _REJECTED = "status NOT IN ('ok', 'pending')"
@@ -23,10 +23,10 @@ _REJECTED = "status NOT IN ('ok', 'pending')"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ChosenCrop:
-    """One crop, where its bytes lie, and why it was chosen."""
+    """One crop, the location of its bytes, and why it was chosen."""
 
     kind: Kind
-    value: float | None  # jitter_px, score or degrees; none of a random one
+    value: float | None  # jitter_px, score or degrees; None for a random one
     path: str  # of its input
     clip_id: str
     frame_index: int
@@ -38,17 +38,17 @@ class ChosenCrop:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RejectedReason:
-    """Why inputs have no crops."""
+    """A reason why inputs have no crops."""
 
     status: str
-    reason: str  # with … for numbers that differ
+    reason: str  # with … for differing numbers
     count: int
 
 
 def choose_crops(tables: CorpusTables, count: int, seed: int) -> dict[Kind, list[ChosenCrop]]:
-    """At most `count` crops of each kind: random ones of all, and the worst ones of the clips that have them.
+    """At most `count` crops of each kind: random ones from all, and the worst ones from the clips that have them.
 
-    Of a clip at most one crop is the worst of a kind. Crops whose manifest is missing are left out.
+    At most one crop per clip is the worst of a kind. Crops whose manifest is missing are left out.
     """
     wanted: dict[Kind, Sequence[tuple[str, float | None, int | None]]] = {
         "random": _random_places(tables, count, seed),
@@ -72,7 +72,7 @@ def choose_crops(tables: CorpusTables, count: int, seed: int) -> dict[Kind, list
 
 
 def _random_places(tables: CorpusTables, count: int, seed: int) -> list[tuple[str, float | None, int | None]]:
-    """Clips and places in them; each crop of the corpus is as likely as any other."""
+    """Clips and positions in them; every crop of the corpus is equally likely."""
     total = tables.one("SELECT coalesce(sum(num_frames), 0)::BIGINT FROM clips")
     chosen = sorted(random.Random(seed).sample(range(total), min(count, total)))
     found = tables.rows(
@@ -88,7 +88,7 @@ def _random_places(tables: CorpusTables, count: int, seed: int) -> list[tuple[st
 def _crops(
     tables: CorpusTables, kind: Kind, wanted: Sequence[tuple[str, float | None, int | None]]
 ) -> list[ChosenCrop]:
-    """The crops of clips: at a place, or where none is given the one that the value is of."""
+    """The crops of clips: at the given position, else the one with the given value."""
     clips = [clip for clip, _, _ in wanted]
     about = {
         clip: (shard, path)
@@ -133,7 +133,7 @@ def _at(kind: Kind, rows: Sequence[dict[str, Any]], place: int | None) -> dict[s
 
 
 def choose_rejected(tables: CorpusTables, count: int) -> list[VideoRow]:
-    """At most `count` rejected inputs: one for each reason before any second one."""
+    """At most `count` rejected inputs: one for each reason before a second for any."""
     keys = [
         key
         for (key,) in tables.rows(
@@ -148,7 +148,7 @@ def choose_rejected(tables: CorpusTables, count: int) -> list[VideoRow]:
 
 
 def rejected_reasons(tables: CorpusTables, most: int) -> list[RejectedReason]:
-    """Why inputs were rejected, the most frequent reason first; those beyond `most` as one."""
+    """Why inputs were rejected, the most frequent reason first; those beyond `most` combined."""
     rows = tables.rows(
         f"SELECT status, CASE WHEN count(DISTINCT {_CAUSE}) > 1 THEN {_KIND} ELSE min({_CAUSE}) END, "
         f"count(*) FROM videos WHERE {_REJECTED} GROUP BY status, {_KIND} ORDER BY 3 DESC, 1, 2"

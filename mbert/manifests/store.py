@@ -43,7 +43,7 @@ class RowWriter:
             self._flush()
 
     def finish(self, extra: dict[str, str]) -> None:
-        """Write what is left; `extra` goes into the file's metadata."""
+        """Write the remaining rows; `extra` goes into the file's metadata."""
         self._flush()
         self._file.add_key_value_metadata(extra)
 
@@ -55,7 +55,7 @@ class RowWriter:
 
 @contextlib.contextmanager
 def writing_rows(path: Path, row_type: type[Any]) -> Iterator[RowWriter]:
-    """Write a manifest row by row; it appears under its name on success only. End with `finish`."""
+    """Write a manifest row by row; it only appears under its name on success. End with `finish`."""
     schema = arrow_schema(row_type)  # type: ignore[arg-type]
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
         yield RowWriter(file, row_type)
@@ -83,7 +83,7 @@ def write_table(path: Path, table: pa.Table, *, row_type: type, extra: dict[str,
 def read_table(
     path: Path | BinaryIO, row_type: type, *, columns: Sequence[str] | None = None, where: pc.Expression | None = None
 ) -> pa.Table:
-    """Read some columns of a manifest; raises ManifestError when it is missing, damaged or of another schema."""
+    """Read some columns of a manifest; raises ManifestError if it is missing, damaged or of another schema."""
     _checked_metadata(path, row_type)
     if not isinstance(path, Path):
         path.seek(0)
@@ -96,7 +96,7 @@ def read_rows(path: Path | BinaryIO, row_type: type[Row], *, where: pc.Expressio
 
 
 def iterate_rows(path: Path, row_type: type[Row]) -> Iterator[Row]:
-    """The rows of a manifest one after the other, of which some thousands are in memory at a time."""
+    """The rows of a manifest one after the other, with a few thousand in memory at a time."""
     _checked_metadata(path, row_type)
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=4096):
@@ -118,7 +118,7 @@ def _typed(value: Any, is_subject: bool) -> Any:
 
 
 def read_extra(path: Path, row_type: type, key: str) -> str:
-    """Read one entry of a manifest's own metadata; raises ManifestError when it is absent."""
+    """Read one entry of a manifest's own metadata; raises ManifestError if it is absent."""
     try:
         return str(_checked_metadata(path, row_type)[key.encode()].decode())
     except KeyError:
@@ -126,7 +126,7 @@ def read_extra(path: Path, row_type: type, key: str) -> str:
 
 
 def _checked_metadata(path: Path | BinaryIO, row_type: type) -> dict[bytes, bytes]:
-    """The metadata of a manifest that has the schema of its rows."""
+    """The metadata of a manifest, whose schema must match its rows."""
     expected = arrow_schema(row_type)
     try:
         with pq.ParquetFile(path) as file:

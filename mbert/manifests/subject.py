@@ -1,4 +1,4 @@
-"""Who is seen: the name of a person."""
+"""A person shown in a video: the name of a subject."""
 
 
 class Subject(str):
@@ -11,25 +11,25 @@ class Subject(str):
     __slots__ = ()
 
     def __new__(cls, dataset: str, id: str) -> "Subject":
-        """A person of a dataset; of an empty one where nobody said which."""
+        """A person of a dataset; the dataset is empty if unknown."""
         return super().__new__(cls, f"{dataset}/{id}" if dataset else id)
 
     def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
-        """For copies and for other processes."""
+        """Supports copies and other processes."""
         return self.dataset, self.id
 
     @classmethod
     def parse(cls, text: str) -> "Subject":
-        """From `casme2/sub01`; a text without a slash is an id of which nobody said the dataset."""
+        """Parse `casme2/sub01`; a text without a slash is an id of an unknown dataset."""
         dataset, slash, bare = text.partition("/")
         return cls(dataset, bare) if slash else cls("", text)
 
     @property
     def dataset(self) -> str:
-        """`casme2` of `casme2/sub01`."""
+        """`casme2` for `casme2/sub01`."""
         return self.partition("/")[0] if "/" in self else ""
 
     @property
     def id(self) -> str:
-        """`sub01` of `casme2/sub01`."""
+        """`sub01` for `casme2/sub01`."""
         return self.partition("/")[2] if "/" in self else str(self)

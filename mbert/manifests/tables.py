@@ -1,4 +1,4 @@
-"""Rows and summaries as pandas tables, where pandas is installed: it is no dependency."""
+"""Rows and summaries as pandas tables, if pandas is installed; it is not a dependency."""
 
 import dataclasses
 import typing
@@ -21,7 +21,7 @@ class HasTable(typing.Protocol):
 def to_pandas(rows: Any) -> "pandas.DataFrame":
     """Rows of one class, dictionaries, or a summary with a `table` as a DataFrame.
 
-    Raises ConfigError where pandas is not installed, and for what is no table.
+    Raises ConfigError if pandas is not installed, or if `rows` is not a table.
     """
     try:
         import pandas

@@ -1,4 +1,4 @@
-"""What keeps a forgotten input from coming back: a keyed hash of its content, and nothing that names it."""
+"""Keeps forgotten inputs from coming back: a keyed hash of the content, without anything that names the input."""
 
 import dataclasses
 import datetime
@@ -15,7 +15,7 @@ _ID_LENGTH = 16
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tombstones:
-    """The forgotten inputs of a workspace, by a key of its own: equal inputs of two workspaces have other ids."""
+    """The forgotten inputs of a workspace, with its own key: equal inputs of two workspaces have different ids."""
 
     file: Path
     key: str
@@ -23,7 +23,7 @@ class Tombstones:
 
     @classmethod
     def read(cls, file: Path) -> "Tombstones":
-        """Those of a workspace; raises ManifestError for a file that is damaged."""
+        """Read those of a workspace; raises ManifestError for a damaged file."""
         if not file.exists():
             return cls(file, secrets.token_hex(32), {})
         value = read_json(file)
@@ -41,14 +41,14 @@ class Tombstones:
         return sha256 is not None and self.id_of(sha256) in self.days
 
     def add(self, contents: list[str]) -> list[str]:
-        """Remember that these contents were forgotten; gives their ids."""
+        """Record that these contents were forgotten; returns their ids."""
         ids = sorted({self.id_of(sha256) for sha256 in contents})
         today = datetime.date.today().isoformat()
         self._write({**dict.fromkeys(ids, today), **self.days})
         return ids
 
     def lift(self, contents: list[str]) -> int:
-        """Allow these contents again; gives how many had been forgotten."""
+        """Allow these contents again; returns how many had been forgotten."""
         lifted = {self.id_of(sha256) for sha256 in contents} & self.days.keys()
         self._write({id: day for id, day in self.days.items() if id not in lifted})
         return len(lifted)
@@ -60,7 +60,7 @@ class Tombstones:
 
 
 def check_forgotten(workspace: Workspace) -> None:
-    """Raise ManifestError where `mbert forget` was stopped: until it is done, manifests and tars do not agree."""
+    """Raise ManifestError if `mbert forget` was interrupted: until it is done, manifests and tars do not match."""
     if workspace.forgetting.exists():
         raise ManifestError(
             f"`mbert forget` was stopped in {workspace.root}: run it again, with the same options, to let it finish"

@@ -1,4 +1,4 @@
-"""Where everything lies in a workspace: the one place that spells its paths."""
+"""The layout of a workspace: the only place that spells out its paths."""
 
 import dataclasses
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
-    """The folder that the four commands share."""
+    """The folder shared by all commands."""
 
     root: Path
 
@@ -42,27 +42,27 @@ class Workspace:
 
     @property
     def signatures(self) -> Path:
-        """How faces move in each tar of crops; written by `mbert verify --duplicates`."""
+        """The motion of faces in each tar of crops; written by `mbert verify --duplicates`."""
         return self.corpus / "signatures"
 
     @property
     def preview(self) -> Path:
-        """The page to look at; written by `mbert ingest` and `mbert preview`."""
+        """The preview page; written by `mbert ingest` and `mbert preview`."""
         return self.corpus / "preview.html"
 
     @property
     def forgotten(self) -> Path:
-        """What keeps forgotten inputs from coming back."""
+        """Keeps forgotten inputs from coming back."""
         return self.corpus / "forgotten.json"
 
     @property
     def forgetting(self) -> Path:
-        """What `mbert forget` is about to take away; there until that is done."""
+        """What `mbert forget` is removing; exists until that is done."""
         return self.corpus / ".forgetting.json"
 
     @property
     def pairs(self) -> Path:
-        """Shards of pairs sampled by time, which no label changes; written by `mbert shard --pairs`."""
+        """Shards of pairs sampled by time, independent of labels; written by `mbert shard --pairs`."""
         return self.root / "shards" / "pairs"
 
     @property
@@ -77,9 +77,9 @@ class Workspace:
 
 
 PAIRS_INDEX = "pairs.json"  # totals, options and fingerprint of a folder of pair shards; written last
-PAIRS_CLIPS = "clips.parquet"  # beside the shards: whose faces they show
+PAIRS_CLIPS = "clips.parquet"  # next to the shards: whose faces they show
 
 
 def twin_paths(folder: Path, shard: str) -> tuple[Path, Path]:
-    """The tar and the Parquet twin of a shard. The twin is written last: it is the commit mark."""
+    """The tar and the Parquet twin of a shard. The twin, written last, is the commit mark."""
     return folder / f"{shard}.tar", folder / f"{shard}.parquet"

@@ -1,4 +1,4 @@
-"""Which device and precision a run uses, and the processes it is made of: chosen by the hardware and by torchrun."""
+"""The device, precision and processes of a run, chosen by the hardware and by torchrun."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ class Compute:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether work is handed to a card and goes on there."""
+        """Whether work is queued on a GPU and runs there asynchronously."""
         return self.device.type == "cuda"
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -38,10 +38,10 @@ class Compute:
 
 
 def pick_compute(precision: Precision = "auto", local_rank: int | None = None) -> Compute:
-    """A GPU where there is one, in bf16, or fp16 on old ones. On a CPU fp32: without AMX, bf16 is many times slower.
+    """A GPU if there is one, in bf16, or fp16 on old ones. On a CPU fp32: without AMX, bf16 is many times slower.
 
-    `local_rank` is the number of the GPU; None: the one this process is set to. Raises ConfigError where fp16 is asked
-    of a CPU.
+    `local_rank` is the number of the GPU; None: this process's current one. Raises ConfigError if fp16 is requested on
+    a CPU.
     """
     if torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device() if local_rank is None else local_rank)
@@ -54,7 +54,7 @@ def pick_compute(precision: Precision = "auto", local_rank: int | None = None) -
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Processes:
-    """The processes of a run, one for each GPU; `rank` 0 alone writes files and talks."""
+    """The processes of a run, one per GPU; only `rank` 0 writes files and output."""
 
     rank: int = 0
     world: int = 1
@@ -63,11 +63,11 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and talks."""
+        """Whether this process writes files and output."""
         return self.rank == 0
 
     def on_first(self, work: Callable[[], Result]) -> Result:
-        """Do something on the first process and give everybody what came out; its MbertError is raised everywhere."""
+        """Run `work` on the first process and share its result; its MbertError is raised in all processes."""
         if not self.are_joined:
             return work()
         found: list[Any] = [None, None]
@@ -78,7 +78,7 @@ class Processes:
                 found[1] = exc
         dist.broadcast_object_list(found)
         if found[1] is not None:
-            found[1].is_told = True  # by the first one
+            found[1].is_told = True  # by the first process
             raise found[1]
         result: Result = found[0]
         return result
@@ -90,7 +90,7 @@ class Processes:
         return values
 
     def gather(self, value: Result) -> list[Result]:
-        """What each process has, in the order of ranks."""
+        """The values of all processes, in rank order."""
         if not self.are_joined:
             return [value]
         found: list[Any] = [None] * self.world
@@ -100,13 +100,13 @@ class Processes:
 
 @contextlib.contextmanager
 def joined_processes() -> Iterator[Processes]:
-    """Join the processes that torchrun (or a scheduler that sets its variables) started; alone without them.
+    """Join the processes started by torchrun (or a scheduler that sets its variables); without them, stay alone.
 
-    One that torchrun started alone joins too: what runs on one GPU is then what runs on many.
+    A single process of torchrun joins too, so that one GPU runs the same code as many.
     """
     is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1 and not dist.is_torchelastic_launched()
     if is_alone or dist.is_initialized():
-        # Folds of an evaluation are spread over GPUs: each alone, on the one its process is set to.
+        # Folds of an evaluation are spread over GPUs: each runs alone, on its process's current one.
         yield Processes(local_rank=torch.cuda.current_device() if torch.cuda.is_available() else 0)
         return
     processes = Processes(
@@ -123,12 +123,12 @@ def joined_processes() -> Iterator[Processes]:
 
 @contextlib.contextmanager
 def limited_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads for products on the CPU, and OpenCV and NumPy one.
+    """Let torch use `count` threads for products on the CPU, and OpenCV and NumPy one.
 
-    OpenCV's flow is then the same on every machine. NumPy's products here are of a few numbers: its threads would only
-    wait for each other, on a busy machine for longer than everything else takes.
+    OpenCV's flow is then the same on every machine. NumPy's products here are small: its threads would only wait for
+    each other, on a busy machine for longer than everything else takes.
     """
-    import cv2  # not for those who only want a network
+    import cv2  # not needed for just a network
     import threadpoolctl
 
     before = torch.get_num_threads(), cv2.getNumThreads()
@@ -143,5 +143,5 @@ def limited_threads(count: int) -> Iterator[None]:
 
 
 def num_threads() -> int:
-    """How many threads products on the CPU use: sums are rounded otherwise with another number."""
+    """How many threads products on the CPU use: the number affects the rounding of sums."""
     return torch.get_num_threads()

@@ -1,7 +1,7 @@
 """Forget inputs: their crops, rows and labels leave the corpus, their pairs the shards, and they cannot come back.
 
-What is to go is written down first (`Workspace.forgetting`), then the tombstones; rows go last. So a run that is killed
-is finished by the next one, and nothing can use a corpus that is half without somebody.
+What will be removed is recorded first (`Workspace.forgetting`), then the tombstones; rows are removed last. So the next
+run finishes a killed one, and nothing can use a half-cleaned corpus.
 """
 
 import dataclasses
@@ -34,28 +34,28 @@ _NEAREST = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Forgetting:
-    """What is to be forgotten: all that is needed to finish, whatever is gone already."""
+    """What to forget: everything needed to finish, whatever is already gone."""
 
     videos: tuple[str, ...]  # ids
     paths: tuple[str, ...]  # as in `videos.parquet`
     clips: tuple[str, ...]
-    subjects: tuple[str, ...]  # of whom nothing is left
-    persons: tuple[str, ...]  # who are seen in the inputs
-    names: tuple[str, ...]  # that no file may hold any more: paths and subjects that only these inputs have
+    subjects: tuple[str, ...]  # of whom nothing remains
+    persons: tuple[str, ...]  # shown in the inputs
+    names: tuple[str, ...]  # that no file may contain any more: paths and subjects of these inputs only
     contents: tuple[str, ...]  # SHA-256
-    corpora: tuple[str, ...]  # fingerprints of what held them
-    all_shown_named: bool  # somebody is named in every input
+    corpora: tuple[str, ...]  # fingerprints of the corpora that held them
+    all_shown_named: bool  # every input names somebody
     num_unread: int  # inputs whose content is not known
     num_crops: int
     num_labels: int
 
     @property
     def scrubber(self) -> Scrubber:
-        """Takes their names out of files."""
+        """Removes their names from files."""
         return Scrubber(ids=self.videos, names=self.names)
 
     def joined(self, other: "Forgetting") -> "Forgetting":
-        """Both."""
+        """The two combined."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         both: dict[str, Any] = dict(mine)
         for name, values in mine.items():
@@ -68,7 +68,7 @@ class Forgetting:
 
 
 def under_way(workspace: Workspace) -> Forgetting | None:
-    """What a run that was stopped had begun to forget."""
+    """What an interrupted run had begun to forget."""
     if not workspace.forgetting.exists():
         return None
     value: dict[str, Any] = read_json(workspace.forgetting)
@@ -80,11 +80,11 @@ def under_way(workspace: Workspace) -> Forgetting | None:
 
 
 def select(workspace: Workspace, by: By, wanted: Sequence[str]) -> Forgetting:
-    """Find the inputs that are meant, and all that is known of them.
+    """Find the specified inputs, and everything known about them.
 
-    A path is one on disk, or as in `videos.parquet`; a folder means all inputs below it. A subject may be named
-    without its dataset where that is clear. Inputs of equal content go together. Raises ConfigError for what is
-    nowhere, or could be one of several, ManifestError where there is no corpus.
+    A path is one on disk, or as in `videos.parquet`; a folder means all inputs below it. A subject may be named without
+    its dataset if that is unambiguous. Inputs of equal content go together. Raises ConfigError for anything not found
+    or ambiguous, ManifestError if there is no corpus.
     """
     if not workspace.videos.exists():
         raise ManifestError(f"there is no corpus in {workspace.corpus}: nothing can be forgotten")
@@ -111,7 +111,7 @@ def select(workspace: Workspace, by: By, wanted: Sequence[str]) -> Forgetting:
 
 
 def _at_path(text: str, rows: Sequence[VideoRow], roots: Roots) -> set[str]:
-    """The ids of the inputs at a path on disk, else of those with the content that lies there, else by their rows."""
+    """The ids of the inputs at a path on disk, else of those with the content found there, else by their rows."""
     here = Path(os.path.realpath(text))
     places = {row.video_id: Path(os.path.realpath(root)) / row.path for row in rows if (root := root_of(row, roots))}
     if on_disk := {key for key, place in places.items() if here == place or here in place.parents}:
@@ -132,7 +132,7 @@ def _at_path(text: str, rows: Sequence[VideoRow], roots: Roots) -> set[str]:
 
 
 def _contents(place: Path) -> set[str]:
-    """Of the inputs at a path."""
+    """The contents of the inputs at a path."""
     try:
         sources = list_videos(place, with_labels=False).sources
     except ConfigError:
@@ -165,7 +165,7 @@ def _described(
     labels: Sequence[LabelRow],
     found: Collection[str],
 ) -> Forgetting:
-    """All that is known of some inputs."""
+    """Everything known about some inputs."""
     roots = read_roots(read_json(workspace.corpus_config))
     gone, kept = ([row for row in rows if (row.video_id in found) is is_gone] for is_gone in (True, False))
     people: dict[str, set[Subject]] = {}
@@ -186,7 +186,7 @@ def _described(
             names.add(root)
         if row.num_bytes and row.sha256:  # all empty files are equal
             contents.add(row.sha256)
-        elif row.num_bytes:  # of an input that was not read to its end
+        elif row.num_bytes:  # an input that was not read to its end
             found_there = set() if root is None else _contents(Path(root) / row.path)
             contents |= found_there
             num_unread += not found_there
@@ -211,26 +211,26 @@ def _described(
 
 
 def count_in_shards(workspace: Workspace, what: Forgetting) -> int:
-    """How many pairs show what is to be forgotten."""
+    """How many pairs show what will be forgotten."""
     clips = set(what.clips)
     return sum(count_pairs(folder, clips).num_pairs for folder in (workspace.pairs, workspace.expressions))
 
 
 def begin(workspace: Workspace, what: Forgetting) -> list[str]:
-    """Write down what is to go, and what keeps it from coming back; gives the ids of the tombstones."""
+    """Record what will be removed, and what keeps it from coming back; returns the ids of the tombstones."""
     write_json(workspace.forgetting, dataclasses.asdict(what))
     return Tombstones.read(workspace.forgotten).add(list(what.contents))
 
 
 def forget_in_shards(workspace: Workspace, what: Forgetting) -> int:
-    """Rewrite both sets of pairs; gives how many went. Raises ShardError for a shard that cannot be read."""
+    """Rewrite both sets of pairs; returns how many were removed. Raises ShardError for a shard that cannot be read."""
     clips = set(what.clips)
     before = _rows(workspace, ())
     after = _rows(workspace, what.videos)
     fingerprint = corpus_fingerprint(workspace, after[0], after[1])
 
     def renewed(index: dict[str, Any]) -> dict[str, Any]:
-        """The index as of the corpus without them; one that was out of date stays so."""
+        """The index for the corpus without them; one that was out of date stays so."""
         value: dict[str, Any] = what.scrubber.value(index)
         value["corpus"] = fingerprint
         if index.get("labels") == digest_of_frames(before[2]):
@@ -254,7 +254,7 @@ def _rows(workspace: Workspace, without: Collection[str]) -> tuple[list[VideoRow
 
 
 def forget_in_corpus(workspace: Workspace, what: Forgetting) -> None:
-    """Delete tars and rows, and what config.json says of the inputs."""
+    """Delete tars and rows, and what config.json says about the inputs."""
     videos, clips, labels = _rows(workspace, what.videos)
     kept = {row.shard for row in videos}
     folders = (workspace.corpus, workspace.frames, workspace.signatures)
@@ -267,7 +267,7 @@ def forget_in_corpus(workspace: Workspace, what: Forgetting) -> None:
             file.unlink()
     for left in [file for folder in folders for file in folder.glob(".*.tmp")]:
         left.unlink()
-    workspace.preview.unlink(missing_ok=True)  # it shows crops; `mbert preview` makes it again
+    workspace.preview.unlink(missing_ok=True)  # it shows crops; `mbert preview` recreates it
     config = _config_without(what, read_json(workspace.corpus_config), videos, labels)
     write_rows(workspace.clips, ClipRow, clips)
     write_rows(workspace.labels, LabelRow, labels)
@@ -297,5 +297,5 @@ def _config_without(
 
 
 def finish(workspace: Workspace) -> None:
-    """Everything is done: what was written down is deleted."""
+    """Delete the record of what to forget: everything is done."""
     workspace.forgetting.unlink()

@@ -2,8 +2,8 @@
 
 The plan (which input gets which tar) is in `videos.parquet` before the first task starts, so a killed run resumes with
 the same plan and ends with the same bytes. `videos.parquet` and `clips.parquet` are gathered from the twins of the
-tars; labels are joined then, so they may change without decoding again. Only a label that the clips cut through makes
-its input be ingested again.
+tars; labels are joined then, so they may change without decoding again. An input is only ingested again if its clips
+cut through a label.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ _TRIED_FRAMES = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusChoice:
-    """Which dataset lies in a folder, and how its annotation is read; see `list_corpus`."""
+    """Which dataset is in a folder, and how its annotation is read; see `list_corpus`."""
 
     dataset: str = AUTO
     name: str | None = None  # prefix of all ids of one's own videos
@@ -76,9 +76,9 @@ def run_ingest(
 ) -> IngestSummary:
     """Ingest every input under `path` that the corpus does not have yet, or (`retry_failed`) only those that failed.
 
-    With `redo`, an input whose clips were cut through a label that is younger than they are is ingested again.
+    With `redo`, an input whose clips cut through a newer label is ingested again.
     Raises ConfigError, before any work, for a path without inputs or options that differ from those of the corpus, and
-    ManifestError for a label file that cannot be read or a corpus that another process works on.
+    ManifestError for a label file that cannot be read or a corpus that another process is using.
     """
     began = time.monotonic()
     listing = choice.list(path)
@@ -101,7 +101,7 @@ def run_ingest(
                 corpus.accept(outcome)
                 num_frames += outcome.video.num_frames or 0
                 on_outcome(outcome)
-        finally:  # also on Ctrl-C: what is done is in the manifests
+        finally:  # also on Ctrl-C: finished work is in the manifests
             corpus.write()
         corpus.remove_replaced()
     return IngestSummary(
@@ -140,7 +140,7 @@ def estimate_ingest(
     redo: bool = True,
     choice: CorpusChoice = CorpusChoice(),
 ) -> IngestEstimate:
-    """What `run_ingest` would do with the same arguments; writes nothing in the workspace. Raises what it raises."""
+    """What `run_ingest` would do with the same arguments; writes nothing in the workspace. Raises the same errors."""
     listing = choice.list(path)
     options.check()
     config = checked_config(workspace, listing, options, overwrite=overwrite)
@@ -190,7 +190,7 @@ def _plan(corpus: Corpus, tasks: list[IngestTask], redone: tuple[str, ...]) -> I
 
 
 def _remove_corpus(workspace: Workspace) -> None:
-    """Delete what an ingest wrote, and nothing else."""
+    """Delete only what an ingest wrote."""
     ours = [workspace.videos, workspace.clips, workspace.labels, workspace.corpus_config, workspace.preview]
     crops = [*workspace.frames.glob("*.parquet"), *workspace.frames.glob("*.tar")]
     for file in [*ours, *crops, *workspace.signatures.glob("*.npz")]:

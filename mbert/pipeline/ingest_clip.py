@@ -88,7 +88,7 @@ def write_clip(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Crop:
-    """One crop as it is written, and how good it is."""
+    """One crop as written, and its quality."""
 
     jpeg: bytes
     rigid: RigidRegion
@@ -98,7 +98,7 @@ class _Crop:
 
 
 def _cut_crops(clip: Clip, matrices: Points, task: IngestTask) -> Iterator[_Crop]:
-    """The crops of a clip in order, by as many threads as the input has."""
+    """The crops of a clip in order, with the input's number of threads."""
     if task.num_threads <= 1:
         yield from (
             _cut_crop(region, matrix, task.options) for region, matrix in zip(clip.frames, matrices, strict=True)
@@ -116,7 +116,7 @@ def _cut_crop(region: Region, matrix: Points, options: IngestOptions) -> _Crop:
 
 
 def _measurements(face: Face) -> list[float]:
-    """What is interpolated between measured frames: five points (10 numbers), then 7 columns of the frame row."""
+    """The values interpolated between measured frames: five points (10 numbers), then 7 columns of the frame row."""
     score = float("nan") if face.score is None else face.score
     return [*face.five_points.ravel(), face.size_px, *face.pose_degrees, face.eye_open, face.mouth_open, score]
 

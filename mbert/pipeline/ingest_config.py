@@ -1,4 +1,4 @@
-"""The `config.json` of a corpus: with which options, landmarker and versions it was made, and whether others fit."""
+"""The `config.json` of a corpus: the options, landmarker and versions that made it, and whether others match."""
 
 import dataclasses
 import importlib.metadata
@@ -21,10 +21,10 @@ from mbert.shards.image import JPEG_SUBSAMPLING
 def checked_config(
     workspace: Workspace, listing: Listing, options: IngestOptions, *, overwrite: bool
 ) -> dict[str, Any]:
-    """The config.json that is there; nothing where there is none, or it is to be overwritten.
+    """The existing config.json; empty if there is none, or it will be overwritten.
 
-    Overwriting takes away what was made from the folder at hand: where the corpus holds inputs of other folders, its
-    options stay. Raises ConfigError when the corpus was begun with other options.
+    Overwriting removes what was made from the current folder: if the corpus holds inputs of other folders, its options
+    stay. Raises ConfigError if the corpus was begun with other options.
     """
     if not workspace.corpus_config.exists():
         return {}
@@ -42,10 +42,10 @@ def checked_config(
             f"the corpus in {workspace.corpus} has schema {found.get('schema')}, this version of mbert reads "
             f"{SCHEMA_VERSION}: {_told_ways('run the same command with --overwrite, or', others())}"
         )
-    # An option that is younger than the corpus had its default.
+    # An option newer than the corpus had its default.
     before = {**dataclasses.asdict(IngestOptions()), **found["options"], **found["landmarker"]}
     asked = {**dataclasses.asdict(options), **_landmarker(options)}
-    for each in (before, asked):  # weights are known by their hash, wherever the file lies
+    for each in (before, asked):  # weights are identified by their hash, wherever the file is
         del each["landmarker_model"]
     if differences := tell_differences(before, asked, "corpus"):
         ways = _told_ways("use the same options, --overwrite to make it again, or", others())
@@ -56,7 +56,7 @@ def checked_config(
 def write_config(
     workspace: Workspace, placed: Placed, options: IngestOptions, errata: Errata, before: dict[str, Any]
 ) -> None:
-    """Write what the corpus was made with; `before` is what `checked_config` gave."""
+    """Write what the corpus was made with; `before` is the result of `checked_config`."""
     listing = placed.listing
     names = ["av", "mediapipe", "numpy", "opencv-contrib-python", "simplejpeg"]
     names += ["face-alignment"] if options.landmarker == "fan" else []
@@ -74,7 +74,7 @@ def write_config(
         workspace.corpus_config,
         {
             "root": str(listing.root),  # of the latest ingest
-            # As the corpus was begun: what depends on them, shards and their runs, is not to be made again.
+            # As when the corpus was begun, so that dependent shards and runs stay valid.
             "options": before.get("options", dataclasses.asdict(options)),
             "landmarker": before.get("landmarker", _landmarker(options)),
             "schema": SCHEMA_VERSION,
@@ -83,14 +83,14 @@ def write_config(
                 **{dataset: {**latest, "roots": placed.roots[dataset]} for dataset in datasets},
             },
             "jpeg_subsampling": JPEG_SUBSAMPLING,
-            # Of every ingest that added to the corpus, where they differ.
+            # From every ingest that added to the corpus, if they differ.
             "versions": versions if current in versions else [*versions, current],
         },
     )
 
 
 def _told_ways(ways: str, others: list[str]) -> str:
-    """What to do about a corpus that does not fit; never what would delete the crops of another folder."""
+    """What to do about a corpus that does not match; never anything that deletes crops of another folder."""
     if not others:
         return f"{ways} use another --workspace"
     return (
@@ -100,7 +100,7 @@ def _told_ways(ways: str, others: list[str]) -> str:
 
 
 def _landmarker(options: IngestOptions) -> dict[str, Any]:
-    """Which landmarker measures, and with which weights."""
+    """The landmarker and its weights."""
     model = Path(options.landmarker_model) if options.landmarker_model else None
     return {
         "landmarker": options.landmarker,

@@ -1,4 +1,4 @@
-"""The rows of a corpus while an ingest adds to it: what is to do, what became of it, which label is whose."""
+"""The rows of a corpus while an ingest adds to it: what remains, what became of it, which label belongs to what."""
 
 import dataclasses
 import random
@@ -25,7 +25,7 @@ class Corpus:
     """The rows of a corpus while a run adds to it."""
 
     def __init__(self, workspace: Workspace, listing: Listing, roots: Roots, *, again: bool) -> None:
-        """`again`: what was made from this folder before is as good as not there."""
+        """`again`: ignore what was made from this folder before."""
         self._workspace, self._root = workspace, str(listing.root)
         rows: list[VideoRow] = read_if_there(workspace.videos, VideoRow)
         self.placed = place(listing, roots, rows)
@@ -48,7 +48,7 @@ class Corpus:
         self.clips: dict[str, list[ClipRow]] = {}
         for clip in read_if_there(workspace.clips, ClipRow):
             self.clips.setdefault(clip.video_id, []).append(clip)
-        self._times: dict[tuple[str, str | None], FrameTimes | None] = {}  # of inputs whose labels are in seconds
+        self._times: dict[tuple[str, str | None], FrameTimes | None] = {}  # for inputs whose labels are in seconds
         self.labels_before: list[LabelRow] = read_if_there(workspace.labels, LabelRow)
         self._label_rows: dict[str, list[LabelRow]] = {}
         for label in self.labels_before:
@@ -57,7 +57,7 @@ class Corpus:
             for key in group.keys() - self.videos.keys():
                 del group[key]
         datasets = {source.dataset for source in listing.sources} | {label.dataset for label in listing.labels}
-        # What this folder said before and says no more is to go; labels of other folders are not its business.
+        # Remove labels that this folder no longer has; labels of other folders are not affected.
         self._said_before = {
             row.video_id for row in self.labels_before if row.dataset in datasets and row.root == self._root
         }
@@ -68,17 +68,17 @@ class Corpus:
                 del self.videos[key]
                 self._label_rows.pop(key, None)
         shared = told_shared_subjects(self.placed, self.videos, self.clips)
-        self.notes = (*self.placed.notes, *shared)  # on how the folder was understood
+        self.notes = (*self.placed.notes, *shared)  # on how the folder was interpreted
 
     def _is_at_hand(self, row: VideoRow) -> bool:
-        """Whether an input lies below one of the roots of the folder at hand."""
+        """Whether an input is below one of the roots of the current folder."""
         return (row.dataset, row.root) in self.placed.numbers
 
     def plan(self, limit: int | None, *, retry_failed: bool = False, redo: bool = True) -> tuple[str, ...]:
         """Add a pending row with its own tar for each new input, and a row for each label without an input.
 
-        With `retry_failed`, for each input that failed, and for no other. With `redo`, also for each whose clips were
-        cut through a label; gives back their paths.
+        With `retry_failed`, only for each input that failed. With `redo`, also for each input whose clips cut through a
+        label; returns their paths.
         """
         taken = [int(shard) for shard in self._shards if shard is not None]
         number = max(taken, default=-1) + 1
@@ -115,7 +115,7 @@ class Corpus:
         return video.status == "ok" and any(is_cut(video, clips, label) for label in self._labels_of(key))
 
     def _labels_of(self, key: str) -> list[Label]:
-        """The labels of an input; what is in seconds in frames, where these are known by now."""
+        """The labels of an input; times in seconds are converted to frames if known by now."""
         labels, video = self._labels.get(key, []), self.videos[key]
         if video.status != "ok" or all(label.span_seconds is None for label in labels):
             return labels
@@ -138,8 +138,8 @@ class Corpus:
         """The planned inputs that no earlier run has finished, in a fixed random order."""
         pending = [row for row in self.videos.values() if row.status == "pending" and row.video_id in self._sources]
         tasks = []
-        for row in sorted(pending, key=lambda row: row.shard or ""):  # from which the order follows
-            outcome = committed_outcome(self._workspace.frames, row)  # a killed run may have got so far
+        for row in sorted(pending, key=lambda row: row.shard or ""):  # determines the order
+            outcome = committed_outcome(self._workspace.frames, row)  # a killed run may have got this far
             if outcome is not None:
                 self.accept(outcome)
                 continue
@@ -152,16 +152,16 @@ class Corpus:
                     labels=tuple(self._labels_of(row.video_id)),
                 )
             )
-        # One input alone may have all cores for decoding; else each process keeps to its own.
+        # A single input may use all cores for decoding; otherwise each process uses only its own.
         cores = (engine.workers or default_workers()) if engine.kind == "local" else 1
         num_threads = max(1, cores // max(1, len(tasks)))
         tasks = [dataclasses.replace(task, num_threads=num_threads) for task in tasks]
-        # In a mixed order the first tenth is like the rest, so the time that is left can be estimated from it.
+        # In a random order the first tenth is like the rest, so the remaining time can be estimated from it.
         random.Random(0).shuffle(tasks)
         return tasks
 
     def accept(self, outcome: Outcome) -> None:
-        """Take in what became of an input."""
+        """Record the outcome of an input."""
         self.videos[outcome.video.video_id] = outcome.video
         self.clips[outcome.video.video_id] = list(outcome.clips)
 
@@ -171,13 +171,13 @@ class Corpus:
 
     @property
     def labels(self) -> list[LabelRow]:
-        """Every label in reading order of the inputs, as it was joined last."""
+        """Every label in reading order of the inputs, as last joined."""
         return [label for row in self.rows() for label in self._label_rows.get(row.video_id, ())]
 
     def write(self) -> None:
         """Join the labels as they are now, then write `clips.parquet`, `labels.parquet` and `videos.parquet`.
 
-        Only inputs of the folder at hand are joined: its labels say nothing about the others.
+        Only inputs of the current folder are joined: its labels say nothing about the others.
         """
         for key in (self._sources.keys() | self._labels.keys() | self._said_before) & self.videos.keys():
             row, labels = self.videos[key], self._labels_of(key)
@@ -199,26 +199,26 @@ class Corpus:
         write_rows(self._workspace.videos, VideoRow, rows)
 
     def _with_provenance(self, row: VideoRow, source: Source) -> VideoRow:
-        """The row of an input as `videos.csv` is now; of a folder inside of the root that has none, as it was."""
+        """The row of an input updated from `videos.csv`; unchanged for a folder inside the root without one."""
         listing = self.placed.listing
         if listing.videos_table is None and root_of(row, self.placed.roots) != str(listing.root):
             return row
         return (source.provenance or Provenance(line=0, path="")).applied(row)
 
     def changed(self) -> tuple[str, ...]:
-        """Inputs of the folder at hand whose content is no longer what was ingested."""
+        """Inputs of the current folder whose content has changed since it was ingested."""
         return tuple(
             source.path
             for key, source in self._sources.items()
             if (row := self.videos.get(key))
             and row.status != "pending"
             and (row.num_bytes, row.mtime_ns) != (source.num_bytes, source.mtime_ns)
-            # A file that was only touched, or copied, is the same.
+            # A file that was only touched or copied counts as unchanged.
             and (row.num_bytes != source.num_bytes or row.sha256 != content_hash(source))
         )
 
     def vanished(self) -> tuple[str, ...]:
-        """Ingested inputs that are no longer in the folder at hand."""
+        """Ingested inputs that are no longer in the current folder."""
         known = [row for row in self.rows() if row.video_id not in self._sources and row.status != "missing"]
         gone = [row for row in known if self._is_at_hand(row) and not self._location(row).exists()]
         return tuple(row.path for row in gone)
@@ -228,11 +228,11 @@ class Corpus:
 
 
 def _forgotten(workspace: Workspace, sources: list[Source]) -> list[Source]:
-    """Those of the new inputs that were forgotten. Their contents are read where anything ever was."""
+    """The new inputs that were forgotten. Contents are only read if anything ever was."""
     tombstones = Tombstones.read(workspace.forgotten)
     return [source for source in sources if tombstones.days and tombstones.holds(content_hash(source))]
 
 
 def read_if_there(path: Path, row_type: type[Any]) -> list[Any]:
-    """The rows of a manifest; none where it is not there."""
+    """The rows of a manifest; empty if it does not exist."""
     return read_rows(path, row_type) if path.exists() else []

@@ -1,7 +1,7 @@
 """One input -> one tar of aligned crops and its Parquet twin: the task that `ingest.py` runs many of.
 
-Frames are decoded, faces followed, clips aligned, warped and encoded as they come; the tar gets its name when it is
-complete, the twin last. The twin's metadata carries the rows of the input and of its clips.
+Frames are decoded, faces followed, clips aligned, warped and encoded in a stream; the tar gets its name when complete,
+the twin last. The twin's metadata carries the rows of the input and of its clips.
 """
 
 import functools
@@ -39,7 +39,7 @@ _OUTCOME_ENTRY = "mbert_outcome"
 
 
 def ingest_input(task: IngestTask) -> Outcome:
-    """Ingest one input; whatever is wrong with it becomes its row.
+    """Ingest one input; any problem with it is recorded in its row.
 
     Raises MbertError when writing fails or the landmarker cannot be opened.
     """
@@ -77,7 +77,7 @@ class _LookAgain(Exception):
 
 
 def _write_input(task: IngestTask, decoder: Decoder, doubts: Doubts | None) -> Outcome:
-    """Write the tar and the twin. Raises _LookAgain, before anything has its name, if `doubts` turn out to be right."""
+    """Write the tar and the twin. Raises _LookAgain, before anything gets its name, if `doubts` prove right."""
     options, info = task.options, decoder.info
     tick_seconds = 1 / options.landmark_hz
     if info.seconds_from_header:
@@ -93,7 +93,7 @@ def _write_input(task: IngestTask, decoder: Decoder, doubts: Doubts | None) -> O
     tar, twin = twin_paths(task.frames_folder, task.shard)
     clips: list[ClipRow] = []
     num_clips_of_track: Counter[int] = Counter()
-    # The tar ends, and gets its name, before the twin: that is the commit mark.
+    # The tar is finished and named before the twin, which is the commit mark.
     with writing_rows(twin, FrameRow) as rows:
         with writing_tar(tar) as writer:
             for clip in follow_faces(measured, crop_size=options.size, rules=rules, max_faces=options.max_faces):
@@ -120,7 +120,7 @@ def _write_input(task: IngestTask, decoder: Decoder, doubts: Doubts | None) -> O
 
 
 def seconds_from_header(task: IngestTask) -> float | None:
-    """How long the input says it is; None when it does not, or cannot be opened."""
+    """The duration that the input states; None if it states none or cannot be opened."""
     try:
         return task.options.open_decoder(task.source, 1).info.seconds_from_header
     except InputError:
@@ -128,7 +128,7 @@ def seconds_from_header(task: IngestTask) -> float | None:
 
 
 def lost_outcome(task: IngestTask, loss: Loss) -> Outcome:
-    """The row of an input whose process was ended."""
+    """The outcome of an input whose process was killed."""
     reasons = {
         "timeout": "took longer than --timeout; try it alone with a larger one: --retry-failed --timeout SECONDS",
         "crashed": "the process that worked on it died twice (out of memory, or a fault in a native library)",
@@ -152,7 +152,7 @@ def _without_clip(info: StreamInfo) -> InputError:
 
 @functools.cache
 def _landmarker(options: IngestOptions) -> Landmarker:
-    """One per process: its graph takes longer to open than a frame to measure."""
+    """One per process: opening its graph takes longer than measuring a frame."""
     return options.open_landmarker()
 
 

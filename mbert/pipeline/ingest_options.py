@@ -1,4 +1,4 @@
-"""What a user may choose about an ingest, the decoder and landmarker that follow from it, and the work on one input."""
+"""The options of an ingest, the decoder and landmarker that follow from them, and the work on one input."""
 
 import dataclasses
 from fractions import Fraction
@@ -22,7 +22,7 @@ _MAX_RATE = 1e6  # pictures per second
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class IngestOptions:
-    """What decides the bytes of a corpus; another choice needs another corpus."""
+    """The options that affect the bytes of a corpus; a different choice needs another corpus."""
 
     size: int = 224  # width and height of a crop in pixels
     jpeg_quality: int = JPEG_QUALITY  # of the crops
@@ -36,9 +36,9 @@ class IngestOptions:
     decoder: Literal["pyav", "ffmpeg"] = "pyav"
     hwaccel: str | None = None  # for ffmpeg: a name from `ffmpeg -hwaccels`
     filters: str | None = None  # for ffmpeg: a filter graph, as for `ffmpeg -vf`
-    # Of frame folders whose dataset does not say; None: the times in the names of their images, else 30.
+    # For frame folders of datasets without a known rate; None: the times in the image names, else 30.
     folder_fps: float | None = None
-    rate: float | None = None  # true pictures per second of video files, where they play slower; None: as files say
+    rate: float | None = None  # true pictures per second of video files, if they play slower; None: as the files state
     bit_depth: int | None = None  # of images padded to 16 bits; None: the smallest that holds all samples of a folder
     max_clip_seconds: float = 10.0  # longer tracks are cut, but never inside a labelled expression
 
@@ -61,18 +61,18 @@ class IngestOptions:
             raise ConfigError("hardware decoding and filters need --decoder ffmpeg")
 
     def check(self) -> None:
-        """Try what only this machine can tell. Raises ConfigError when ffmpeg or weights are missing or refuse."""
+        """Check what depends on this machine. Raises ConfigError if ffmpeg or weights are missing or refuse."""
         if self.decoder == "ffmpeg":
             check_ffmpeg_options(self.hwaccel, self.filters)
         if self.landmarker != "mediapipe" or self.landmarker_model:
             self.open_landmarker().close()
 
     def open_landmarker(self) -> Landmarker:
-        """The landmarker that these options ask for."""
+        """The landmarker that these options select."""
         return open_landmarker(self.landmarker, model=Path(self.landmarker_model) if self.landmarker_model else None)
 
     def open_decoder(self, source: Source, num_threads: int = 0, *, fixes: Fixes | None = None) -> Decoder:
-        """Open an input; `fixes` are those of an earlier look at it, `fixes_of` its row.
+        """Open an input; `fixes` are those found by an earlier pass, or `fixes_of` its row.
 
         Raises InputError with the status and the reason when it cannot be read.
         """
@@ -100,7 +100,7 @@ class IngestOptions:
 
 
 def fixes_of(row: VideoRow) -> Fixes:
-    """How an input that was ingested has to be looked at again."""
+    """The fixes with which an ingested input must be read again."""
     aspect = Fraction(row.aspect) if row.aspect and row.stereo else None
     return Fixes(turned=row.turned or 0, packing=row.stereo, eye_aspect=aspect)
 

@@ -1,4 +1,4 @@
-"""What an ingest says: what it is going to do, how far an input has come, what became of it, and of all."""
+"""The reports of an ingest: its plan, the progress of an input, the outcome of each and of all."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from mbert.manifests.schema import ClipRow, VideoRow
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Going:
-    """How far an input has come."""
+    """The progress of an input."""
 
     video_id: str
     num_bytes: int  # of the input, done so far
@@ -18,7 +18,7 @@ class Going:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one input."""
+    """The outcome of one input."""
 
     video: VideoRow
     clips: tuple[ClipRow, ...] = ()
@@ -36,13 +36,13 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class IngestPlan:
-    """What a run is going to do."""
+    """What a run will do."""
 
-    num_inputs: int  # in the folder at hand
+    num_inputs: int  # in the current folder
     num_to_do: int
     num_bytes: int  # of the inputs that are still to do
-    redone: tuple[str, ...]  # inputs that are ingested again, as labels lie across the cuts of their clips
-    notes: tuple[str, ...]  # how the folder was understood
+    redone: tuple[str, ...]  # inputs that are ingested again, because their clips cut through labels
+    notes: tuple[str, ...]  # how the folder was interpreted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +54,7 @@ class IngestEstimate:
     num_bytes: int
     redone: tuple[str, ...]  # as in `IngestPlan`
     workers: int
-    seconds: float | None  # with so many workers; None: nothing to do, or no input that was tried can be used
+    seconds: float | None  # with that many workers; None: nothing to do, or no input tried can be used
     tried: dict[str, str]  # path -> what became of the first frames
     corpus: str
 
@@ -70,17 +70,17 @@ class IngestSummary:
     num_frames_decoded: int  # by this run
     seconds: float  # wall time of this run
     num_labels: int
-    num_labels_in_clips: int  # of them, those that a clip holds
-    label_remarks: int  # labels that cannot be used, or not as they are written
-    label_changes: LabelChanges  # since they were read last
-    redone: tuple[str, ...]  # inputs that this run ingested again, as labels lie across the cuts of their clips
-    forgotten: tuple[str, ...]  # inputs at hand that `mbert forget` keeps out
-    changed: tuple[str, ...]  # inputs whose content is not what was ingested
-    vanished: tuple[str, ...]  # ingested inputs that are no longer there; their crops are kept
-    ignored: tuple[str, ...]  # files that are no inputs
+    num_labels_in_clips: int  # those of them contained in a clip
+    label_remarks: int  # labels that cannot be used, or not as written
+    label_changes: LabelChanges  # since they were last read
+    redone: tuple[str, ...]  # inputs that this run ingested again, because their clips cut through labels
+    forgotten: tuple[str, ...]  # current inputs that `mbert forget` keeps out
+    changed: tuple[str, ...]  # inputs whose content has changed since they were ingested
+    vanished: tuple[str, ...]  # ingested inputs that no longer exist; their crops are kept
+    ignored: tuple[str, ...]  # files that are not inputs
     failures: dict[str, str]  # path -> reason
-    remarks: dict[str, str]  # path -> what is to be known of an input that is ok
-    notes: tuple[str, ...]  # how the folder was understood
+    remarks: dict[str, str]  # path -> what to know about an input that is ok
+    notes: tuple[str, ...]  # how the folder was interpreted
     labels_path: str
     corpus: str
-    page: str | None = None  # of the corpus, to look at; `mbert.api` makes it
+    page: str | None = None  # of the corpus; made by `mbert.api`

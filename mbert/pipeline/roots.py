@@ -1,7 +1,7 @@
-"""Which source an input belongs to, when a corpus is made from several folders.
+"""The source of each input, for a corpus made from several folders.
 
-An input is its content and its path from the root that it was given with. Equal paths below two roots are two inputs;
-a root that has moved, or was copied, is known by the content of its inputs and stays the same source.
+An input is its content and its path from its root. Equal paths below two roots are two inputs; a root that was moved or
+copied is recognised by the content of its inputs and stays the same source.
 """
 
 import dataclasses
@@ -22,23 +22,23 @@ from mbert.pipeline.video.source import Listing, Source, content_hash
 _COMPARED = 16  # inputs by whose content two roots are compared
 _LISTED = 3
 
-# Of each dataset the folders it was ingested from, as they were given last; number 1 comes first. Nothing stands where
-# all inputs of a folder were forgotten.
+# For each dataset, the folders it was ingested from, as last given; number 1 comes first. Empty if all inputs of a
+# folder were forgotten.
 Roots = Mapping[str, Sequence[str | None]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Placed:
-    """A listing whose inputs and labels say to which root they belong."""
+    """A listing whose inputs and labels have their roots assigned."""
 
     listing: Listing
-    roots: Roots  # with those that are new
-    numbers: frozenset[tuple[str, int]]  # dataset and number of each root that the listing lies in, or holds
+    roots: Roots  # including new ones
+    numbers: frozenset[tuple[str, int]]  # dataset and number of each root that contains the listing, or is in it
     notes: tuple[str, ...]  # what a user should know
 
     @property
     def others(self) -> list[str]:
-        """The roots of the corpus that the listing says nothing about."""
+        """The roots of the corpus that the listing does not cover."""
         return [
             root
             for dataset, roots in self.roots.items()
@@ -48,21 +48,21 @@ class Placed:
 
 
 def read_roots(config: Mapping[str, Any]) -> Roots:
-    """From a corpus' config.json."""
+    """Read the roots from a corpus's config.json."""
     return {name: about.get("roots", [about["root"]]) for name, about in config.get("datasets", {}).items()}
 
 
 def root_of(row: VideoRow, roots: Roots) -> str | None:
-    """The folder of an input, as it was given last; None where that is not known any more."""
+    """The folder of an input, as last given; None if that is no longer known."""
     known = roots.get(row.dataset, ())
     return known[row.root - 1] if row.root <= len(known) else None
 
 
 def place(listing: Listing, roots: Roots, videos: Iterable[VideoRow]) -> Placed:
-    """Give every input and label of a listing its root: one that the corpus knows, or a new one.
+    """Assign every input and label of a listing its root: one that the corpus knows, or a new one.
 
-    What lies below a known root belongs to it, also when a folder above or inside of it is given. `videos` are the rows
-    of the corpus.
+    Anything below a known root belongs to it, even if a folder above or inside it is given. `videos` are the rows of
+    the corpus.
     """
     rows = {(row.dataset, row.root, row.path): row for row in videos}
     datasets = [*(source.dataset for source in listing.sources), *(label.dataset for label in listing.labels)]
@@ -84,7 +84,7 @@ def place(listing: Listing, roots: Roots, videos: Iterable[VideoRow]) -> Placed:
 
 
 class _Placement:
-    """Where the inputs of one dataset of a listing belong."""
+    """The roots of the inputs of one dataset of a listing."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class _Placement:
         number, path = self._placed(label.path)
         if (number, path) == (1, label.path):
             return label
-        # Names of one's own samples are those of files: what two sources call the same is not.
+        # Samples of the user's own videos are named after files: the same name in two sources is not the same sample.
         is_own = number > 1 and label.dataset not in CORPORA
         sample = f"{label.sample}_{number}" if is_own else label.sample
         return dataclasses.replace(label, path=path, root=number, sample=sample)
@@ -157,7 +157,7 @@ class _Placement:
 
 
 def _is_same(sources: Sequence[Source], rows: Mapping[str, VideoRow]) -> bool:
-    """Whether most of the inputs that a known root has under the same paths have the same content, too."""
+    """Whether most of the inputs with the same paths in a known root also have the same content."""
     both = [(source, rows[source.path]) for source in sources if source.path in rows]
     both = [(source, row) for source, row in both if source.num_bytes and row.num_bytes]
     chosen = np.unique(np.linspace(0, len(both) - 1, min(len(both), _COMPARED)).astype(int)) if both else ()
@@ -168,7 +168,7 @@ def _is_same(sources: Sequence[Source], rows: Mapping[str, VideoRow]) -> bool:
 def _is_equal(source: Source, row: VideoRow) -> bool:
     if source.num_bytes != row.num_bytes:
         return False
-    if row.sha256 is None:  # of an input that is not done
+    if row.sha256 is None:  # an input that is not done
         return source.mtime_ns == row.mtime_ns
     return row.sha256 == content_hash(source)
 
@@ -176,7 +176,7 @@ def _is_equal(source: Source, row: VideoRow) -> bool:
 def told_shared_subjects(
     placed: Placed, videos: Mapping[str, VideoRow], clips: Mapping[str, Sequence[ClipRow]]
 ) -> tuple[str, ...]:
-    """Notes on people of one's own videos who have one name in two roots: are they the same?"""
+    """Notes on people of the user's own videos who have one name in two roots: are they the same?"""
     before: dict[Subject, int] = {}
     for key, group in clips.items():
         for clip in group:

@@ -1,9 +1,9 @@
 """`mbert shard --pairs`: aligned frames -> frame-pair shards, by copying bytes.
 
-There are two sets: pairs sampled by time, from which a model learns without labels, and onset-apex pairs of labelled
-expressions. What is annotated decides the second set alone, so labels may change while a pretraining goes on. All pairs
-of a set are planned from the manifests first. A seeded shuffle then deals them to shards, because pairs of one video
-look alike and must not stand together in a training batch.
+There are two sets: pairs sampled by time, for learning without labels, and onset-apex pairs of labelled expressions.
+Annotations only affect the second set, so labels may change during a pretraining. All pairs of a set are first planned
+from the manifests. A seeded shuffle then assigns them to shards, because pairs of one video look alike and must not be
+together in a training batch.
 """
 
 import collections
@@ -46,7 +46,7 @@ from mbert.shards.writer import TAR_HASH_ENTRY, writing_tar
 
 _PLAN_ENTRY = "mbert_plan"
 _OPEN_TARS = 128  # well below the usual limit of open files
-_PAIRS_IN_MEMORY = 256  # about 8 MB at 224 px, which stay in the cache of a core
+_PAIRS_IN_MEMORY = 256  # about 8 MB at 224 px, which fits the cache of a core
 _SCHEMA = arrow_schema(PairRow)
 _PLANNED = ["clip", "label", "t0", "t1", "delta_seconds", "kind", "apex_source", "copy"]
 _INFO = ("key", "clip_id", "dataset", "t0", "t1", "delta_seconds", "kind")
@@ -56,7 +56,7 @@ _RANGES = ("t0_offset", "t0_size", "t1_offset", "t1_size")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ShardSummary:
-    """What lies in the shards of both sets after a run."""
+    """The content of the shards of both sets after a run."""
 
     num_pairs: int
     num_shards: int
@@ -74,7 +74,7 @@ class ShardSummary:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShardTask:
-    """One shard: the pairs at some places of the shuffled order."""
+    """One shard: the pairs at a range of places in the shuffled order."""
 
     shard: str
     start: int
@@ -95,10 +95,10 @@ def run_shard(
     on_plan: Callable[[int, int], None] = lambda num_pairs, num_shards: None,
     on_shard: Callable[[int], None] = lambda num_pairs: None,
 ) -> ShardSummary:
-    """Make the pair shards of a corpus, or what is missing of them.
+    """Make the pair shards of a corpus, or those that are missing.
 
-    Shards whose pairs are what they were stay as they are. Raises ManifestError when there is no corpus, ConfigError
-    when shards of other options exist or no pair is possible.
+    Shards whose pairs have not changed are kept. Raises ManifestError if there is no corpus, ConfigError if shards of
+    other options exist or no pair is possible.
     """
     began = time.monotonic()
     videos, clips, labels = _read_corpus(workspace)
@@ -153,24 +153,24 @@ def run_shard(
 
 @dataclasses.dataclass(frozen=True)
 class _Set:
-    """One of the two sets of pairs while it is made."""
+    """One of the two sets of pairs while it is being made."""
 
     workspace: Workspace
     folder: Path
     options: PairOptions
-    deciding: dict[str, object]  # the options that decide it
+    deciding: dict[str, object]  # the options that affect it
     corpus: str  # fingerprint
     plan: PairPlan
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of all that decides its bytes."""
+        """A hash of everything that affects its bytes."""
         about = f"{self.corpus} {json.dumps(self.deciding, sort_keys=True)} {self.plan.digest}"
         return hashlib.sha256(about.encode()).hexdigest()
 
     @functools.cached_property
     def deals(self) -> dict[str, tuple[int, int]]:
-        """The names of its shards, and which places of the shuffled order each has."""
+        """The names of its shards, and the places of each in the shuffled order."""
         size, total = self.options.pairs_per_shard, self.plan.num_pairs
         return {f"{number:06d}": (at, min(at + size, total)) for number, at in enumerate(range(0, total, size))}
 
@@ -183,7 +183,7 @@ class _Set:
         return sum(twin_paths(self.folder, name)[0].stat().st_size for name in self.deals)
 
     def tasks(self) -> list[ShardTask]:
-        """Its shards that are not there yet. Takes away the mark of an earlier run, unless nothing is to do."""
+        """Its missing shards. Removes the completion mark of an earlier run, unless there is nothing to do."""
         folder = self.folder.absolute()
         tasks = [
             ShardTask(
@@ -210,7 +210,7 @@ class _Set:
         return tasks
 
     def finish(self, clips: list[ClipRow], more: dict[str, Any]) -> None:
-        """Say whose faces are seen, then write the index: the set is complete."""
+        """Record whose faces are shown, then write the index, which completes the set."""
         write_rows(self.folder / PAIRS_CLIPS, ClipRow, clips)
         write_json(
             self.folder / PAIRS_INDEX,
@@ -286,7 +286,7 @@ def _is_committed(folder: Path, shard: str, plan: str) -> bool:
 
 
 def write_shard(task: ShardTask) -> int:
-    """Write one shard and then its twin. Returns the number of pairs; raises ShardError when a frame tar is damaged."""
+    """Write one shard and then its twin. Returns the number of pairs; raises ShardError if a frame tar is damaged."""
     tar, twin = twin_paths(task.folder, task.shard)
     tables = []
     memory = bytearray()
@@ -296,7 +296,7 @@ def write_shard(task: ShardTask) -> int:
             records, clips, labels = dealt_pairs(task.plan_folder, places, seed=task.seed)
             rows = _pair_rows(records, clips, labels, task.shard)
             num_bytes = int(records["t0_size"].sum(dtype=np.int64) + records["t1_size"].sum(dtype=np.int64))
-            if len(memory) < num_bytes:  # used again and again: fresh memory costs more than reading into it
+            if len(memory) < num_bytes:  # reused: allocating memory costs more than reading into it
                 memory = bytearray(num_bytes)
             jpegs = _read_jpegs(records, clips, sources, memoryview(memory))
             ranges: list[int] = []
@@ -317,7 +317,7 @@ def write_shard(task: ShardTask) -> int:
 def _pair_rows(
     records: Records, clips: Sequence[ClipRow], labels: Sequence[LabelRow], shard: str
 ) -> list[dict[str, Any]]:
-    """The columns of the pair manifest, except where the frames will lie."""
+    """The columns of the pair manifest, except for the frames' locations."""
     rows = []
     for clip_number, label_number, t0, t1, delta_seconds, kind, apex_source, copy in records[_PLANNED].tolist():
         clip = clips[clip_number]
@@ -343,7 +343,7 @@ def _pair_rows(
 def _read_jpegs(
     records: Records, clips: Sequence[ClipRow], sources: "_SourceTars", memory: memoryview
 ) -> list[tuple[memoryview, memoryview]]:
-    """Both frames of each pair, read tar by tar and front to back: that is kinder to disks than the shuffled order."""
+    """Both frames of each pair, read tar by tar and front to back: easier on disks than the shuffled order."""
     shards = [clips[number].shard for number in records["clip"].tolist()]
     ranges = records[list(_RANGES)].tolist()
     found = [(memory, memory)] * len(records)

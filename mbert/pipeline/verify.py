@@ -18,12 +18,12 @@ from mbert.shards.integrity import verify_frames, verify_pairs
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class VerifySummary:
-    """What was found in order."""
+    """What was verified."""
 
     num_frame_tars: int
     num_pair_shards: int
     num_members: int
-    duplicates: tuple[Duplicate, ...] | None = None  # None: not looked for
+    duplicates: tuple[Duplicate, ...] | None = None  # None: not searched
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ def run_verify(
     on_plan: Callable[[int], None] = lambda num_tars: None,
     on_tar: Callable[[int], None] = lambda num_members: None,
 ) -> VerifySummary:
-    """Check all tars of a workspace. Raises ShardError that names the first member that is wrong.
+    """Check all tars of a workspace. Raises ShardError naming the first faulty member.
 
-    With `duplicates`, also look for one recording in two inputs, or in an input here and one of the corpus `against`.
+    With `duplicates`, also search for recordings shared by two inputs, here or between here and the corpus `against`.
     """
     if not workspace.videos.exists():
         raise ManifestError(f"there is no corpus in {workspace.corpus}: run `mbert ingest FOLDER` first")

@@ -1,7 +1,7 @@
-"""`mbert weights build`: the model that comes with the package, made again by anybody.
+"""`mbert weights build`: reproduces the model that ships with the package.
 
-Synthetic people -> ingest -> shards -> pretraining; then what `predict` needs to know about the model: what still faces
-give (calibration.json), and what each action unit looks like to it (action_units.safetensors). The card says all of it.
+Synthetic people -> ingest -> shards -> pretraining; then what `predict` needs to know about the model: the events of
+still faces (calibration.json), and each action unit as the model sees it (action_units.safetensors). The card lists it.
 """
 
 import dataclasses
@@ -50,11 +50,11 @@ from mbert.shards.frames import CorpusFrames
 from mbert.shards.image import Image
 
 CARD = "README.md"
-_SLOWEST = 0.02  # px per 100 ms: what still faces give above it is written down
-_KEPT = 200  # of these, the fastest
-_UNIT_PAIRS = 4  # of each unit and each person
+_SLOWEST = 0.02  # px per 100 ms: faster events of still faces are recorded
+_KEPT = 200  # the fastest of these
+_UNIT_PAIRS = 4  # per unit and person
 _UNIT_PX = (0.7, 3.0)
-_MODEL = {"image_size": 224, "patch_size": 16}  # preset `tiny` on whole crops: flow is found at full resolution
+_MODEL = {"image_size": 224, "patch_size": 16}  # preset `tiny` on whole crops: flow is computed at full resolution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,13 +65,13 @@ class BuildOptions:
     steps: int = 1000  # of pretraining
     subjects_per_photo: int = 14
     clips_per_emotion: int = 2
-    still_clips: int = 4  # of each subject
+    still_clips: int = 4  # per subject
     still_seconds: float = 8.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class BuiltWeights:
-    """What was made."""
+    """The result of building."""
 
     folder: str
     num_bytes: int
@@ -88,7 +88,7 @@ def build_weights(
     engine: Engine,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> BuiltWeights:
-    """Make a model folder as `mbert predict` wants it; `photos` are portraits, None: the bundled one."""
+    """Make a model folder for `mbert predict`; `photos` are portraits, None: the bundled one."""
     with limited_threads(num_threads()), tempfile.TemporaryDirectory(prefix="mbert-weights-") as name:
         work = Path(name)
         on_note("making people and pretraining on them")
@@ -138,7 +138,7 @@ def build_weights(
 
 
 def calibrate(model: MicronBert, workspace: Workspace, threads: int) -> Calibration:
-    """What the events of an ingested corpus of still faces are like: none of them is real."""
+    """Measure the events in an ingested corpus of still faces: none of them is real."""
     meter, crops = MovementMeter(model, threads=max(1, threads)), CropMeter()
     seconds = 0.0
     speeds: dict[str, list[float]] = {part: [] for part in PARTS}
@@ -169,7 +169,7 @@ def _ingested(folder: Path, options: SynthesisOptions, photos: Path | None, engi
 
 
 def _learn_units(model: MicronBert, workspace: Workspace, seed: int) -> ActionUnitBases:
-    """Draw each unit onto a crop of each person, and look at it through the model."""
+    """Draw each unit onto a crop of each person, and record the model's output."""
     numbers = tuple(ACTION_UNITS)
     rng = np.random.default_rng([seed, 2])
     landmarker = open_landmarker("mediapipe")
@@ -198,7 +198,7 @@ def _learn_units(model: MicronBert, workspace: Workspace, seed: int) -> ActionUn
 def drawn_pair(
     crop: Image, units: Sequence[ActiveUnit], mesh: npt.NDArray[np.float64], amplitude: float, rng: np.random.Generator
 ) -> tuple[Image, Image]:
-    """A crop (S, S, 3) twice, some units moving its skin by `amplitude` pixels in the second, each with its noise."""
+    """A crop (S, S, 3) twice, with skin moved by units by `amplitude` pixels in the second, each with its noise."""
     velocity_field = with_amplitude(unit_velocity(units, mesh, (crop.shape[0], crop.shape[1])), amplitude)
     places = pixel_grid(crop.shape) + follow(-velocity_field)
     moved = cv2.remap(crop, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)

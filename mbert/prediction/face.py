@@ -1,4 +1,4 @@
-"""One face of a video: its crops -> what was measured, stretch by stretch."""
+"""One face of a video: its crops -> measurements, stretch by stretch."""
 
 import concurrent.futures
 import dataclasses
@@ -15,7 +15,7 @@ from mbert.pipeline.faces.measure import CropMeasures, CropMeter, guessed_measur
 from mbert.shards.frames import ClipFrames
 from mbert.shards.image import Image
 
-_CHUNK = 32  # crops that are read and measured ahead
+_CHUNK = 32  # crops read and measured ahead
 _STRETCH_SECONDS = 60.0  # a stretch ends at the next quiet moment after this, ...
 _STRETCH_MAX_SECONDS = 90.0  # ... at the latest after this
 _GAP_SECONDS = 0.5  # without a crop: the face was lost
@@ -38,7 +38,7 @@ class FaceMeter:
         self._movement, self._crops, self._size, self._on_frame = movement, crops, size, on_frame
 
     def stretches(self, clips: Sequence[ClipFrames]) -> Iterator[FaceStretch]:
-        """The stretches of a face, from its clips in time order; long ones are parted where nothing moves."""
+        """The stretches of a face, from its clips in time order; long ones are split where nothing moves."""
         self._crops.forget()
         rows: list[FrameRow] = []
         measures: list[CropMeasures] = []
@@ -71,7 +71,7 @@ class FaceMeter:
         return FaceStretch(rows, measured)
 
     def _ahead(self, clips: Sequence[ClipFrames]) -> Iterator[tuple[FrameRow, Image, CropMeasures]]:
-        """Each crop with what its landmarks say, read and measured ahead by a thread of its own."""
+        """Each crop with its measures, read and measured ahead in a separate thread."""
         places = [(clip, start) for clip in clips for start in range(0, len(clip), _CHUNK)]
         last: CropMeasures | None = None
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
@@ -90,7 +90,7 @@ class FaceMeter:
 
 
 def head_points(rows: list[FrameRow], size: int) -> npt.NDArray[np.float64]:
-    """(N, 8): where four points of the head are in the video, in px of a 224 px crop."""
+    """(N, 8): positions of four points of the head in the video, in px of a 224 px crop."""
     matrices = np.array([row.transform for row in rows]).reshape(-1, 2, 3)
     scale = float(np.median(np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])))))
     inverse = np.linalg.inv(matrices[:, :, :2])

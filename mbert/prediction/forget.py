@@ -1,4 +1,4 @@
-"""`mbert forget`: inputs leave corpus, shards, runs and predictions, and cannot come back unnoticed."""
+"""`mbert forget`: removes inputs from corpus, shards, runs and predictions, so that they cannot come back unnoticed."""
 
 import contextlib
 import dataclasses
@@ -39,20 +39,20 @@ NOT_COVERED = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ForgetSummary:
-    """What was forgotten, or with a dry run what would be."""
+    """What was, or with a dry run would be, forgotten."""
 
     inputs: tuple[str, ...]  # paths as in `videos.parquet`
-    shown: tuple[str, ...]  # everybody who is named in them
+    shown: tuple[str, ...]  # everybody named in them
     num_clips: int
     num_crops: int
     num_labels: int
     num_pairs: int
     runs_seen: tuple[str, ...]
-    runs_unsure: tuple[str, ...]  # nobody can say
+    runs_unsure: tuple[str, ...]  # unknown whether they have seen the inputs
     checkpoints: tuple[str, ...]  # of both
     changed_files: tuple[str, ...]  # of runs: rewritten, or deleted
     predictions: tuple[str, ...]  # folders of results that were deleted
-    without_tombstone: int  # inputs whose content is not known: they would be ingested again
+    without_tombstone: int  # inputs whose content is unknown: they would be ingested again
     not_covered: tuple[str, ...]
     dry_run: bool
     workspace: str
@@ -61,7 +61,7 @@ class ForgetSummary:
 def run_forget(
     workspace: Workspace, by: By, wanted: Sequence[str], *, predictions: Path | None = None, dry_run: bool = False
 ) -> ForgetSummary:
-    """Forget inputs; finishes what a run that was stopped had begun. See `mbert.api.forget`."""
+    """Forget inputs, first finishing an interrupted run. See `mbert.api.forget`."""
     with contextlib.ExitStack() as stack:
         if not dry_run and workspace.corpus.is_dir():
             stack.enter_context(exclusive(workspace.corpus))
@@ -73,7 +73,7 @@ def run_forget(
         except ConfigError:
             if before is None:
                 raise
-            what = before  # its rows are gone already
+            what = before  # its rows are already gone
         what = what if before is None else before.joined(what)
         seen = Seen(
             persons=what.persons,
@@ -113,14 +113,14 @@ def run_forget(
 
 
 def lift(workspace: Workspace, paths: Sequence[Path]) -> int:
-    """Allow inputs on disk to be ingested again; gives how many had been forgotten."""
+    """Allow inputs on disk to be ingested again; returns how many had been forgotten."""
     contents = [content_hash(source) for path in paths for source in list_videos(path, with_labels=False).sources]
     with exclusive(workspace.corpus):
         return Tombstones.read(workspace.forgotten).lift([sha256 for sha256 in contents if sha256])
 
 
 def _find_results(predictions: Path | None, contents: Collection[str]) -> list[Path]:
-    """Folders of `mbert predict` that are of these contents."""
+    """Folders of `mbert predict` with results for these contents."""
     if predictions is None:
         return []
     if not predictions.is_dir():
@@ -130,11 +130,11 @@ def _find_results(predictions: Path | None, contents: Collection[str]) -> list[P
 
 
 def _forget_in_predictions(predictions: Path, results: Collection[Path], what: Forgetting) -> None:
-    """Delete results and crops; the page of all videos goes too, `mbert predict` makes it again."""
+    """Delete results and crops, and the page of all videos, which `mbert predict` recreates."""
     with exclusive(predictions):
         for folder in results:
             remove_results(folder)
-            while folder != predictions and not any(folder.iterdir()):  # its name is that of the input
+            while folder != predictions and not any(folder.iterdir()):  # it is named after the input
                 folder.rmdir()
                 folder = folder.parent
         for videos in sorted((predictions / ".crops").glob("*/corpus/videos.parquet")):

@@ -20,7 +20,7 @@ class RunInfo:
 
     name: str
     kind: str  # pretrain, finetune or eval
-    state: str  # as `mbert runs` says; finished for an evaluation
+    state: str  # as in `mbert runs`; finished for an evaluation
     step: int | None
     steps: int | None
     loss: float | None  # of the last step
@@ -31,14 +31,14 @@ class RunInfo:
 class WorkspaceInfo:
     """A workspace at a glance."""
 
-    mbert: str  # version that counted
+    mbert: str  # version that did the counting
     overview: Overview
     runs: tuple[RunInfo, ...]  # the latest training run first, then the evaluations
-    next: str  # what to do
+    next: str  # what to do next
 
 
 def run_info(workspace: Workspace) -> WorkspaceInfo:
-    """Look at a workspace, also an empty or half-made one. See `mbert.api.info`."""
+    """Summarize a workspace, even an empty or unfinished one. See `mbert.api.info`."""
     if not workspace.root.is_dir():
         raise ManifestError(
             f"there is no workspace in {workspace.root}: run `mbert ingest FOLDER` first, or name another one"
@@ -51,7 +51,7 @@ def run_info(workspace: Workspace) -> WorkspaceInfo:
 
 def _trainings(workspace: Workspace) -> list[RunInfo]:
     if not any(workspace.runs.glob("*/status.json")):
-        return []  # PyTorch, which takes seconds to load, is not needed
+        return []  # avoids loading PyTorch, which takes seconds
     from mbert.model.training.runs import list_runs
 
     return [
@@ -63,7 +63,7 @@ def _trainings(workspace: Workspace) -> list[RunInfo]:
 def _evaluations(workspace: Workspace) -> list[RunInfo]:
     found = []
     for path in sorted(workspace.runs.glob("*/results.json")):
-        with contextlib.suppress(ManifestError, KeyError, TypeError):  # of another program
+        with contextlib.suppress(ManifestError, KeyError, TypeError):  # from another program
             scores = read_json(path)["methods"]["mbert"]["scores"]
             found.append(
                 RunInfo(
@@ -80,7 +80,7 @@ def _evaluations(workspace: Workspace) -> list[RunInfo]:
 
 
 def _next(workspace: Workspace, found: Overview, runs: tuple[RunInfo, ...]) -> str:
-    """The first step that is missing."""
+    """The first missing step."""
     kinds = {run.kind for run in runs}
     place = "" if str(workspace.root) == DEFAULT else f" --workspace {shlex.quote(str(workspace.root))}"
     if workspace.forgetting.exists():

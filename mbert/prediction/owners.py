@@ -1,4 +1,4 @@
-"""Which input each folder of results is of: videos of one name from two folders go to one `--out`, and none is lost."""
+"""Which input each folder of results belongs to: equally named videos of two folders can share one `--out`."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -16,17 +16,17 @@ class Owners:
     """The inputs of the folders of results in `out`, from all runs."""
 
     out: Path
-    inputs: Mapping[str, str]  # folder, relative to `out` -> where the input lies
+    inputs: Mapping[str, str]  # folder, relative to `out` -> location of the input
 
     @classmethod
     def read(cls, out: Path) -> "Owners":
-        """Those that are known."""
+        """Read the recorded ones."""
         return cls(out, dict(read_json(out / _FILE)) if (out / _FILE).exists() else {})
 
     def is_free(self, folder: Path, location: Path, name: str, sha256: str | None) -> bool:
-        """Whether an input may have a folder: it is its own, or nobody's.
+        """Whether an input may use a folder: it is its own, or nobody's.
 
-        An input that has moved is known by its content.
+        An input that has moved is recognised by its content.
         """
         owner = self.inputs.get(self._key(folder))
         if owner == str(location):
@@ -39,25 +39,25 @@ class Owners:
         return owner is None or (sha256 is not None and value.get("sha256") == sha256)
 
     def without(self, folders: Collection[Path]) -> "Owners":
-        """The others."""
+        """All except those of `folders`."""
         gone = {self._key(folder) for folder in folders}
         return Owners(self.out, {key: place for key, place in self.inputs.items() if key not in gone})
 
     def existing(self) -> "Owners":
-        """Those whose results are there."""
+        """Those whose results exist."""
         return Owners(self.out, {key: at for key, at in self.inputs.items() if (self.out / key / SUMMARY).exists()})
 
     def joined(self, inputs: Mapping[Path, Path]) -> "Owners":
-        """With some more."""
+        """All, with `inputs` added."""
         return Owners(self.out, {**self.inputs, **{self._key(folder): str(place) for folder, place in inputs.items()}})
 
     def write(self) -> None:
-        """For the next run."""
+        """Write the record for the next run."""
         if self != Owners.read(self.out):
             write_json(self.out / _FILE, dict(self.inputs))
 
     def entries(self, root: Path) -> list[IndexEntry]:
-        """For the page of all inputs: those of the folder `root` by their path in it, others by where they lie."""
+        """Entries for the page of all inputs: those in `root` by their path in it, others by their location."""
         found = []
         for key, place in sorted(self.inputs.items(), key=lambda item: item[1]):
             value = read_json(self.out / key / SUMMARY)

@@ -1,4 +1,4 @@
-"""Onset and apex of events as they were cut: what the model sees between them, and which of them a page shows."""
+"""Onset and apex crops of events: what the model sees between them, and which of them a page shows."""
 
 import concurrent.futures
 import dataclasses
@@ -19,8 +19,8 @@ from mbert.reports.predict_page import EventPicture
 from mbert.shards.frames import ClipFrames
 from mbert.shards.image import decode_jpeg
 
-_AT_ONCE = 16  # pairs that the model is shown
-_MOST = 60  # events with pictures in a page
+_AT_ONCE = 16  # pairs shown to the model at once
+_MOST = 60  # events with pictures on a page
 
 Tracks = Mapping[int, Sequence[ClipFrames]]  # the clips of each face in time order
 
@@ -28,7 +28,7 @@ Tracks = Mapping[int, Sequence[ClipFrames]]  # the clips of each face in time or
 def picture_events(
     task: PredictTask, events: Sequence[EventRow], tracks: Tracks
 ) -> tuple[list[EventRow], list[EventPicture]]:
-    """The events with what they are like (action units, size, emotion), and pictures of the surest of them."""
+    """The events with action units, size and emotion filled in, and pictures of the most certain ones."""
     wanted = [event for event in events if event.type in ("micro", "macro")]
     surest = sorted(wanted, key=lambda event: (event.is_doubtful, -(event.score or 0)))
     pictured = {event.event for event in surest[:_MOST]}
@@ -72,14 +72,14 @@ def _picture(
 
 
 def _row_at(clips: Sequence[ClipFrames], frame: int) -> FrameRow:
-    """The row of a frame's crop; events have frames of crops alone."""
+    """The row of a frame's crop; frames of events always have crops."""
     [clip] = [each for each in clips if each.clip.first_frame <= frame <= each.clip.last_frame]
     place = int(np.searchsorted(clip.frame_indices, frame))
     return clip.rows[place]
 
 
 def _jpeg_of(clips: Sequence[ClipFrames], row: FrameRow) -> bytes:
-    """The crop of a row as it lies in its tar."""
+    """The crop of a row as stored in its tar."""
     tar = next(each.tar for each in clips if each.clip.clip_id == row.clip_id)
     with tar.open("rb") as file:
         file.seek(row.offset)
@@ -87,9 +87,9 @@ def _jpeg_of(clips: Sequence[ClipFrames], row: FrameRow) -> bytes:
 
 
 def _way_of(event: EventRow, onset: FrameRow, displacement: npt.NDArray[np.float32], size: int) -> float:
-    """How far the regions of an event have gone at its apex as the model sees it, in px of a 224 px crop.
+    """How far the regions of an event have moved at its apex according to the model, in px of a 224 px crop.
 
-    The path of a region is an average over more than what moves; the model's displacement (h, w, 2) is that of a patch.
+    The path of a region averages over more than what moves; the model's displacement (h, w, 2) is per patch.
     """
     grid = displacement.shape[0]
     places = np.clip(guessed_measures(onset).centres * (grid / size), 0, grid - 1).astype(int)

@@ -1,4 +1,4 @@
-"""`mbert preview`: manifests, crops and sources of a corpus become its page."""
+"""`mbert preview`: makes the page of a corpus from manifests, crops and sources."""
 
 import dataclasses
 from pathlib import Path
@@ -21,9 +21,9 @@ from mbert.shards.image import Image, decode_jpeg, encode_jpeg
 
 MOST_PICTURES = 100  # of each kind: about 5 MB of page
 _MOST_REASONS = 20
-_CROP_SIDE, _FRAME_SIDE = 224, 320  # of pictures in the page, at most
+_CROP_SIDE, _FRAME_SIDE = 224, 320  # maximum size of pictures on the page
 _QUALITY = 82
-# Statuses of inputs that could take this process with them, or that there is nothing of.
+# Statuses of inputs that could crash this process, or that have nothing to show.
 _NOT_AGAIN = {
     "missing": "it was not there",
     "empty": "there is nothing in it",
@@ -38,8 +38,8 @@ class PreviewSummary:
     """The page that was made."""
 
     page: str
-    num_crops: int  # that it shows
-    num_rejected: int  # inputs that it shows
+    num_crops: int  # shown
+    num_rejected: int  # inputs shown
     num_inputs: int
     num_bytes: int
 
@@ -96,7 +96,7 @@ def _picture(crop: ChosenCrop, workspace: Workspace) -> CropPicture:
 
 
 def _small(image: Image, side: int) -> tuple[bytes, tuple[int, int]]:
-    """A picture at most so wide and high as JPEG, and its width and height."""
+    """A picture shrunk to at most `side` pixels as JPEG, and its width and height."""
     height, width = image.shape[:2]
     scale = min(1.0, side / max(width, height))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -105,10 +105,10 @@ def _small(image: Image, side: int) -> tuple[bytes, tuple[int, int]]:
 
 
 def _look_at(row: VideoRow, config: dict[str, Any]) -> RejectedPicture:
-    """A frame of a rejected input, where the source is still there and one can be decoded without danger."""
+    """A frame of a rejected input, if the source still exists and can be decoded safely."""
     if row.status in _NOT_AGAIN:
         return RejectedPicture(video=row, jpeg=None, note=f"no picture: {_NOT_AGAIN[row.status]}")
-    # Decoders and landmarkers take longer to load than the page to make, and most corpora need them for nothing.
+    # Decoders and landmarkers take longer to load than the page to make, and most corpora do not need them.
     from mbert.pipeline.ingest_options import IngestOptions
     from mbert.pipeline.roots import read_roots, root_of
     from mbert.pipeline.video.source import content_hash, frames_source, video_source

@@ -1,4 +1,4 @@
-"""What is known about the quality of a video, and what a reader of the results is warned of."""
+"""The quality of a video, and warnings for readers of the results."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +14,7 @@ _MOST_TIMES = 5000
 
 
 class Quality:
-    """Collects what the stretches of a video say about it; memory does not grow with their length."""
+    """Collects facts from the stretches of a video; memory does not grow with their length."""
 
     def __init__(self) -> None:
         self._num_frames = 0
@@ -22,7 +22,7 @@ class Quality:
         self._times: list[float] = []
 
     def add(self, stretch: Stretch, findings: Findings) -> None:
-        """Take in a stretch."""
+        """Add a stretch."""
         self._num_frames += len(stretch.brightness)
         self._sums["head"] += int((findings.head >= HEAD_SPEED).sum())
         self._sums["dark"] += int((stretch.brightness < DARK).sum())
@@ -31,19 +31,19 @@ class Quality:
 
     @property
     def fps_nominal(self) -> float | None:
-        """The rate of the most usual distance of two frames."""
+        """The rate of the most frequent interval between two frames."""
         common = float(np.median(self._times)) if self._times else 0.0
         return 1 / common if common > 0 else None
 
     @property
     def is_vfr(self) -> bool:
-        """Whether more than one in fifty frames does not keep its time."""
+        """Whether more than one in fifty frames is off its regular time."""
         if len(self._times) < 2 or not self.fps_nominal:
             return False
         return bool(np.quantile(np.abs(np.array(self._times) * self.fps_nominal - 1), 0.98) > 0.1)
 
     def warnings(self, row: VideoRow, faces: Sequence[FaceSummary], *, is_calibrated: bool) -> Iterator[Warning]:
-        """Why the results are to be read with care."""
+        """Why the results should be read with care."""
         if row.fps and round(row.fps) < _FPS:
             yield Warning(
                 kind="fps",

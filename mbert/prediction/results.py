@@ -1,4 +1,4 @@
-"""The files of results: what they are called, how a summary is read back, and how all of a video are removed."""
+"""The files of results: their names, reading a summary back, and removing all files of a video."""
 
 import dataclasses
 import shutil
@@ -25,8 +25,8 @@ def summary_of(value: dict[str, Any]) -> PredictionSummary:
 
 
 def remove_results(folder: Path) -> None:
-    """Delete what an earlier run has written about a video, and nothing else: it may have been another video."""
+    """Delete only what an earlier run wrote about a video, which may have been another video."""
     for name in _RESULTS:
         (folder / name).unlink(missing_ok=True)
-    for left in folder.glob(".tracks-*"):  # of a run that was killed
+    for left in folder.glob(".tracks-*"):  # from a killed run
         shutil.rmtree(left, ignore_errors=True)

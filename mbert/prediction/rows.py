@@ -1,4 +1,4 @@
-"""Rows of `frames.csv` and `events.csv` from what was found in a stretch of a face."""
+"""Rows of `frames.csv` and `events.csv` from the findings in a stretch of a face."""
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,7 @@ def movement_rows(face: int, stretch: FaceStretch, findings: Findings, size: int
 
 
 def event_row(video: str, face: int, rows: list[FrameRow], found: Found) -> EventRow:
-    """Its number, and what it is like, come when all events of the video are known."""
+    """Its number and likeness are filled in once all events of the video are known."""
     onset, apex, offset = (rows[place] for place in (found.onset, found.apex, found.offset))
     alarms = found.false_alarms_per_minute
     return EventRow(
@@ -76,7 +76,7 @@ def event_row(video: str, face: int, rows: list[FrameRow], found: Found) -> Even
 
 
 def boxes_of(rows: list[FrameRow], size: int) -> npt.NDArray[np.float32]:
-    """(N, 4): x, y, width, height around the face in pixels of the video, from where the crop lies in it."""
+    """(N, 4): x, y, width, height around the face in pixels of the video, from the crop's position in it."""
     matrices = np.array([row.transform for row in rows]).reshape(-1, 2, 3)
     inverse = np.linalg.inv(matrices[:, :, :2])
     middle = np.einsum("nij,nj->ni", inverse, np.full((len(rows), 2), size / 2) - matrices[:, :, 2])

@@ -1,4 +1,4 @@
-"""`mbert predict`: the videos of a folder, each into a folder of its own, and the page of all."""
+"""`mbert predict`: processes the videos of a folder, each into its own folder, and the page of all."""
 
 import collections
 import dataclasses
@@ -28,26 +28,26 @@ from mbert.reports.predict_page import IndexEntry, write_index_page
 from mbert.shards.engine import Engine, Loss, run_tasks
 from mbert.weights import BUILT_IN
 
-_INDEX_SECONDS = 10.0  # between two states of it while a run goes on
+_INDEX_SECONDS = 10.0  # between two updates of it during a run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PredictRun:
-    """What a run has done; `page` is what to open."""
+    """The result of a run; `page` is the page to open."""
 
     num_videos: int
-    num_new: int  # made by this run; the others were there
+    num_new: int  # made by this run; the others existed
     num_frames: int  # of the videos that have pages
     counts: dict[str, int]  # events by type, of all videos
     failures: dict[str, str]  # path -> reason
-    folders: dict[str, str]  # path -> where its predictions lie
+    folders: dict[str, str]  # path -> folder of its predictions
     page: str | None
     seconds: float
     out: str
 
 
 class _AllVideos(CorpusChoice):
-    """Whatever they are, all videos are wanted, and no label."""
+    """Use all videos, of any kind, and no labels."""
 
     def list(self, path: Path) -> Listing:
         return list_videos(path, with_labels=False)
@@ -88,12 +88,12 @@ def run_predict(
     choice = _AllVideos()
     listing = choice.list(path)
     workspace = _workspace_of(listing.root, out, ingest)
-    # One video has all cores to itself, in this process; several have a process each.
+    # A single video uses all cores, in this process; several get one process each.
     alone = dataclasses.replace(engine, workers=0)
     cutter = engine if len(listing.sources) > 1 else alone
-    with exclusive(out):  # folders of results, too, are for one run
+    with exclusive(out):  # folders of results must only be used by one run at a time
         summary = run_ingest(path, workspace, ingest, engine=cutter, choice=choice, on_outcome=on_ingested)
-        if summary.changed:  # another video under the same name: what was cut of the old one is of no use
+        if summary.changed:  # another video under the same name: crops of the old one are useless
             summary = run_ingest(
                 path, workspace, ingest, engine=cutter, choice=choice, overwrite=True, on_outcome=on_ingested
             )
@@ -163,7 +163,7 @@ def _lost(task: PredictTask, loss: Loss) -> Unpredicted:
 
 
 def _check_models(options: PredictOptions) -> None:
-    """Fail before any work when a model cannot be used."""
+    """Fail before any work if a model cannot be used."""
     network = load(options.model).network
     MovementMeter(network, threads=1)
     if options.classifier:
@@ -171,7 +171,7 @@ def _check_models(options: PredictOptions) -> None:
 
 
 def _workspace_of(root: Path, out: Path, ingest: IngestOptions) -> Workspace:
-    """Where the crops of the videos of one folder, cut with the same options, are kept."""
+    """The workspace for crops of one folder's videos, made with the same options."""
     text = json.dumps([str(root.resolve()), dataclasses.asdict(ingest)])
     return Workspace(out / ".crops" / hashlib.sha256(text.encode()).hexdigest()[:16])
 
@@ -187,7 +187,7 @@ def _write_index(
     command: str,
     others: "Owners",
 ) -> Path | None:
-    """The page of all inputs, also of earlier runs; of one video its own page is enough."""
+    """Write the page of all inputs, including those of earlier runs; for a single video, its own page is enough."""
     entries = others.entries(listing.root)
     page = out / INDEX
     if len(listing.sources) == 1:
@@ -221,10 +221,10 @@ def _write_index(
 def folders_for(
     names: Mapping[str, str], out: Path, is_free: Callable[[str, Path], bool] = lambda path, folder: True
 ) -> dict[str, Path]:
-    """Where the predictions of each input go: its name without the suffix, unless two would share it.
+    """The folder for the predictions of each input: its name without the suffix, unless two would share it.
 
-    `names` by path. No two inputs have one folder, also where upper and lower case are one. `is_free` says whether a
-    path may have a folder.
+    `names` by path. No two inputs share a folder, even on case-insensitive disks. `is_free` says whether a path may
+    have a folder.
     """
     short = {path: _without_suffix(name) for path, name in names.items()}
     twice = {name for name, count in collections.Counter(short.values()).items() if count > 1}
@@ -245,6 +245,6 @@ def folders_for(
 
 def _without_suffix(name: str) -> str:
     path = PurePosixPath(name)
-    if not path.stem.strip("."):  # of `..mp4` would be left what means this folder, or the one above
+    if not path.stem.strip("."):  # the rest of `..mp4` would mean this folder, or the one above
         return str(path.with_name(path.name.replace(".", "_")))
     return str(path.with_suffix(""))

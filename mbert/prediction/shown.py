@@ -1,4 +1,4 @@
-"""What the overlay shows of a video's faces: where each is, how its patches move, which events last."""
+"""The overlay's data about a video's faces: where each is, how its patches move, which events are in progress."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Shown:
 
     @classmethod
     def of(cls, face: int, stretch: FaceStretch, found: Sequence[MovementRow]) -> "Shown":
-        """From the rows of a stretch: as they were cut, and as they were measured."""
+        """From a stretch: its crops' rows, and its measured rows."""
         return cls(
             face,
             np.array([row.frame_index for row in stretch.rows]),
@@ -43,7 +43,7 @@ class Shown:
 def draw_overlay(
     decoder: Decoder, task: PredictTask, stretches: Sequence[Shown], events: Sequence[EventRow], *, sound: Path | None
 ) -> None:
-    """Write `overlay.mp4` of the frames that were ingested, with the sound of a file of the same times."""
+    """Write `overlay.mp4` of the ingested frames, with the sound of a file with the same times."""
     labels = _Labels(events)
     places: dict[int, list[tuple[Shown, int]]] = {}
     for shown in stretches:
@@ -64,14 +64,14 @@ def draw_overlay(
             for shown, place in places.get(frame, ())
         ]
 
-    # With another number of threads x264 gives other bytes.
+    # x264's output depends on the number of threads.
     write_overlay(
         decoder, task.folder / OVERLAY, faces_at, sound=sound, num_threads=_ENCODING_THREADS, on_frame=lambda: None
     )
 
 
 class _Labels:
-    """What the overlay writes at a face while an event lasts."""
+    """The text that the overlay writes at a face during an event."""
 
     def __init__(self, events: Sequence[EventRow]) -> None:
         self._events = [event for event in events if event.type != "speech"]

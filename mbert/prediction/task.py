@@ -1,4 +1,4 @@
-"""What one video's work needs: options, the model and what is known about it; and what it gives."""
+"""The input and output of the work on one video: options, the model and facts about it; and the result."""
 
 import dataclasses
 import functools
@@ -22,9 +22,9 @@ from mbert.weights import BUILT_IN
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PredictOptions:
-    """What decides the numbers, and what is written beside them."""
+    """Options that affect the numbers, and optional outputs."""
 
-    per_minute: float = 1.0  # false alarms of a still face that are accepted
+    per_minute: float = 1.0  # accepted false alarms of a still face
     model: str  # folder of the weights
     classifier: str | None = None  # folder of the user's finetuned model
     overlay: bool = True
@@ -37,10 +37,10 @@ class PredictOptions:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PredictTask:
-    """One ingested video, and where its predictions go."""
+    """One ingested video, and the place for its predictions."""
 
     source: Source
-    name: str  # the source's path; of a frame folder that was given itself, its name
+    name: str  # the source's path; for a single given frame folder, its name
     workspace: Workspace
     folder: Path
     options: PredictOptions
@@ -59,12 +59,12 @@ class PredictProgress:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Predicted:
-    """What became of one video."""
+    """The outcome of one video."""
 
     video: str
     folder: str  # its pages and tables
     summary: PredictionSummary
-    curve: tuple[float, ...]  # movement of the face that is seen longest, thinned
+    curve: tuple[float, ...]  # movement of the face visible longest, thinned out
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,32 +77,32 @@ class Unpredicted:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model with what was measured about it."""
+    """A model with the measurements about it."""
 
     network: MicronBert
     calibration: Calibration
     units: ActionUnitBases
-    is_calibrated: bool  # else its figures are those of the built-in model
+    is_calibrated: bool  # otherwise it uses the built-in model's figures
     digest: str  # of the weights
 
     @property
     def fingerprint(self) -> str:
-        """Of all that decides what is found."""
+        """A hash of everything that affects the findings."""
         return f"{self.digest} {self.calibration} {self.units.numbers} {self.units.fields.tobytes().hex()}"
 
 
 def load(model: str) -> LoadedModel:
-    """Read once per process, and again when its files have changed. Raises ModelError where there is no such model."""
+    """Load once per process, and again if its files have changed. Raises ModelError if there is no such model."""
     return _load(model, _written(model))
 
 
 def load_classifier(run: str) -> Classifier:
-    """As `load`. Raises ModelError where there is none."""
+    """As `load`. Raises ModelError if there is none."""
     return _load_classifier(run, _written(run))
 
 
 def _written(model: str) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of each file of a model: one that was trained on since is another one."""
+    """Name, size and time of each file of a model: further training makes it a different one."""
     path = Path(model)
     if not path.exists():
         return ()
@@ -114,7 +114,7 @@ def _written(model: str) -> tuple[tuple[str, int, int], ...]:
 def _load(model: str, written: object) -> LoadedModel:
     network = MicronBert.from_pretrained(model).eval()
     path = Path(model)
-    # Of a name on the hub nothing else is known: what lies in the current folder belongs to another model.
+    # For a name on the hub nothing else is known: files in the current folder belong to another model.
     folder = model_folder(path) if path.is_dir() else path.parent if path.is_file() else None
     is_calibrated = folder is not None and (folder / CALIBRATION).exists()
     has_units = folder is not None and (folder / UNITS).exists()

@@ -1,7 +1,7 @@
-"""One video: its faces are measured, what they do is found, and everything about it is written.
+"""One video: measures its faces, finds what they do, and writes everything about it.
 
-Frames are gone through once and written as they come: memory does not grow with the length of a video, but for its
-maps, 300 bytes a frame, which the overlay shows.
+Frames are read once and results written as they come: memory does not grow with the length of a video, except for its
+maps, 300 bytes per frame, which the overlay shows.
 """
 
 import contextlib
@@ -57,17 +57,17 @@ from mbert.shards.frames import ClipFrames, CorpusFrames
 from mbert.weights import BUILT_IN
 
 _VERSIONS = ("av", "mediapipe", "numpy", "opencv-contrib-python", "torch")
-_CURVE_POINTS = 120  # of the sparkline in the page of all videos
+_CURVE_POINTS = 120  # of the sparkline on the page of all videos
 _TOLD_EVERY = 100  # frames
 
 
 def predict_video(task: PredictTask) -> Predicted | Unpredicted:
     """Measure, find and write everything about one ingested video; `summary.json` is written last.
 
-    Raises MbertError when writing fails; whatever is wrong with the video itself costs this video alone.
+    Raises MbertError if writing fails; a fault of the video itself only costs this video.
     """
     try:
-        with limited_threads(1):  # landmarks, flow and the model have a thread each, and do not wait for each other
+        with limited_threads(1):  # landmarks, flow and the model have one thread each, and do not wait for each other
             return _Prediction(task).run()
     except InputError as exc:
         return Unpredicted(task.source.path, exc.reason)
@@ -78,7 +78,7 @@ def predict_video(task: PredictTask) -> Predicted | Unpredicted:
 
 
 def fingerprint(task: PredictTask) -> str:
-    """What the predictions of a video depend on; another one means that they are to be made again."""
+    """A hash of what a video's predictions depend on; if it changes, they must be made again."""
     row = _video_row(task)
     classifier = task.options.classifier and load_classifier(task.options.classifier)
     parts = [
@@ -90,7 +90,7 @@ def fingerprint(task: PredictTask) -> str:
 
 
 def finished(task: PredictTask) -> Predicted | None:
-    """The predictions that an earlier run has finished with the same options; None when there are none."""
+    """The predictions that an earlier run finished with the same options; None if there are none."""
     file = task.folder / SUMMARY
     if not file.exists():
         return None
@@ -168,7 +168,7 @@ class _Prediction:
             tell(PredictProgress(self._row.path, min(self._num_done, self._row.num_frames or 0)))
 
     def _write_track(self, number: int, clips: list[ClipFrames], scratch: Path) -> Path:
-        """Measure one face from its first to its last frame; its rows go to a file of its own."""
+        """Measure one face from its first to its last frame; its rows go to a separate file."""
         size = self._task.ingest.size
         path = scratch / f"{number:06d}.parquet"
         with writing_rows(path, MovementRow) as writer:
@@ -209,7 +209,7 @@ class _Prediction:
         """The rows, and one for each frame in which no face was found."""
         seen = sum(face.num_frames for face in self._faces)
         if len(self._faces) == 1 and seen == self._row.num_frames:
-            yield from rows  # every frame has its row: no need to decode again for the times of the others
+            yield from rows  # every frame has a row: no need to decode again for missing times
             return
         row = next(rows, None)
         for index, seconds in self._frame_times():
@@ -229,12 +229,12 @@ class _Prediction:
             yield frame.index, frame.pts_seconds
 
     def _decoder(self) -> Decoder:
-        """The frames as they were ingested."""
+        """A decoder for the frames as ingested."""
         return self._task.ingest.open_decoder(self._task.source, self._task.threads, fixes=fixes_of(self._row))
 
     @property
     def _media(self) -> Path | None:
-        """The file whose own times are those of the tables."""
+        """The file whose times match the tables."""
         has_own_times = self._row.kind == "video" and self._row.rate in (None, 1.0)
         return self._task.source.location if has_own_times else None
 
@@ -316,7 +316,7 @@ class _Prediction:
         )
 
     def _curve(self) -> tuple[float, ...]:
-        """Movement of the face that is seen longest, in some steps."""
+        """Movement of the face visible longest, in a few steps."""
         if not self._faces:
             return ()
         longest = max(self._faces, key=lambda face: face.num_frames).face_id

@@ -1,1 +1,1 @@
-"""Pages, pictures and exchange formats, from rows and arrays alone."""
+"""Pages, pictures and exchange formats, made only from rows and arrays."""

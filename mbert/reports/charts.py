@@ -1,4 +1,4 @@
-"""Line charts over steps, bars and intervals, as paths of SVGs that stretch with the page."""
+"""Line charts over steps, bars and intervals, as SVG paths that stretch with the page."""
 
 import dataclasses
 import math
@@ -7,17 +7,17 @@ import numpy as np
 import numpy.typing as npt
 
 WIDTH, HEIGHT = 1000, 300  # of a chart's own coordinates
-_BINS = 300  # a phone has no more pixels, and a page stays small
-_SMOOTHED_SHARE = 0.05  # of the steps: as far as a smoothed value looks around
-_EDGE = 0.05  # of the range, left free above and below
-_CALM = (1.0, 99.0)  # percentiles of the raw values that a chart of many steps shows at least
+_BINS = 300  # enough for a phone's pixels, and keeps a page small
+_SMOOTHED_SHARE = 0.05  # of the steps: the window of a smoothed value
+_EDGE = 0.05  # of the range, left empty above and below
+_CALM = (1.0, 99.0)  # percentiles of the raw values that a chart of many steps shows as a minimum
 
 Values = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """A curve over steps: paths in WIDTH x HEIGHT, ticks as (share of the axis, text), values for a readout."""
+    """A curve over steps: paths in WIDTH x HEIGHT, ticks as (share of the axis, text), readout values."""
 
     raw: str
     smooth: str
@@ -32,10 +32,10 @@ class Chart:
 
 
 def line_chart(steps: npt.NDArray[np.int64], values: Values, *, share: bool = False) -> Chart | None:
-    """The chart of values (n,) at ascending steps (n,), NaN where one is not known; None where none is.
+    """The chart of values (n,) at ascending steps (n,), NaN for unknown ones; None without any value.
 
     The raw curve shows the lowest and the highest value of each bin, so that no spike is lost; values beyond the chart
-    are cut off at its edge. `share`: the axis goes from 0 to 1 and is told in percent.
+    are cut off at its edge. `share`: the axis goes from 0 to 1 and is labelled in percent.
     """
     known = np.isfinite(values)
     if not known.any():
@@ -68,17 +68,17 @@ def line_chart(steps: npt.NDArray[np.int64], values: Values, *, share: bool = Fa
 
 
 def smooth(values: Values) -> Values:
-    """The mean (n,) of the values around each one, a twentieth of all; it does not lag, and at the ends has fewer."""
+    """The mean (n,) of the values around each one, a twentieth of all, fewer at the ends; without lag."""
     reach = int(_SMOOTHED_SHARE * len(values) / 2)
     places = np.arange(len(values))
-    # As many before as after it, so that a slope stays where it is.
+    # As many before as after it, so that slopes are not shifted.
     reaches = np.minimum(reach, np.minimum(places, len(values) - 1 - places))
     sums = np.concatenate([[0.0], np.cumsum(values)])
     return np.asarray((sums[places + reaches + 1] - sums[places - reaches]) / (2 * reaches + 1))
 
 
 def number(value: float) -> str:
-    """A number with three digits that count: 0.703, 12.3, 1,230, 2.9e-06."""
+    """A number with three significant digits: 0.703, 12.3, 1,230, 2.9e-06."""
     if value == 0:
         return "0"
     size = math.floor(math.log10(abs(value)))
@@ -88,7 +88,7 @@ def number(value: float) -> str:
 
 
 def interval_path(low: float, high: float) -> str:
-    """The whisker of an interval of [0, 1] in an SVG 100 wide and 20 high."""
+    """The whisker of an interval within [0, 1] in an SVG 100 wide and 20 high."""
     start, stop = (100 * min(max(end, 0.0), 1.0) for end in (low, high))
     return f"M{start:.1f} 10H{stop:.1f}M{start:.1f} 6v8M{stop:.1f} 6v8"
 
@@ -102,7 +102,7 @@ def _range(values: Values, smoothed: Values) -> tuple[float, float]:
 
 
 def _extremes(x: Values, y: Values, places: npt.NDArray[np.int64]) -> list[tuple[float, float]]:
-    """The lowest and the highest point of a bin, in their order."""
+    """The lowest and highest point of a bin, in order."""
     ends = sorted({int(places[y[places].argmin()]), int(places[y[places].argmax()])})
     return [(float(x[place]), float(y[place])) for place in ends]
 
@@ -113,7 +113,7 @@ def _path(points: list[tuple[float, float]]) -> str:
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
-    """About so many round numbers within the range."""
+    """About `count` round numbers within the range."""
     if high <= low:
         return [low]
     rough = (high - low) / count

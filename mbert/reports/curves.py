@@ -1,4 +1,4 @@
-"""The curves of a video as a page draws them: from `frames.parquet`, small enough for an hour of video."""
+"""The curves of a video as drawn on a page: from `frames.parquet`, small enough for an hour of video."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from mbert.manifests.regions import REGIONS
 from mbert.manifests.store import read_table
 
 MOST_POINTS = 2000  # of one curve
-_MOST_FACE_POINTS = 12_000  # of the same curve of all faces: about 1 MB of JSON for all curves
+_MOST_FACE_POINTS = 12_000  # of one curve over all faces: about 1 MB of JSON for all curves
 _QUALITY_POINTS = 300
 _DRAWN = (*REGIONS, "head", "eye_open", "light")
 _READ = ("frame", "timestamp", "face_id", "success", "speech", "repeated", "sharpness", "brightness", *_DRAWN)
@@ -31,19 +31,19 @@ class Curves:
     with_face: float  # shares of the frames
     with_speech: float
     repeated: float
-    sharpness: Floats  # of the face that is there longest, least in each bin
+    sharpness: Floats  # of the face visible longest, minimum of each bin
     brightness: Floats
 
 
 def read_curves(path: Path) -> Curves:
-    """Read `frames.parquet` column by column; raises ManifestError when it is missing, damaged or of another schema.
+    """Read `frames.parquet` column by column; raises ManifestError if it is missing, damaged or of another schema.
 
-    `data` holds, all of it whole numbers:
+    `data` holds, all as whole numbers:
 
     - `times`, `frames`: of every decoded frame, as `knots`: `TICKS_PER_SECOND`, and frame numbers.
-    - `bins`: in how many bins of equally many frames the video is cut; bin b begins at frame `b * num_frames // bins`.
-    - `faces`: for each `id` its `first` bin and `curves`: by name the largest value in each bin from there on, of the
-      opening of the eyes the smallest, so that a blink stays; in `STEPS_PER_UNIT`, null where there is none.
+    - `bins`: number of bins, of equally many frames, in the video; bin b begins at frame `b * num_frames // bins`.
+    - `faces`: for each `id` its `first` bin and `curves`: by name the largest value in each bin from there on, for the
+      opening of the eyes the smallest, so that a blink stays; in `STEPS_PER_UNIT`, null without a value.
     """
     table = read_table(path, MovementRow, columns=_READ)
     columns = {name: table[name].to_numpy() for name in _READ}
@@ -67,7 +67,7 @@ def read_curves(path: Path) -> Curves:
         first, last = np.searchsorted(edges, spans[face], side="right") - [1, 0]
         curves = {}
         for name in _DRAWN:
-            values = np.abs(dense(name, face))  # the light gets brighter and darker
+            values = np.abs(dense(name, face))  # light changes in both directions
             extreme = np.fmin if name == "eye_open" else np.fmax
             curves[name] = _whole(extreme.reduceat(values, edges)[first:last] * STEPS_PER_UNIT)
         return {"id": face, "first": int(first), "curves": curves}
@@ -95,7 +95,7 @@ def read_curves(path: Path) -> Curves:
 
 
 def bin_edges(length: int, bins: int) -> npt.NDArray[np.int64]:
-    """(bins,): where each of at most `length` bins of equally many values begins."""
+    """(bins,): the start of each of at most `length` bins of equally many values."""
     return np.arange(bins) * length // max(bins, 1)
 
 
@@ -109,10 +109,10 @@ def decimate(values: npt.ArrayLike, most: int = MOST_POINTS) -> Floats:
 
 
 def knots(values: Floats, tolerance: float) -> list[int]:
-    """Whole numbers as straight pieces that miss none by more than `tolerance`.
+    """Whole numbers as straight pieces that deviate from none by more than `tolerance`.
 
-    The list is: place and value of the first knot, then how far each knot lies after and above the one before it. The
-    times of a constant rate are two knots, however long the video.
+    The list is: position and value of the first knot, then the offsets of each knot, in both, from the one before it.
+    The times of a constant rate are two knots, however long the video.
     """
     if len(values) == 0:
         return []
@@ -135,7 +135,7 @@ def knots(values: Floats, tolerance: float) -> list[int]:
 
 
 def _tolerance(times: Floats) -> float:
-    """How far the time of a frame may be off, in ticks: 1 ms, less where frames follow faster."""
+    """How far the time of a frame may be off, in ticks: 1 ms, less for fast frame rates."""
     typical = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
     return TICKS_PER_SECOND * min(0.001, typical / 4)
 

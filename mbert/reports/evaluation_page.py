@@ -44,7 +44,7 @@ def write_evaluation_page(path: Path, run: EvaluationFacts, *, folder: str = "")
         datasets=[
             (name, [_method_values(run, row) for row in run.per_dataset if row.dataset == name])
             for name in datasets
-            if len(datasets) > 1  # of one it says what is said of all
+            if len(datasets) > 1  # a single one would repeat the total
         ],
         confusion=_confusion(run),
         units=not run.confusion,
@@ -127,7 +127,7 @@ def _wrong_values(pair: WrongPair) -> dict[str, Any]:
 
 
 def _checks(run: EvaluationFacts) -> list[tuple[bool, str, str, tuple[str, ...]]]:
-    """(whether it is fine, what was checked, what was found, whom it is about)."""
+    """(whether it is fine, what was checked, what was found, the people concerned)."""
     of_all = f"of the {run.num_subjects} tested people"
     filled = {name: count for name, count in run.apex_sources.items() if name != "annotated"}
     num_apexes = sum(run.apex_sources.values())

@@ -1,7 +1,7 @@
-"""What `mbert predict` found, as files for other programs: CSV, ELAN, Praat, WebVTT and the tables of the challenges.
+"""The results of `mbert predict` as files for other programs: CSV, ELAN, Praat, WebVTT and the challenges' tables.
 
-Every file is written whole or not at all. Times are those of the rows, in seconds from the zero of the video's own
-clock; ELAN, Praat and WebVTT get them in whole milliseconds.
+Every file is written completely or not at all. Times are those of the rows, in seconds on the video's own clock; ELAN,
+Praat and WebVTT get them in whole milliseconds.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from mbert.manifests.predictions import DOUBTS, EventRow
 from mbert.manifests.regions import region_text
 from mbert.manifests.schema import arrow_schema
 
-# A spreadsheet runs a cell that begins like this as a formula. With an apostrophe before it, it is text in every
-# spreadsheet and every reader. A text that begins with an apostrophe gets another one, so that taking away one gives
-# back every text exactly: in pandas, `column.str.removeprefix("'")`. The last four are the wide forms of `=+-@`.
+# A spreadsheet runs a cell that begins like this as a formula. After an apostrophe, it is text in every spreadsheet and
+# reader. A text that begins with an apostrophe gets another one, so that removing one restores every text exactly: in
+# pandas, `column.str.removeprefix("'")`. The last four are the wide forms of `=+-@`.
 _RUN_AS_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NEEDS_QUOTES = re.compile(r'[",\r\n]')
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -34,9 +34,9 @@ _SCHEMA = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
 class CsvRows:
     """Rows of a dataclass as CSV, written as they come; the file appears under its name on success only.
 
-    The header has the names of the fields. Numbers have the digits that mean something: six decimals of a `float`
-    (seconds to a microsecond), six significant digits of a `Float32`. None and NaN are empty cells, bools are 1 and 0.
-    A text that a spreadsheet would run as a formula gets an apostrophe before it.
+    The header has the names of the fields. Numbers have their meaningful digits: six decimals for a `float` (seconds to
+    a microsecond), six significant digits for a `Float32`. None and NaN are empty cells, bools are 1 and 0. A text that
+    a spreadsheet would run as a formula gets an apostrophe before it.
     """
 
     def __init__(self, path: Path, row_type: type[Any]) -> None:
@@ -97,14 +97,14 @@ _CELLS: dict[pa.DataType, Callable[[Any], str]] = {
 def write_eaf(path: Path, events: Sequence[EventRow], *, media: Path | None, media_type: str, seconds: float) -> None:
     """Write events as an ELAN document (EAF 3.0).
 
-    Each face has tiers of events (`micro brows`), blinks and speech. Phases (onset to apex, apex to offset) and the
-    regions hang on their event, and so do emotions and flags where there are any: ELAN moves and deletes them with it.
-    What overlaps goes to a further tier of its kind, as annotations of one tier must not overlap.
+    Each face has tiers of events (`micro brows`), blinks and speech. Phases (onset to apex, apex to offset) and regions
+    depend on their event, and so do emotions and flags if there are any: ELAN moves and deletes them with it.
+    Overlapping events go to additional tiers of their kind, because annotations of one tier must not overlap.
 
-    `media` is the video that ELAN opens with it, `media_type` its MIME type, `seconds` how long it is.
+    `media` is the video that ELAN opens with it, `media_type` its MIME type, `seconds` its duration.
     """
     tiers = _tiers(events, _length_ms(events, seconds))
-    # A date that stays makes equal runs give equal files; ELAN puts in its own when it saves.
+    # A fixed date makes equal runs give equal files; ELAN sets its own on saving.
     root = ET.Element("ANNOTATION_DOCUMENT", AUTHOR="mbert", DATE="1970-01-01T00:00:00+00:00", FORMAT="3.0")
     root.attrib.update({"VERSION": "3.0", _SCHEMA: "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"})
     header = ET.SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
@@ -139,7 +139,7 @@ def write_eaf(path: Path, events: Sequence[EventRow], *, media: Path | None, med
 
 
 def _add_media(header: ET.Element, media: Path, media_type: str, path: Path) -> None:
-    # Not percent-encoded, unlike other file URLs: ELAN takes what follows `file://` for the path as it is.
+    # Not percent-encoded, unlike other file URLs: ELAN uses the text after `file://` as the path, unchanged.
     whole = media.absolute().as_posix().lstrip("/")
     relative = Path(os.path.relpath(media, path.parent)).as_posix()
     if not relative.startswith("../"):
@@ -163,7 +163,7 @@ def _add_types(root: ET.Element) -> None:
 
 
 def _xml_text(text: str) -> str:
-    """Without the characters that XML cannot hold, not even escaped; file names can."""
+    """The text without characters that XML cannot hold even escaped, but file names can."""
     return _NOT_IN_XML.sub("\ufffd", text)
 
 
@@ -203,7 +203,7 @@ def _seconds(milliseconds: int) -> str:
 
 
 def write_vtt(path: Path, events: Sequence[EventRow]) -> None:
-    """Write events as WebVTT cues, for a player to show while they last."""
+    """Write events as WebVTT cues, which a player shows during the events."""
     length = _length_ms(events, 0)
     cues = ["WEBVTT\n"]
     for number, (start, end, event) in enumerate(_timed(events, length), 1):
@@ -227,13 +227,13 @@ def write_challenge(
     with_emotion: bool | None = None,
     leave_out: Collection[str] = DOUBTS,
 ) -> int:
-    """Write expressions as the spotting challenges of MEGC want them, in frames; returns the number of rows.
+    """Write expressions in the format of MEGC's spotting challenges, in frames; returns the number of rows.
 
-    Without emotions: `vid,pred_onset,pred_offset,type`, of micro (`me`) and macro expressions (`mae`). With emotions,
-    spot-then-recognise: `subject,video,onset,offset,emotion`, of those micro-expressions that have one. None: with
-    emotions when any event has one. Events with one of the flags in `leave_out` are left out.
+    Without emotions: `vid,pred_onset,pred_offset,type`, for micro- (`me`) and macro-expressions (`mae`). With emotions,
+    spot-then-recognise: `subject,video,onset,offset,emotion`, for those micro-expressions that have one. None: with
+    emotions if any event has one. Events with one of the flags in `leave_out` are left out.
 
-    The video is called by its file name without the suffix, the subject by the folder that holds it.
+    The video is named by its file name without the suffix, the subject by the folder that holds it.
     """
     kept = [event for event in events if set((event.flags or "").split()).isdisjoint(leave_out)]
     kept.sort(key=lambda event: (event.video, event.onset_frame, event.offset_frame))
@@ -254,13 +254,13 @@ def write_challenge(
             for event in kept
             if event.type in types
         ]
-    # Names as they are, no apostrophe before any: a scoring script compares them.
+    # Names unchanged, without apostrophes: a scoring script compares them.
     _write_text(path, "".join(",".join(map(_quoted, row)) + "\r\n" for row in rows))
     return len(rows) - 1
 
 
 def _subject_and_name(video: str) -> tuple[str, str]:
-    """The last folder and the name of a listed path; the names of frame folders may hold points (`s1/take.2`)."""
+    """The last folder and the name of a listed path; names of frame folders may contain dots (`s1/take.2`)."""
     path = PurePosixPath(video)
     is_file = re.fullmatch(r"\.(?=.*[a-zA-Z])\w{2,4}", path.suffix) is not None
     return path.parent.name, path.stem if is_file else path.name
@@ -278,15 +278,15 @@ class _Span:
     start: int
     end: int
     text: str
-    parent: int = -1  # place of its event in the tier above
+    parent: int = -1  # index of its event in the parent tier
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Tier:
-    """Spans in order of time that do not overlap."""
+    """Spans in time order that do not overlap."""
 
     name: str
-    kind: str  # events, phases, descriptions: what ELAN calls a linguistic type
+    kind: str  # events, phases, descriptions: ELAN's linguistic type
     parent: str | None
     spans: list[_Span]
 
@@ -295,7 +295,7 @@ _Timed = tuple[int, int, EventRow]  # start and end in milliseconds
 
 
 def _tiers(events: Sequence[EventRow], length: int) -> list[_Tier]:
-    """The tiers of every face; without an event those of face 0, which are empty."""
+    """The tiers of every face; without events the empty tiers of face 0."""
     tiers = []
     for face in sorted({event.face_id for event in events}) or [0]:
         of_face = _timed([event for event in events if event.face_id == face], length)
@@ -313,7 +313,7 @@ def _lane_name(number: int) -> str:
 
 
 def _event_tiers(lane: Sequence[_Timed], face: int, lane_name: str) -> list[_Tier]:
-    """One tier of events, and the tiers that hang on it."""
+    """One tier of events, and its dependent tiers."""
     name = f"face {face} events{lane_name}"
     tiers = [_Tier(name, "events", None, [_Span(start, end, _title(event)) for start, end, event in lane])]
     phases = []
@@ -342,17 +342,17 @@ def _title(event: EventRow) -> str:
 
 
 def _plain(text: str) -> str:
-    """On one line, without control characters: class names are the user's own."""
+    """The text on one line, without control characters, because class names are the user's own."""
     return "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
 
 def _length_ms(events: Iterable[EventRow], seconds: float) -> int:
-    """Of the video in whole milliseconds; never shorter than what lies in it, nor nothing."""
+    """The length of the video in whole milliseconds, at least that of its events, and never 0."""
     return max([1, round(seconds * 1000), *(round(event.offset_s * 1000) for event in events)])
 
 
 def _timed(events: Iterable[EventRow], length: int) -> list[_Timed]:
-    """Events in order of time. What is over within one frame lasts a millisecond, as no format has less."""
+    """Events in time order. Events within one frame last a millisecond, the minimum of all formats."""
     timed = []
     for event in events:
         start = min(max(round(event.onset_s * 1000), 0), length - 1)
@@ -361,7 +361,7 @@ def _timed(events: Iterable[EventRow], length: int) -> list[_Timed]:
 
 
 def _lanes(items: Sequence[_Timed]) -> list[list[_Timed]]:
-    """Items in order of time, put into as few lanes as keep them apart; at least one lane."""
+    """Items in time order, spread over as few lanes as possible without overlap; at least one lane."""
     lanes: list[list[_Timed]] = [[]]
     for item in items:
         free = next((lane for lane in lanes if not lane or lane[-1][1] <= item[0]), None)

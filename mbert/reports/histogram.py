@@ -1,4 +1,4 @@
-"""Histograms as a path of an SVG, with ticks and a sentence that says the same."""
+"""Histograms as an SVG path, with ticks and a sentence that says the same."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ from mbert.manifests.distributions import Distribution
 WIDTH, HEIGHT = 240, 64
 _MOST_BARS, _FEWEST_BARS = 24, 8
 _GAP = 0.12  # of a bar's width
-_TAIL = 0.005  # of the values on either side that the outer bars take in
+_TAIL = 0.005  # of the values on either side included in the outer bars
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +19,7 @@ class Histogram:
 
     path: str  # the bars
     median_x: float
-    ticks: tuple[str, ...]  # equally distant, from the left edge to the right one
+    ticks: tuple[str, ...]  # equally spaced, from the left edge to the right
     median: str
     low: str  # 5 % of the values are below
     high: str  # 5 % are above
@@ -27,7 +27,7 @@ class Histogram:
 
 
 def draw_histogram(values: Distribution) -> Histogram | None:
-    """At most 24 bars of a round width over 99 % of the values, the rest in the outer ones; None without a value."""
+    """At most 24 bars of a round width over 99 % of the values, the rest in the outer ones; None without values."""
     total = values.num_values
     if not total:
         return None

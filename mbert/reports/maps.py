@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 _LEVELS = 4
-_OPACITY = 0.72  # of the highest level: the face stays visible under it
+_OPACITY = 0.72  # of the highest level: the face stays visible below
 
 
 def map_paths(moved: npt.NDArray[np.floating[Any]]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What every page shares: one HTML file that carries its style, script and data, and may load nothing but videos."""
+"""Shared by all pages: one HTML file that contains its style, script and data, and may load nothing but videos."""
 
 import base64
 import functools
@@ -24,8 +24,8 @@ _STYLE = "style.css"
 def render(template: str, *, scripts: Sequence[str] = (), **values: Any) -> str:
     """One HTML file from a template that extends `base.html.j2`.
 
-    `scripts` are file names beside the template; they run in this order. All values are escaped. The page's Content
-    Security Policy allows these scripts and the style by their hashes, and nothing that comes from a server.
+    `scripts` are file names next to the template; they run in this order. All values are escaped. The page's Content
+    Security Policy allows these scripts and the style by their hashes, and nothing from a server.
     """
     style, script = _text(_STYLE), Markup("\n").join(map(_text, scripts))
     policy = "; ".join(
@@ -34,7 +34,7 @@ def render(template: str, *, scripts: Sequence[str] = (), **values: Any) -> str:
             f"script-src {_hash(script)}",
             f"style-src {_hash(style)}",
             "img-src data:",
-            # Chromium takes a file on the disk for 'self'; the scheme is for browsers that do not.
+            # Chromium treats files on disk as 'self'; the scheme is for browsers that do not.
             "media-src 'self' file: data:",
             "base-uri 'none'",
             "form-action 'none'",
@@ -50,9 +50,9 @@ def write_page(path: Path, html: str) -> None:
 
 
 def embedded_json(value: Any) -> Markup:
-    """JSON that may stand in a `<script type="application/json">`, whatever the strings in it hold."""
+    """JSON that is safe in a `<script type="application/json">`, whatever its strings contain."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII, so without U+2028 and U+2029
-    # Within JSON these signs stand in strings only.
+    # In JSON these characters only occur in strings.
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
@@ -62,7 +62,7 @@ def data_url(media_type: str, data: bytes) -> str:
 
 
 def file_url(path: str) -> str:
-    """A relative path with forward slashes as a relative URL; any file name is possible."""
+    """A relative path with forward slashes as a relative URL; any file name is allowed."""
     return quote(os.fsencode(path))
 
 
@@ -76,11 +76,11 @@ def timecode(seconds: float) -> str:
 
 
 def sparkline(values: npt.ArrayLike, *, width: int = 200, height: int = 32, top: float | None = None) -> str:
-    """Equally distant values as the path of an SVG of `width` x `height`: 0 at the bottom, `top` at the top.
+    """Equally spaced values as the path of an SVG of `width` x `height`: 0 at the bottom, `top` at the top.
 
     Larger values are cut off there; None: the largest.
 
-    There is a gap where a value is NaN, a dot where its neighbours are; an empty path where there is no value.
+    A NaN leaves a gap, a value between NaNs a dot; without values, the path is empty.
     """
     heights = np.asarray(values, dtype=np.float64)
     known = np.isfinite(heights)
@@ -97,7 +97,7 @@ def sparkline(values: npt.ArrayLike, *, width: int = 200, height: int = 32, top:
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Settings within settings as one list of names with dots."""
+    """Nested settings as one list of dotted names."""
     found: list[tuple[str, str]] = []
     for name, value in settings.items():
         if isinstance(value, Mapping):

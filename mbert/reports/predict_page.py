@@ -21,7 +21,7 @@ _INDEX_TOP = 3.0  # px per 100 ms, as fast as speech
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class EventPicture:
-    """What one event looks like, in the aligned crop of its face."""
+    """Pictures of one event, in the aligned crop of its face."""
 
     event: int
     onset: bytes  # JPEG
@@ -31,14 +31,14 @@ class EventPicture:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class IndexEntry:
-    """One input of a folder, also a failed one."""
+    """One input of a folder, including failed ones."""
 
     name: str
     page: str | None  # relative path
     status: str
     reason: str | None
     summary: PredictionSummary | None
-    curve: Sequence[float]  # movement of the face that is there longest
+    curve: Sequence[float]  # movement of the face visible longest
 
 
 def write_predict_page(
@@ -55,14 +55,14 @@ def write_predict_page(
     """Write the page of one video, atomically.
 
     `frames` is its `frames.parquet`; `video` (the original) and `overlay` are paths relative to the page, with forward
-    slashes, as they are: the page makes URLs of them. `embedded` is a small video that lies in the page itself: its
-    media type and its bytes. Without any of the three the page has no player. Without pictures an hour of video gives
-    a page of about 1 MB. Raises ManifestError when `frames` cannot be read.
+    slashes and unescaped: the page makes URLs of them. `embedded` is a small video inside the page itself: its media
+    type and its bytes. Without any of the three the page has no player. Without pictures an hour of video gives a page
+    of about 1 MB. Raises ManifestError if `frames` cannot be read.
     """
     curves = read_curves(frames)
     sources = [("Overlay", file_url(overlay))] if overlay is not None else []
     sources += [("Original", file_url(video))] if video is not None else []
-    # A page with a video in it has been made to be sent: the files beside it may be gone.
+    # A page with an embedded video is made for sending: the files next to it may be missing.
     sources = ([("Preview", data_url(*embedded))] if embedded is not None else []) + sources
     by_event = {picture.event: picture for picture in pictures}
     ordered = sorted(events, key=lambda event: (event.is_doubtful, event.onset_s, event.event))
@@ -117,7 +117,7 @@ def write_index_page(path: Path, entries: Sequence[IndexEntry], *, title: str, c
         title=title,
         command=command,
         entries=entries,
-        # One scale for all: a still face is to look still.
+        # One scale for all, so that a still face looks still.
         sparklines=[
             sparkline(decimate(entry.curve, _INDEX_POINTS), width=120, height=24, top=_INDEX_TOP) for entry in entries
         ],
@@ -130,7 +130,7 @@ def write_index_page(path: Path, entries: Sequence[IndexEntry], *, title: str, c
 
 
 def _event_values(event: EventRow, picture: EventPicture | None) -> dict[str, Any]:
-    """What the template shows of an event."""
+    """The template's values for an event."""
     regions = [region_text(region) for region in event.regions.split()]
     return {
         "row": event,

@@ -74,7 +74,7 @@ _MOST_RATES = 4  # in the header
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class CropPicture:
-    """A chosen crop and what it looks like."""
+    """A chosen crop and its picture."""
 
     crop: ChosenCrop
     jpeg: bytes | None  # None: it cannot be read
@@ -103,10 +103,10 @@ def write_preview_page(
     distributions: Mapping[str, Distribution],
     command: str,
 ) -> None:
-    """Write the page of a corpus, atomically; its size depends on the number of pictures alone.
+    """Write the page of a corpus, atomically; its size depends only on the number of pictures.
 
-    The page names the ingested folders (`roots`), not the workspace: equal corpora have equal pages. `reasons` speak of
-    all rejected inputs, `rejected` are the few that are shown.
+    The page names the ingested folders (`roots`), not the workspace: equal corpora have equal pages. `reasons` cover
+    all rejected inputs, `rejected` are the few shown.
     """
     has_pairs = any(stage.step == "pairs" and stage.count for stage in stages)
     html = render(
@@ -137,7 +137,7 @@ def write_preview_page(
 
 
 def _facts(overview: Overview) -> list[str]:
-    """What the corpus is, in a few words each."""
+    """Facts about the corpus, in a few words each."""
     facts = []
     if overview.seconds:
         facts.append(f"{overview.seconds / 60:,.1f} minutes")

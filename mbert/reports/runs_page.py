@@ -1,4 +1,4 @@
-"""The table of several runs: how they stand, what they scored, and where their settings differ."""
+"""The table of several runs: their states, their scores, and where their settings differ."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +10,12 @@ from mbert.reports.page import flat_settings, render, sparkline, write_page
 from mbert.reports.training_page import PARTS, STATES
 
 _TITLES = {"eval": "Evaluations", "pretrain": "Pretraining", "finetune": "Finetuning", "": "Without a page"}
-# That say nothing of what is learned or scored, or have a column of their own.
+# Settings that do not affect what is learned or scored, or have their own column.
 _UNTOLD = ("steps", "report_to", "save_every", "keep", "picture_every", "max_bad", "max_minutes")
 
 
 def write_runs_page(path: Path, runs: Sequence[RunEntry], *, title: str) -> None:
-    """Write the table of runs, atomically: each kind apart, the latest first, those that cannot be read too."""
+    """Write the table of runs, atomically: grouped by kind, the latest first, including unreadable ones."""
     ordered = sorted(runs, key=lambda run: run.at, reverse=True)
     kinds = {kind: [run for run in ordered if run.kind == kind] for kind in ("eval", "pretrain", "finetune", "")}
     html = render(
@@ -46,7 +46,7 @@ def _names(groups: Any) -> list[str]:
 
 
 def _differing(runs: Sequence[RunEntry]) -> dict[str, dict[str, str]]:
-    """The settings that are not the same in all runs: name -> run -> value. Of one run none differ."""
+    """The settings that differ between runs: name -> run -> value. Empty for a single run."""
     flat = {run.name: dict(flat_settings(run.settings)) for run in runs if run.settings}
     names = [name for name in _names(flat.values()) if name.rpartition(".")[2] not in _UNTOLD]
     found = {name: {run: settings.get(name, "") for run, settings in flat.items()} for name in names}

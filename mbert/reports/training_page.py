@@ -36,7 +36,7 @@ _FILES = ("metrics.jsonl", "config.json", "status.json", "checkpoints", "picture
 
 
 def write_training_page(path: Path, run: TrainingFacts, *, folder: str = "") -> None:
-    """Write the page of a training run, atomically. `folder` is the run's, relative to the page, or "" beside it."""
+    """Write the page of a training run, atomically. `folder` is the run's, relative to the page, or "" next to it."""
     parts = [name for name in run.series if name not in ("epoch", *_PACE)]
     losses = _charts(run, {name: PARTS.get(name, (name.replace("_", " ").capitalize(), "")) for name in parts})
     pace = _charts(run, _PACE)

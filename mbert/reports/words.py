@@ -23,7 +23,7 @@ WARNINGS = {
     "cut": "Cuts",
     "input": "Input",
 }
-ACTION_UNITS = {  # as in the manual of FACS
+ACTION_UNITS = {  # as in the FACS manual
     1: "inner brow raiser",
     2: "outer brow raiser",
     4: "brow lowerer",
@@ -51,7 +51,7 @@ ACTION_UNITS = {  # as in the manual of FACS
     43: "eyes closed",
     45: "blink",
 }
-# Where the arrow begins in the drawing of a face, 120 wide and 140 high; of a pair the one on the left of the image.
+# Where the arrow begins in the drawing of a face, 120 wide and 140 high; for a pair, on the left of the image.
 _CENTRES = {
     "brow_outer": (29, 45),
     "brow_inner": (47, 43),
@@ -68,19 +68,19 @@ _ARROW = 22  # its length
 
 
 def found_words(counts: dict[str, int], speech: float) -> str:
-    """What was found, in one line; `speech` is a share of the time."""
+    """The findings in one line; `speech` is a share of the time."""
     micro, macro, blinks = (counts.get(kind, 0) for kind in TYPES[:3])
     movements = f"{micro} micro, {macro} macro movement{'s' * (macro != 1)}"
     return f"{movements}, {blinks} blink{'s' * (blinks != 1)}, speech {percent(speech)} of the time"
 
 
 def percent(share: float) -> str:
-    """A share with a space that keeps the sign beside its number; what is not nothing is not shown as 0."""
+    """A share, with a space that keeps the sign next to its number; a positive share is never shown as 0."""
     return "<1\u00a0%" if 0 < share < 0.005 else f"{100 * share:.0f}\u00a0%"
 
 
 def like_words(like: str | None) -> list[tuple[str, str]]:
-    """`12:0.81 6:0.40` as pairs of a unit with its name, and how like it the motion is."""
+    """`12:0.81 6:0.40` as pairs of a unit with its name, and the similarity of the motion to it."""
     units = [entry.partition(":") for entry in (like or "").split()]
     return [(_unit_text(number), match) for number, _, match in units]
 
@@ -91,7 +91,7 @@ def _unit_text(number: str) -> str:
 
 
 def alarm_words(per_minute: float | None) -> str | None:
-    """How often a still face gives an event at least as fast, in a unit that a person can picture."""
+    """How often a still face gives an event at least as fast, in an intuitive unit."""
     if per_minute is None:
         return None
     if per_minute <= 0:
@@ -110,13 +110,13 @@ def flag_words(flags: str | None) -> list[str]:
 
 
 def drawn_regions(regions: str) -> list[tuple[str, bool]]:
-    """The regions of an event as shapes of the drawing: a name, and whether it is mirrored to the right."""
+    """The regions of an event as shapes of the drawing: name, and whether mirrored to the right."""
     names = [region for region in regions.split() if region in REGIONS]
     return [(region.removesuffix("_l").removesuffix("_r"), region.endswith("_r")) for region in names]
 
 
 def arrow(regions: str, direction: str | None) -> str | None:
-    """The path of an arrow from the region that went furthest into its direction; None where there is none."""
+    """The path of an arrow from the region that moved furthest, in its direction; None without one."""
     shapes = drawn_regions(regions)
     steps = [_STEPS[word] for word in (direction or "").split() if word in _STEPS]
     dx, dy = sum(step[0] for step in steps), sum(step[1] for step in steps)

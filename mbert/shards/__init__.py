@@ -1,1 +1,1 @@
-"""Bytes: the image codec, one frame pair, the tar writer, the streaming reader, verification."""
+"""Bytes: the image codec, frame pairs, the tar writer, the streaming reader, verification."""

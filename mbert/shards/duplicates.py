@@ -1,9 +1,9 @@
-"""Which inputs of a corpus are one recording: under two names, encoded again, scaled, trimmed, cropped.
+"""Inputs of a corpus that are the same recording: under two names, re-encoded, scaled, trimmed, cropped.
 
 Two recordings of one person in one session look alike, but never move alike. So a clip is described by how its crops
-change: each crop as some low frequencies of its luma, 20 times a second, less what they were a moment before. What
-stays (the face, light, the codec's loss) falls out, and so does a constant difference of alignment. Signs of these
-changes over a second are the key of a bucket; two clips that share buckets at one distance in time are compared by
+change: each crop as some low frequencies of its luma, 20 times a second, minus their values a moment before. Constant
+parts (the face, light, the codec's loss) cancel out, and so does a constant difference in alignment. The signs of these
+changes over a second are the key of a bucket; two clips that share buckets at one time offset are compared by
 correlation. So time grows with the number of crops and of chance hits, not with the number of pairs of crops.
 """
 
@@ -27,20 +27,20 @@ from mbert.manifests.workspace import Workspace, twin_paths
 from mbert.shards.engine import IN_PROCESS, Engine, run_tasks
 from mbert.shards.writer import TAR_HASH_ENTRY
 
-_VERSION = 1  # of what signatures hold
+_VERSION = 1  # of the content of signatures
 _RATE = 20  # steps per second
-_LAG = 4  # steps that a change is taken over
+_LAG = 4  # steps between the two values of a change
 _SIDE = 28  # pixels; a JPEG of 224 px is decoded to an eighth at a fraction of the time
 _ORDER = 5  # highest frequency in both directions together
-_APART = 4  # steps from one of the changes whose signs make a key to the next
+_APART = 4  # steps between the changes whose signs make a key
 _BANDS = 4
 _BITS_PER_STEP = 4  # of a band
-_NEIGHBOURS = 64  # in a bucket, that a step is compared with: a bound for what moves all alike
+_NEIGHBOURS = 64  # in a bucket that a step is compared with: bounds the work if everything moves alike
 _FEWEST_HITS = 2
 _LEAST_MOTION = 0.5  # of a change at its median; below it, signs are noise
-_OFFSETS_TRIED = 4  # of two clips
-_CLIPS_TRIED = 24  # of one, with the offsets
-_REACH = 2  # steps around an offset that are tried, too
+_OFFSETS_TRIED = 4  # tried for two clips
+_CLIPS_TRIED = 24  # tried for one clip, with their offsets
+_REACH = 2  # steps around an offset that are also tried
 _SHORTEST = 20  # steps that must be compared
 # Other recordings of one person in one session gave up to 0.62 over a second, 0.56 over two, 0.47 over three.
 _SIMILAR = 0.45
@@ -53,21 +53,21 @@ _FREQUENCIES = [(v, u) for order in range(1, _ORDER + 1) for v in range(order + 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Duplicate:
-    """Two inputs that hold the same recording, as far as their faces tell."""
+    """Two inputs that hold the same recording, judging by their faces."""
 
     video_id: str
     other: str
     path: str
     other_path: str
-    subjects: tuple[str, ...]  # who are named in the first
+    subjects: tuple[str, ...]  # named in the first
     other_subjects: tuple[str, ...]
-    offset_seconds: float  # what is at t in the first is at t + offset in the other
+    offset_seconds: float  # time t in the first is t + offset in the other
     similarity: float  # correlation of their changes, up to 1
     seconds: float  # that were compared
 
     @property
     def is_of_one_person(self) -> bool:
-        """Whether both inputs name the same people: then no split by subject parts them."""
+        """Whether both inputs name the same people: then a split by subject keeps them together."""
         people, others = ({person(Subject.parse(name)) for name in names} for names in self._named)
         return bool(people) and people == others
 
@@ -122,7 +122,7 @@ def find_duplicates(
 ) -> list[Duplicate]:
     """Compare all inputs of a corpus with each other, or with those of another corpus.
 
-    Signatures are kept beside the corpus, so that a second search decodes nothing. Raises ManifestError without a
+    Signatures are stored with the corpus, so that a second search decodes nothing. Raises ManifestError without a
     corpus, ShardError for a damaged tar.
     """
     spaces = [workspace, *([against] if against is not None else [])]
@@ -138,7 +138,7 @@ def find_duplicates(
 
 
 def _named(matches: Sequence[_Match], workspace: Workspace, against: Workspace) -> list[Duplicate]:
-    """With paths and people."""
+    """The matches with paths and people."""
     (paths, people), (other_paths, others) = _names(workspace), _names(against)
     return [
         Duplicate(
@@ -181,7 +181,7 @@ def _path(task: _Task) -> Path:
 
 
 def _state(task: _Task) -> str:
-    """What a signature must have been made of."""
+    """The state that a signature must have been made from."""
     _, twin = twin_paths(Workspace(task.workspace).frames, task.shard)
     return f"{_VERSION} {read_extra(twin, FrameRow, TAR_HASH_ENTRY)}"
 
@@ -195,7 +195,7 @@ def _is_signed(task: _Task) -> bool:
 
 
 def _make_signature(task: _Task) -> int:
-    """Write the signature of an input, unless it is there. Returns the number of crops that were decoded."""
+    """Write the signature of an input, unless it exists. Returns the number of crops decoded."""
     if _is_signed(task):
         return 0
     tar, twin = twin_paths(Workspace(task.workspace).frames, task.shard)
@@ -220,7 +220,7 @@ def _make_signature(task: _Task) -> int:
 
 
 def _described(jpeg: bytes) -> Motion:
-    """(F,): low frequencies of a crop's luma; brightness and contrast do not count."""
+    """(F,): low frequencies of a crop's luma; independent of brightness and contrast."""
     gray = simplejpeg.decode_jpeg(jpeg, colorspace="GRAY", min_height=_SIDE, min_width=_SIDE, fastdct=True)[:, :, 0]
     small = cv2.resize(gray.astype(np.float32), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     small = (small - small.mean()) / (small.std() + 1e-3)
@@ -229,7 +229,7 @@ def _described(jpeg: bytes) -> Motion:
 
 
 def _on_grid(seconds: npt.NDArray[np.float64], values: Motion) -> tuple[int, Motion]:
-    """Values at multiples of a step, (N, F), and which multiple is the first."""
+    """Values at multiples of a step, (N, F), and the number of the first multiple."""
     start, stop = int(np.ceil(seconds[0] * _RATE - 1e-6)), int(np.floor(seconds[-1] * _RATE + 1e-6))
     at = np.arange(start, stop + 1) / _RATE
     return start, np.stack([np.interp(at, seconds, column) for column in values.T], axis=1)
@@ -245,7 +245,7 @@ def _read_signature(task: _Task) -> Iterator[_Clip]:
 
 
 def _matches(clips: Sequence[_Clip], num_ours: int | None = None) -> list[_Match]:
-    """The best match of each two inputs; with `num_ours`, of one of so many first clips and one of the others."""
+    """The best match for every two inputs; with `num_ours`, between that many first clips and the others."""
     if not clips:
         return []
     clips = [_comparable(clip) for clip in clips]
@@ -272,16 +272,16 @@ def _matches(clips: Sequence[_Clip], num_ours: int | None = None) -> list[_Match
 
 
 def _comparable(clip: _Clip) -> _Clip:
-    """A clip whose changes are of similar length at each step: else the turn of a head would outweigh all else."""
+    """The clip with changes scaled to similar length at each step: else a head turn would dominate."""
     lengths = np.linalg.norm(clip.motion, axis=1)[:, None]
     return dataclasses.replace(clip, motion=clip.motion / (lengths + np.median(lengths) / 2 + 1e-12))
 
 
 def _candidates(clips: Sequence[_Clip], num_ours: int | None) -> Iterator[tuple[int, int, int]]:
-    """Two clips, and how many steps after the beginning of the first the second one begins, the likely ones first."""
+    """Two clips, and how many steps after the start of the first the second one starts, most likely first."""
     ids = {name: number for number, name in enumerate(dict.fromkeys(clip.video_id for clip in clips))}
     num_steps = sum(len(clip.motion) for clip in clips)
-    # Long enough that a bucket holds few steps by chance, no longer: each sign more is one more that may be wrong.
+    # Just long enough that few steps share a bucket by chance: each additional sign may be wrong.
     length = min(max(int(np.ceil((np.log2(num_steps) - 2) / _BITS_PER_STEP)), 3), 6)
     parts = [_keys(clip.motion, range(0, length * _APART, _APART)) for clip in clips]
     keys = np.concatenate([keys for _, keys in parts])  # (N, _BANDS)
@@ -292,7 +292,7 @@ def _candidates(clips: Sequence[_Clip], num_ours: int | None) -> Iterator[tuple[
     apart = videos[found[:, 0]] != videos[found[:, 1]]
     if num_ours is not None:
         apart = (found[:, 0] < num_ours) & (found[:, 1] >= num_ours)
-    # As one number each, which sorts ten times faster than rows do.
+    # As one number each, which sorts ten times faster than rows.
     first, second, lag = found[apart].T
     reach = max(len(clip.motion) for clip in clips)
     unique, counts = np.unique((first * len(clips) + second) * (2 * reach) + lag + reach, return_counts=True)
@@ -304,7 +304,7 @@ def _candidates(clips: Sequence[_Clip], num_ours: int | None) -> Iterator[tuple[
         pair, late = divmod(int(unique[place]), 2 * reach)
         one, other = divmod(pair, len(clips))
         is_new = all(abs(late - reach - before) > _REACH for before in tried[one, other])
-        # By chance a clip meets others in proportion to their number; the true ones are among those it meets most.
+        # Chance hits grow with the number of clips; true matches are among those with the most hits.
         if is_new and len(tried[one, other]) < _OFFSETS_TRIED and min(of_clip[one], of_clip[other]) < _CLIPS_TRIED:
             tried[one, other].append(late - reach)
             of_clip.update((one, other))
@@ -328,7 +328,7 @@ def _keys(motion: Motion, window: range) -> tuple[npt.NDArray[np.int64], npt.NDA
 def _hits(
     keys: npt.NDArray[np.int64], owners: npt.NDArray[np.int64], places: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """(M, 3): two clips that share a key, the one that comes first in the list first, and their distance in steps."""
+    """(M, 3): two clips that share a key, in list order, and their distance in steps."""
     order = np.argsort(keys, kind="stable")
     keys, owners, places = keys[order], owners[order], places[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.zeros(0, np.int64)

@@ -1,7 +1,7 @@
 """Run independent tasks: in this process, over the processes of this machine, or over a Ray cluster.
 
 The tasks and their bytes are the same everywhere. A task whose process dies runs once more; one that dies again, or
-takes too long, is *lost*: the caller makes a result of it, and the others go on.
+takes too long, is *lost*: the caller decides on a result for it, and the others continue.
 """
 
 import collections
@@ -42,7 +42,7 @@ class Engine:
 
     kind: Literal["local", "ray"] = "local"
     workers: int = 0  # processes of this machine; 0: this process itself does the work
-    address: str | None = None  # of a Ray cluster; None: RAY_ADDRESS, else one is started on this machine
+    address: str | None = None  # of a Ray cluster; None: RAY_ADDRESS, else starts one on this machine
     timeout_seconds: float | None = None  # for one task
 
     def __post_init__(self) -> None:
@@ -84,13 +84,13 @@ def run_tasks(
     on_lost: Callable[[Task, Loss], Result] = _end_run,
     on_note: Callable[[Any], None] = lambda note: None,
 ) -> Iterator[Result]:
-    """Yield the result of each task as it is done, in any order; tasks are taken from the iterable as they are begun.
+    """Yield the result of each task when done, in any order; tasks are taken from the iterable as they start.
 
-    `on_note` gets what a task reports with `tell` while it runs; a Ray cluster does not carry that.
+    `on_note` receives what a running task reports with `tell`; not supported on a Ray cluster.
 
-    An exception of `function` ends the run. Leaving the iterator early (Ctrl-C, an error) kills the workers; what they
-    had begun has no name yet on disk. Raises ConfigError when the engine cannot be started, and by default MbertError
-    when a task is lost.
+    An exception in `function` ends the run. Leaving the iterator early (Ctrl-C, an error) kills the workers; their
+    unfinished files have no name on disk yet. Raises ConfigError if the engine cannot be started, and by default
+    MbertError if a task is lost.
     """
     if engine.kind == "ray":
         yield from _run_on_ray(function, tasks, engine, on_lost)
@@ -114,7 +114,7 @@ def _telling(listener: Callable[[Any], None]) -> Iterator[None]:
 
 
 def tell(note: Any) -> None:
-    """For a task that takes long: report how far it is."""
+    """Report the progress of a long task."""
     if _listeners:
         _listeners[-1](note)
 
@@ -177,7 +177,7 @@ class _Pool:
                 self._dismiss(worker)
 
     def _hand_out(self, *queues: Iterable[tuple[Any, int]]) -> None:
-        """Give a task to every worker that has none; start workers while there are tasks, let go of those without."""
+        """Give a task to every idle worker; start workers while there are tasks, release those without."""
         idle = [worker for worker in self._workers if not worker.attempt]
         while idle or len(self._workers) < self._engine.workers:
             found = next(itertools.chain.from_iterable(_drained(queue) for queue in queues), None)
@@ -187,7 +187,7 @@ class _Pool:
             worker.task, worker.attempt = found
             if self._engine.timeout_seconds:
                 worker.deadline = time.monotonic() + self._engine.timeout_seconds
-            with contextlib.suppress(OSError):  # it died while it was idle: reading from it will say so
+            with contextlib.suppress(OSError):  # it died while idle: reading from it will show that
                 worker.pipe.send(worker.task)
         for worker in idle:
             self._dismiss(worker)
@@ -195,14 +195,14 @@ class _Pool:
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(self._function, theirs), daemon=True)
-        resource_tracker.ensure_running()  # where the first process starts it, it unblocks what is blocked here
-        # Ctrl-C is for this process. Blocked signals are inherited, and what arrives meanwhile is not lost.
+        resource_tracker.ensure_running()  # a first process that starts it would unblock signals blocked here
+        # Ctrl-C is for this process. Blocked signals are inherited, and signals arriving meanwhile are not lost.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()  # so that the end of the process is the end of the pipe
+        theirs.close()  # so that the pipe ends with the process
         worker = _Worker(process, ours)
         self._workers.append(worker)
         return worker
@@ -236,7 +236,7 @@ def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
             try:
                 answer = ("result", function(task))
             except MemoryError:
-                os._exit(1)  # as if the system had killed it for memory: once more, in a fresh process
+                os._exit(1)  # as if the system had killed it for memory: retry in a fresh process
             except Exception as exc:
                 if not isinstance(exc, MbertError):
                     exc.add_note(f"in a worker process: {traceback.format_exc()}")
@@ -245,7 +245,7 @@ def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed must not go on writing: the next run may be at the same files."""
+    """A worker whose parent was killed must stop writing: the next run may use the same files."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -258,7 +258,7 @@ def _run_on_ray(
     engine: Engine,
     on_lost: Callable[[Task, Loss], Result],
 ) -> Iterator[Result]:
-    """Ray does all scheduling; we only keep as many tasks submitted as the cluster can run soon."""
+    """Ray does all scheduling; only as many tasks are submitted as the cluster can run soon."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray: Any = importlib.import_module("ray")
@@ -267,7 +267,7 @@ def _run_on_ray(
         raise ConfigError("--engine ray needs Ray: pip install 'mbert[ray]'") from exc
     try:
         if found := re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", engine.address or ""):
-            # Ray itself goes on trying for minutes.
+            # Ray itself keeps trying for minutes.
             socket.create_connection((found[1], int(found[2])), timeout=10).close()
         ray.init(address=engine.address, include_dashboard=None, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as exc:
@@ -278,7 +278,7 @@ def _run_on_ray(
     try:
         while True:
             cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
-            # With a timeout, a task must begin when it is submitted; without, some wait so that no core does.
+            # With a timeout, a task must start when submitted; without, some tasks wait so that no core is idle.
             room = (cores if engine.timeout_seconds else 2 * cores) - len(running)
             for task in itertools.islice(waiting, max(0, room)):
                 deadline = time.monotonic() + (engine.timeout_seconds or float("inf"))

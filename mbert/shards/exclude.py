@@ -1,4 +1,4 @@
-"""Leave people out of a source, so that a model can be judged on faces that it has never seen."""
+"""Leave people out of a source, so that a model can be evaluated on faces that it has never seen."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -19,16 +19,16 @@ _LISTED = 10  # subjects named in a message
 
 
 def without_subjects(source: ShardSource, patterns: Sequence[str]) -> ShardSource:
-    """The same shards without the pairs of some people: counts, subjects and reading are those of the others alone.
+    """The same shards without the pairs of some people, who no longer count in numbers, subjects or reading.
 
-    A pattern with a slash is one subject, `casme2/sub01`, and leaves out the pairs that bear its name. A pattern
-    without one is a dataset, `casme2`, and leaves out its pairs, also where nobody said who is seen, and the pairs of
-    its people in other releases. So a pair without a subject is left out with its whole dataset only; when single
-    people of that dataset are left out it may show one of them, and `Exclusion` counts such pairs.
+    A pattern with a slash is one subject, `casme2/sub01`, and excludes the pairs with its name. A pattern without one
+    is a dataset, `casme2`, and excludes its pairs, even those without a subject, and the pairs of its people in other
+    releases. So a pair without a subject is only excluded with its whole dataset; if single people of that dataset are
+    excluded, it may show one of them, and `Exclusion` counts such pairs.
 
-    Reads two columns of every twin, some at once, and whose faces the clips show. Raises ConfigError for a pattern that
-    nobody in the shards answers to, and where no pair is left, ShardError when a twin or the manifest of clips is
-    missing or damaged: whose pairs they are is then unknown.
+    Reads two columns of every twin, some in parallel, and whose faces the clips show. Raises ConfigError for a pattern
+    that matches nobody in the shards, and if no pair is left; ShardError if a twin or the manifest of clips is missing
+    or damaged, because then it is unknown whose pairs they are.
     """
     if not patterns:
         return source
@@ -65,11 +65,11 @@ def without_subjects(source: ShardSource, patterns: Sequence[str]) -> ShardSourc
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Scan:
-    """What the twin of a shard says."""
+    """The result of scanning a shard's twin."""
 
-    kept: bytes  # a bit for each row
+    kept: bytes  # one bit per row
     num_kept: int
-    num_unnamed: int  # kept, without a subject, of a dataset of which single people are left out
+    num_unnamed: int  # kept pairs without a subject, from a dataset with single people excluded
     subjects: set[str]
     kept_subjects: set[str]
     datasets: set[str]

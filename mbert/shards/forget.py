@@ -1,7 +1,7 @@
-"""Take the pairs of some clips out of finished shards: every other byte of a pair stays what it is.
+"""Remove the pairs of some clips from finished shards; all other bytes of pairs stay the same.
 
-The index goes first and comes back last, so that nobody reads shards in between; a shard is written beside the old one
-and then takes its place, tar before twin. A run that is killed goes on where it stopped.
+The index is removed first and written last, so that nobody reads shards in between; a shard is written next to the old
+one and then replaces it, tar before twin. A killed run resumes where it stopped.
 """
 
 import dataclasses
@@ -22,21 +22,21 @@ from mbert.manifests.store import read_extra, read_rows, read_table, write_rows,
 from mbert.manifests.workspace import PAIRS_CLIPS, PAIRS_INDEX, twin_paths
 from mbert.shards.writer import TAR_HASH_ENTRY, writing_tar
 
-_WORK = ".forget"  # folder of what is under way
+_WORK = ".forget"  # folder for work in progress
 _PLAN_ENTRY = "mbert_plan"
 _RANGES = ("t0_offset", "t0_size", "t1_offset", "t1_size")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ForgottenPairs:
-    """What was taken out of a folder of shards, or would be."""
+    """What was, or would be, removed from a folder of shards."""
 
     num_pairs: int
     num_shards: int  # that held some of them
 
 
 def count_pairs(folder: Path, clips: Collection[str]) -> ForgottenPairs:
-    """How many pairs of some clips there are, in how many shards."""
+    """Count the pairs of some clips, and the shards with them."""
     counts = [count for twin in sorted(folder.glob("[0-9]*.parquet")) if (count := _num_of(twin, clips))]
     return ForgottenPairs(sum(counts), len(counts))
 
@@ -51,8 +51,8 @@ def forget_pairs(
 ) -> ForgottenPairs:
     """Rewrite the shards of a folder without the pairs of some clips.
 
-    `renewed` gives what the index says of the corpus from now on. Shards that are left empty are deleted; where none is
-    left, the folder holds no shards any more. Raises ShardError for a shard that cannot be read.
+    `renewed` returns the index's new facts about the corpus. Shards that become empty are deleted; if none is left, the
+    folder no longer holds shards. Raises ShardError for a shard that cannot be read.
     """
     index_file, work = folder / PAIRS_INDEX, folder / _WORK
     for left in folder.glob(".*.tmp"):  # of an `mbert shard` that was killed
@@ -84,7 +84,7 @@ def forget_pairs(
             "num_pairs": sum(counts),
             "num_shards": len(names),
             "shards": names,
-            "counts": counts,  # of each shard: they are no longer equally full
+            "counts": counts,  # per shard: they are no longer equally full
             "kinds": dict(sorted(kinds.items())),
             "num_bytes": sum(twin_paths(folder, name)[0].stat().st_size for name in names),
             "plan": plan,
@@ -101,7 +101,7 @@ def forget_pairs(
 
 
 def _remove_unfinished(folder: Path, clips: Collection[str]) -> None:
-    """Delete what a killed `mbert shard` has left without an index, if it shows any of the clips."""
+    """Delete files that a killed `mbert shard` left without an index, if they show any of the clips."""
     for tar in folder.glob("[0-9]*.tar"):
         _, twin = twin_paths(folder, tar.stem)
         if not twin.exists() or _num_of(twin, clips):
@@ -110,12 +110,12 @@ def _remove_unfinished(folder: Path, clips: Collection[str]) -> None:
 
 
 def _rewritten(folder: Path, name: str, clips: Collection[str], plan: str) -> int:
-    """Rewrite one shard where that is needed; gives how many pairs went."""
+    """Rewrite one shard if needed; returns how many pairs were removed."""
     tar, twin = twin_paths(folder, name)
     new_tar, new_twin = twin_paths(folder / _WORK, name)
     if new_twin.exists() and not new_tar.exists():  # killed between the two renames
         new_twin.replace(twin)
-    if not twin.exists() and not tar.exists():  # left empty, and deleted before the index was written
+    if not twin.exists() and not tar.exists():  # became empty, and was deleted before the index was written
         return 0
     if not twin.exists():
         raise ShardError(f"{twin} is missing, so whose pairs are in {tar} is unknown: {_told_way(folder)}")
@@ -136,7 +136,7 @@ def _rewritten(folder: Path, name: str, clips: Collection[str], plan: str) -> in
 
 
 def _write_kept(tar: Path, target: Path, table: pa.Table, clips: Collection[str]) -> tuple[pa.Table, str]:
-    """Copy the pairs of all other clips; gives their rows, with their new places, and the hash of the tar."""
+    """Copy the pairs of all other clips; returns their rows, with new offsets, and the hash of the tar."""
     kept = []
     try:
         with tarfile.open(tar, "r:") as archive, writing_tar(target) as writer:

@@ -1,6 +1,6 @@
-"""What lies in tars as arrays: the clips of a corpus with their crops, and the pairs of shards.
+"""The content of tars as arrays: the clips of a corpus with their crops, and the pairs of shards.
 
-For notebooks and one's own code. Training reads by `source.py` and `lane.py`, which know about order and workers.
+For notebooks and user code. Training uses `source.py` and `lane.py`, which handle order and workers.
 """
 
 import collections
@@ -25,11 +25,11 @@ _PAIRS_AT_ONCE = 64
 
 @dataclasses.dataclass(frozen=True)
 class ClipFrames:
-    """One clip: its row, the rows of its crops in time order, its labels, and the crops when they are needed."""
+    """One clip: its row, the rows of its crops in time order, its labels, and the crops on demand."""
 
     clip: ClipRow
     rows: list[FrameRow]
-    labels: list[LabelRow]  # whose frames it holds
+    labels: list[LabelRow]  # with frames in the clip
     tar: Path
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class ClipFrames:
 
     @property
     def frame_indices(self) -> npt.NDArray[np.int64]:
-        """(N,): frames are counted from 0 in a video, and by their numbers in a frame folder, as in labels."""
+        """(N,): counted from 0 in a video, the numbers of the images in a frame folder, as in labels."""
         return np.array([row.frame_index for row in self.rows])
 
     def images(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.uint8]:
@@ -65,7 +65,7 @@ class ClipFrames:
 
 
 class CorpusFrames:
-    """The clips of a corpus in reading order; a clip is read when it is needed, by position or clip_id."""
+    """The clips of a corpus in reading order; clips are read on demand, by position or clip_id."""
 
     def __init__(self, workspace: Workspace) -> None:
         if not workspace.clips.exists():
@@ -93,7 +93,7 @@ class CorpusFrames:
         return ClipFrames(row, self._rows_of(row.shard).get(row.clip_id, []), labels, tar)
 
     def _rows_of(self, shard: str) -> dict[str, list[FrameRow]]:
-        """By clip; the last tar is kept, as clips of one lie side by side."""
+        """Rows by clip; the last tar is kept, because clips of one tar are adjacent."""
         if shard not in self._twins:
             found: dict[str, list[FrameRow]] = {}
             for row in read_rows(twin_paths(self._workspace.frames, shard)[1], FrameRow):

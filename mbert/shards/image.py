@@ -1,4 +1,4 @@
-"""The image codec of all shards: JPEG without chroma subsampling, by default of quality 95."""
+"""The image codec of all shards: JPEG without chroma subsampling, by default with quality 95."""
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,9 @@ def encode_jpeg(image: Image, quality: int = JPEG_QUALITY) -> bytes:
 
 
 def decode_jpeg(data: bytes | memoryview, *, into: Image | None = None) -> Image:
-    """Decode to (H, W, 3) uint8 RGB; raises ShardError when the bytes are not a JPEG.
+    """Decode to (H, W, 3) uint8 RGB; raises ShardError if the bytes are not a JPEG.
 
-    With `into`, an image of the same size is decoded into that memory: fresh memory costs a tenth of decoding.
+    With `into`, an image of the same size is decoded into that memory: allocation costs a tenth of decoding.
     """
     try:
         if into is not None and simplejpeg.decode_jpeg_header(data)[:2] != into.shape[:2]:

@@ -1,4 +1,4 @@
-"""One lane of an epoch: its pairs in shuffled order, the place of a bad pair taken by a good neighbour."""
+"""One lane of an epoch: its pairs in shuffled order, with bad pairs replaced by good neighbours."""
 
 import dataclasses
 import itertools
@@ -16,7 +16,7 @@ Decoded = TypeVar("Decoded")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Taken(Generic[Decoded]):
-    """What stands at one place of a lane; `bad` is the pair that should have stood there."""
+    """The pair taken at one place of a lane; `bad` is the pair that it replaces, if any."""
 
     key: str
     decoded: Decoded
@@ -24,7 +24,7 @@ class Taken(Generic[Decoded]):
 
 
 class Lane:
-    """Gives the pair at any place; holds the block of that place, still compressed (about 8 MB)."""
+    """Returns the pair at any place; holds the block of that place, still compressed (about 8 MB)."""
 
     def __init__(self, source: ShardSource, dealing: Dealing, lane: int) -> None:
         self._source = source
@@ -33,14 +33,14 @@ class Lane:
         self._lane = lane
         self._block = Block(-1, 0, 0)
         self._pairs = _Range([], [])  # the block, in shuffled order
-        self._donors: _Range | None = None  # where no pair of the block is good
+        self._donors: _Range | None = None  # used if no pair of the block is good
 
     def take(self, place: int, decode: Callable[[FramePair], Decoded]) -> Taken[Decoded]:
-        """The pair at a place, decoded. `decode` raises ShardError for a pair that is damaged.
+        """The pair at a place, decoded. `decode` raises ShardError for a damaged pair.
 
-        In place of a bad pair comes the nearest good one of its block, else one of the nearest earlier range that has
-        a good one, else of a later one. So what comes depends on the shards alone, never on where reading began.
-        Raises ShardError when no pair of the epoch is good.
+        A bad pair is replaced by the nearest good one of its block, else one of the nearest earlier range with a good
+        one, else of a later one. So the result depends on the shards alone, never on where reading began. Raises
+        ShardError if no pair of the epoch is good.
         """
         if not self._block.start <= place < self._block.stop:
             self._load(self._dealing.block(self._lane, place))
@@ -89,7 +89,7 @@ class Lane:
 
 
 class _Range:
-    """Some pairs, with the names of their shards. A pair that does not decode becomes a bad one here."""
+    """Some pairs, with the names of their shards. A pair that cannot be decoded becomes a bad one here."""
 
     def __init__(self, items: list[FramePair | BadPair], shards: list[str]) -> None:
         self.items = items

@@ -1,6 +1,6 @@
 """How the skin moves between two frames of a face: dense optical flow, and the strain that it puts on the skin.
 
-A flow as it is found holds the head's motion and what a change of light pretends; `flow_beside_head` is without both.
+A raw flow includes the head's motion and spurious motion from changes of light; `flow_beside_head` removes both.
 """
 
 from collections.abc import Callable
@@ -15,34 +15,36 @@ from mbert.shards.image import Image
 
 Flow = npt.NDArray[np.float32]
 FlowMethod = Literal["dis", "dis_fine", "farneback"]
-_MIN_SIDE = 12  # pixels; the search refuses smaller frames
+_MIN_SIDE = 12  # pixels; the search rejects smaller frames
 
-# In pixels, chosen on maps of faces (docs/evidence.md). Of the fine search: the side of its patches, and how far apart
-# they are. Of Farneback's method: the width of its window, and how large a neighbourhood its polynomials describe.
+# In pixels, chosen on maps of faces (docs/evidence.md). For the fine search: the side of its patches, and their
+# spacing. For Farneback's method: the width of its window, and the size of the neighbourhood that its polynomials
+# describe.
 _FINE_PATCH, _FINE_STRIDE = 16, 6
 _SEARCH_PATCH, _SEARCH_STRIDE, _SEARCH_ROUNDS = 8, 5, 6  # of `searched_flow`; more rounds change nothing
 _WINDOW, _POLY_N, _POLY_SIGMA = 41, 5, 1.1
 
-# Of the head's motion: the flow is fitted as means over so many cells a side.
+# For the head's motion: the flow is fitted to means over this many cells per side.
 _CELLS = 28
 _ROUNDS = 10
-_FIT_PX = 0.02  # below it, a residual weighs no more
+_FIT_PX = 0.02  # below it, the weight of a residual no longer grows
 
-# Of the light: in shares of the frame's longer side, what is slow; on a picture that is smaller by a whole factor.
+# For the light: the scale of slow changes, as a share of the frame's longer side; on a picture shrunk by a whole
+# number.
 _LIGHT = 0.045
 _LIGHT_PX = 2.5  # the blur of the smaller picture
-_DARK = 5.0  # levels of 255 that are added before the ratio is taken: black stays black
+_DARK = 5.0  # levels of 255 added before taking the ratio: black stays black
 
 
 def optical_flow(t0: Image, t1: Image) -> Flow:
-    """Where each pixel of t0 has gone in t1: two (H, W, 3) uint8 RGB or (H, W) lumas -> (H, W, 2), x, y in pixels.
+    """The motion of each pixel from t0 to t1: two (H, W, 3) uint8 RGB or (H, W) lumas -> (H, W, 2), x, y in pixels.
 
     Dense inverse search (Kroeger et al., ECCV 2016) on the luma, at half resolution, then variational refinement. On a
     224 px portrait under noise of 2/255 and JPEG, shifted by 0.3 to 2 px: mean error 0.025 px, RMS of a pixel 0.06 px;
     local motion of at most 0.7 to 1.5 px is found with a relative error of 0.27; 6 ms. At its best setting Farneback's
     method has 0.031, 0.10 and 0.30 in 31 ms. TV-L1 has 0.009, 0.03 and 0.23, in half a second, but 2.4 instead of 0.23
-    as soon as the light changes by 3 %. Same result with any number of threads: places do not learn from places beside
-    them, which besides costs accuracy.
+    as soon as the light changes by 3 %. Same result with any number of threads: places do not learn from their
+    neighbours, which also costs accuracy.
 
     Raises ShardError for frames of different sizes, and for frames too small to search in.
     """
@@ -54,10 +56,10 @@ def optical_flow(t0: Image, t1: Image) -> Flow:
 
 
 def quick_flow(t0: npt.NDArray[np.uint8], t1: npt.NDArray[np.uint8]) -> Flow:
-    """The same of two lumas (H, W) of equal size in a fifteenth of the time, for video, where many pairs say the same.
+    """Flow of two lumas (H, W) of equal size in a fifteenth of the time, for video, with its many redundant pairs.
 
-    At a quarter of the resolution and without variational refinement: 0.4 ms for 224 px. With refinement it takes three
-    times as long, and of 28 annotated movements of brows and mouths two fewer were found.
+    At a quarter of the resolution and without variational refinement: 0.4 ms for 224 px. Refinement would take three
+    times as long, and found two fewer of 28 annotated movements of brows and mouths.
     """
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     search.setUseSpatialPropagation(False)
@@ -67,8 +69,8 @@ def quick_flow(t0: npt.NDArray[np.uint8], t1: npt.NDArray[np.uint8]) -> Flow:
 
 
 def searched_flow(t0: npt.NDArray[np.uint8], t1: npt.NDArray[np.uint8]) -> Flow:
-    """The same of two lumas (H, W) of equal size at full resolution, without variational refinement: what motion heads
-    learn from. 4 ms for 224 px. Finer in place than `optical_flow`, and noisier.
+    """Flow of two lumas (H, W) of equal size at full resolution, without variational refinement, for training motion
+    heads. 4 ms for 224 px. Spatially finer than `optical_flow`, and noisier.
     """
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     search.setUseSpatialPropagation(False)
@@ -82,7 +84,7 @@ def searched_flow(t0: npt.NDArray[np.uint8], t1: npt.NDArray[np.uint8]) -> Flow:
 
 
 def flow_beside_head(t0: Image, t1: Image, method: FlowMethod = "dis") -> Flow:
-    """How far each pixel moved beside the head: the slow change of light is removed, then flow is found, then the head.
+    """How far each pixel moved relative to the head: removes slow changes of light, finds flow, removes the head.
 
     Two (H, W, 3) uint8 RGB or (H, W) lumas -> (H, W, 2), x then y, in pixels. `dis` is the search of `optical_flow`, 12
     ms for 224 px; `dis_fine` the same at full resolution in larger patches, 50 ms; `farneback` Farneback's method (SCIA
@@ -122,9 +124,9 @@ _METHODS: dict[str, Callable[[Image, Image], Flow]] = {
 
 
 def without_head(flow: Flow) -> Flow:
-    """A flow (H, W, 2) less the affine motion that most of the frame shares, as a head gives that drifts or turns.
+    """A flow (H, W, 2) minus the affine motion that most of the frame shares, such as a drifting or turning head's.
 
-    Least absolute deviations, on means over cells: what moves by itself in less than half of the frame does not pull.
+    Least absolute deviations, on means over cells: local motion in less than half of the frame has no influence.
     """
     height, width = flow.shape[:2]
     rows, columns = min(_CELLS, height), min(_CELLS, width)
@@ -142,7 +144,7 @@ def without_head(flow: Flow) -> Flow:
 
 
 def without_light(t0: Image, t1: Image) -> npt.NDArray[np.uint8]:
-    """The luma of t1 (H, W), under the light of t0: (H, W, 3) RGB or lumas, whose slow ratio is taken away.
+    """The luma of t1 (H, W) under the light of t0: (H, W, 3) RGB or lumas, with their slow ratio removed.
 
     Raises ShardError for frames of different sizes.
     """
@@ -161,7 +163,7 @@ def without_light(t0: Image, t1: Image) -> npt.NDArray[np.uint8]:
         for luma in (_luma(t0), second)
     ]  # fmt: skip
     ratio = cv2.resize((light[0] + _DARK) / (light[1] + _DARK), (width, height), interpolation=cv2.INTER_LINEAR)
-    relit: npt.NDArray[np.uint8] = cv2.multiply(second, ratio, dtype=cv2.CV_8U)  # rounded, and cut at 255
+    relit: npt.NDArray[np.uint8] = cv2.multiply(second, ratio, dtype=cv2.CV_8U)  # rounded, and clipped at 255
     return relit
 
 
@@ -183,7 +185,7 @@ def _centres(count: int) -> npt.NDArray[np.float64]:
 
 
 def strain(flow: Flow) -> Flow:
-    """How strongly the skin is stretched or sheared, without a unit: flow (H, W, 2) in pixels -> (H, W).
+    """How strongly the skin is stretched or sheared, unitless: flow (H, W, 2) in pixels -> (H, W).
 
     The magnitude of the strain tensor, sqrt(e_xx² + e_yy² + 2 e_xy²) (optical strain, Shreve et al., FG 2011). It is 0
     where a face moves as a whole.

@@ -1,10 +1,10 @@
-"""Which pair comes when: pure integers, no I/O.
+"""The order of pairs: pure integers, no I/O.
 
-An epoch is a list of segments (at first every shard whole, in an order that seed and epoch decide). Their concatenation
-is cut into `lanes` equal ranges. A lane is read in blocks, each shuffled by a permutation of its own, so any place can
-be reached by reading one block. Position p of the epoch (0, 1, ...) is place p // lanes of lane p % lanes, a global
-batch is `batch_size` consecutive positions, and rank r of `world` takes those with p % world == r. Nothing here knows
-how many ranks or worker processes there are, so none of them can change a global batch.
+An epoch is a list of segments (at first all shards, in an order set by seed and epoch). Their concatenation is cut into
+`lanes` equal ranges. A lane is read in blocks, each shuffled by its own permutation, so any place can be reached by
+reading one block. Position p of the epoch (0, 1, ...) is place p // lanes of lane p % lanes, a global batch is
+`batch_size` consecutive positions, and rank r of `world` takes those with p % world == r. Nothing here depends on the
+number of ranks or worker processes, so none of them can change a global batch.
 """
 
 import bisect
@@ -20,12 +20,12 @@ from mbert import ConfigError
 # 24 streams in memory at once; divisible by 1, 2, 3, 4, 6, 8, 12 and 24 ranks, which therefore see the same batches.
 _LANES = 24
 _SMALL_LANES = 4
-_PAIRS_PER_LANE = 8  # of a corpus too small for that, the rest that is dropped would be too large a share
+_PAIRS_PER_LANE = 8  # with fewer, too large a share would be dropped
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Segment:
-    """Pairs `[start, stop)` of one shard, which is given by its place in the source."""
+    """Pairs `[start, stop)` of one shard, identified by its index in the source."""
 
     shard: int
     start: int
@@ -37,7 +37,7 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """How an epoch is dealt. Equal layouts and seeds give equal global batches, for any number of ranks and workers."""
+    """How an epoch is distributed. Equal layouts and seeds give equal global batches, for any ranks and workers."""
 
     lanes: int
     batch_size: int  # pairs of all ranks together
@@ -60,7 +60,7 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Dealing:
-    """An epoch, or what is left of it, dealt to lanes."""
+    """An epoch, or the rest of one, distributed over lanes."""
 
     segments: tuple[Segment, ...]
     layout: Layout
@@ -73,27 +73,27 @@ class Dealing:
 
     @property
     def num_pairs(self) -> int:
-        """In all segments, also those that are dropped."""
+        """Pairs in all segments, including dropped ones."""
         return self._ends[-1] if self._ends else 0
 
     @property
     def lane_length(self) -> int:
-        """Pairs of each lane; the rest of the concatenation is dropped."""
+        """Pairs per lane; the rest of the concatenation is dropped."""
         return self.num_pairs // self.layout.lanes
 
     @property
     def num_steps(self) -> int:
-        """Whole global batches."""
+        """The number of whole global batches."""
         return self.lane_length * self.layout.lanes // self.layout.batch_size
 
     @property
     def num_dropped(self) -> int:
-        """Pairs that fill no whole batch; others in each epoch, because the order changes."""
+        """Pairs that do not fill a whole batch; different ones in each epoch, because the order changes."""
         return self.num_pairs - self.num_steps * self.layout.batch_size
 
     def block(self, lane: int, place: int) -> Block:
-        """The block that holds a place. The first block of each lane has a length of its own, so that not all lanes
-        read at the same step.
+        """The block that holds a place. The first block of each lane has its own length, so that not all lanes read at
+        the same step.
         """
         size = self.layout.block
         shift = lane * size // self.layout.lanes
@@ -129,9 +129,9 @@ class Dealing:
         return segment.shard, segment.start
 
     def remaining(self, num_steps: int) -> tuple[tuple[Segment, ...], int]:
-        """What has not been read after some steps, in whole blocks, and how many pairs of it were read nevertheless.
+        """The whole blocks not yet read after some steps, and how many of their pairs were read nevertheless.
 
-        A block that was begun counts as not read, as do pairs that this dealing would have dropped: nothing is lost.
+        A block that was begun counts as unread, as do pairs that would have been dropped: nothing is lost.
         """
         parts: list[Segment] = []
         num_read_twice = 0
@@ -146,7 +146,7 @@ class Dealing:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class StreamPosition:
-    """Where a stream stands, for a checkpoint: `step` global batches of this dealing of the epoch are done."""
+    """The position of a stream, for a checkpoint: `step` global batches of this dealing of the epoch are done."""
 
     epoch: int
     step: int
@@ -164,7 +164,7 @@ class StreamPosition:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "StreamPosition":
-        """Read what `to_json` gave; raises ConfigError when it is something else."""
+        """Read the output of `to_json`; raises ConfigError for anything else."""
         try:
             segments = plain["segments"]
             known = {**plain, "layout": Layout(**plain["layout"])}
@@ -180,20 +180,20 @@ class Resumed:
 
     dealing: Dealing
     step: int
-    is_whole: bool  # the dealing is that of a whole epoch
+    is_whole: bool  # the dealing covers a whole epoch
     note: str
 
 
 def whole_epoch(counts: Sequence[int], layout: Layout, *, seed: int, epoch: int) -> Dealing:
-    """All shards in the order of this epoch; `counts` are their numbers of pairs."""
+    """All shards in the order of this epoch; `counts` has the number of pairs of each."""
     segments = [Segment(shard, 0, count) for shard, count in enumerate(counts)]
     random.Random(f"{seed}/{epoch}").shuffle(segments)
     return Dealing(tuple(segments), layout, seed, epoch)
 
 
 def resume(position: StreamPosition, counts: Sequence[int], layout: Layout, *, seed: int) -> Resumed:
-    """Resume from a saved position: in the same layout with the very batches that would have come, in another one with
-    what is left of the epoch, dealt again. Raises ConfigError when the position is one of another seed or corpus.
+    """Resume from a saved position: in the same layout with exactly the batches that would have come, in another one
+    with the rest of the epoch, distributed again. Raises ConfigError if the position is from another seed or corpus.
     """
     for name, mine in (("seed", seed), ("num_pairs", sum(counts))):
         if getattr(position, name) != mine:
@@ -222,10 +222,10 @@ def resume(position: StreamPosition, counts: Sequence[int], layout: Layout, *, s
 
 
 def num_lanes(world: int, workers: int, num_pairs: int) -> int:
-    """A number of lanes that can be dealt evenly to the ranks, and gives each worker process at least one.
+    """A number of lanes that divides evenly among the ranks and gives each worker process at least one.
 
-    It is 24 for 1, 2, 3, 4, 6, 8, 12 and 24 ranks with up to 24 worker processes in all, so that runs on them see the
-    same global batches; less where a corpus is so small that the rest of an even deal would be a large part of it.
+    It is 24 for 1, 2, 3, 4, 6, 8, 12 and 24 ranks with up to 24 worker processes in all, so that such runs see the same
+    global batches; fewer if the corpus is so small that an even split would drop a large part of it.
     """
     streams = world * max(1, workers)
     unit = world if streams <= _LANES else streams

@@ -1,4 +1,4 @@
-"""One frame pair as it lies in a tar: `<key>.t0.jpg`, `<key>.t1.jpg`, `<key>.json`, adjacent."""
+"""One frame pair as stored in a tar: `<key>.t0.jpg`, `<key>.t1.jpg`, `<key>.json`, adjacent."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ _TO_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",",
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FramePair:
-    """A pair with undecoded frames and its JSON member as it lies in the tar."""
+    """A pair with undecoded frames and its JSON member as stored in the tar."""
 
     key: str
     t0_jpeg: bytes | memoryview
@@ -29,19 +29,19 @@ class FramePair:
     def of(
         cls, key: str, t0_jpeg: bytes | memoryview, t1_jpeg: bytes | memoryview, info: dict[str, Any]
     ) -> "FramePair":
-        """A pair with something to say of it."""
+        """A pair with the given facts as its JSON member."""
         return cls(key, t0_jpeg, t1_jpeg, _TO_JSON.encode(info).encode())
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the JSON member says; parsed each time it is asked for. Raises ShardError where it is damaged."""
+        """The content of the JSON member, parsed on each access. Raises ShardError if it is damaged."""
         try:
             return dict(json.loads(bytes(self.info_json)))
         except ValueError as exc:
             raise ShardError(f"pair {self.key}: its JSON cannot be read: {exc}") from exc
 
     def members(self) -> list[tuple[str, bytes | memoryview]]:
-        """Names and bytes of the members, in the order in which they stand in the tar."""
+        """Names and bytes of the members, in tar order."""
         return [
             (f"{self.key}.t0.jpg", self.t0_jpeg),
             (f"{self.key}.t1.jpg", self.t1_jpeg),
@@ -60,7 +60,7 @@ class FramePair:
     def images(self, *, into: tuple[Image, Image] | tuple[None, None] = (None, None)) -> tuple[Image, Image]:
         """Decode both frames: two (H, W, 3) uint8 RGB arrays; raises ShardError naming the pair.
 
-        Where `into` has their size, they lie there.
+        Decodes into `into` if the sizes match.
         """
         try:
             t0, t1 = decode_jpeg(self.t0_jpeg, into=into[0]), decode_jpeg(self.t1_jpeg, into=into[1])

@@ -1,4 +1,4 @@
-"""Read frame pairs out of shards: any range of pairs by one ranged read, what is damaged named instead of raised."""
+"""Read frame pairs from shards: any range of pairs in one ranged read; damage is named, not raised."""
 
 import collections
 import dataclasses
@@ -17,16 +17,16 @@ from mbert.shards.order import Segment
 from mbert.shards.pair import FramePair
 from mbert.shards.source import ShardSource
 
-_HEADER = 512  # bytes before each member of a tar, and what members are padded to
+_HEADER = 512  # bytes before each member of a tar, and the multiple to which members are padded
 _NAME, _SIZE = slice(0, 100), slice(124, 135)
 _COLUMNS = arrow_schema(PairRow).names
 _LISTED = 10  # bad pairs named in an error
-_TWINS_KEPT = 2  # a block lies in one shard or in two neighbours
+_TWINS_KEPT = 2  # a block spans one shard or two neighbours
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BadPair:
-    """A pair that cannot be used: its shard, its key (None where not even the twin can be read), and why."""
+    """A pair that cannot be used: its shard, its key (None if even the twin cannot be read), and why."""
 
     shard: str
     key: str | None
@@ -38,11 +38,11 @@ class BadPair:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Twin:
-    """What is read of a twin: keys, and the bytes at which each pair begins and ends. Excluded pairs are not in it."""
+    """The parts read from a twin: keys, and the bytes at which each pair begins and ends. Without excluded pairs."""
 
     keys: list[str]
     starts: list[int]
-    ends: list[int | None]  # None: with the tar
+    ends: list[int | None]  # None: at the tar's end
 
     def only(self, rows: Sequence[int]) -> "_Twin":
         """Some of the pairs."""
@@ -52,20 +52,20 @@ class _Twin:
 
 
 class PairReader:
-    """Reads ranges of pairs of a source. A range is one ranged read of the tar, so nothing depends on what came before.
+    """Reads ranges of pairs of a source. A range is one ranged read of the tar, independent of earlier reads.
 
     webdataset's own iterator over tars takes a quarter of the time of decoding; here the twin says where pairs begin,
-    and webdataset groups their members. Places count the pairs that the source has: the bytes of excluded pairs between
-    them are read and passed over.
+    and webdataset groups their members. Places count the pairs of the source: the bytes of excluded pairs in between
+    are read and skipped.
     """
 
     def __init__(self, source: ShardSource) -> None:
         self._source = source
         self._twins: collections.OrderedDict[int, _Twin] = collections.OrderedDict()
-        self._missing: dict[int, str] = {}  # shards that cannot be opened, and why: they are not tried again
+        self._missing: dict[int, str] = {}  # shards that cannot be opened, and why: they are not retried
 
     def read(self, segments: Iterable[Segment]) -> list[FramePair | BadPair]:
-        """The pairs of some segments in their order, still compressed; one item for each, also for a bad one."""
+        """The pairs of some segments in order, still compressed; one item per pair, including bad ones."""
         return [pair for segment in segments for pair in self._read_segment(segment)]
 
     def _read_segment(self, segment: Segment) -> list[FramePair | BadPair]:
@@ -82,7 +82,7 @@ class PairReader:
         return [BadPair(name, keys.get(place), reason) for place in range(segment.start, segment.stop)]
 
     def _keys(self, shard: int, twin: _Twin) -> list[str]:
-        """Of a shard whose tar is missing, as far as its twin is there."""
+        """The keys of a shard whose tar is missing, if its twin exists."""
         return (twin if twin.keys else self._twins.get(shard, twin)).keys
 
     def _twin(self, shard: int) -> _Twin:
@@ -105,7 +105,7 @@ class PairReader:
             for place in range(segment.start, stop):
                 end = twin.ends[place]
                 part = data[twin.starts[place] - begin : None if end is None else end - begin]  # a view: no copies
-                if self._source.exclusion is not None:  # but here: a view would keep the excluded pairs in memory
+                if self._source.exclusion is not None:  # except here: a view would keep the excluded pairs in memory
                     part = memoryview(bytes(part))
                 found.append(_parse_pair(name, twin.keys[place], part))
         lacking = len(segment) - len(found)
@@ -128,7 +128,7 @@ def _parse_pair(shard: str, key: str, data: memoryview) -> FramePair | BadPair:
 
 
 def _members(data: memoryview, shard: str) -> Iterator[dict[str, Any]]:
-    """The whole members in a part of a tar, as `tar_file_expander` of webdataset gives them, at a tenth of the time."""
+    """The complete members in a part of a tar, like webdataset's `tar_file_expander`, in a tenth of the time."""
     position = 0
     while position + _HEADER <= len(data):
         header = bytes(data[position : position + _SIZE.stop])
@@ -144,7 +144,7 @@ def _members(data: memoryview, shard: str) -> Iterator[dict[str, Any]]:
 
 
 def list_shards(folder: Path) -> list[str]:
-    """Names of the finished shards; raises ShardError when `mbert shard --pairs` has not finished here."""
+    """Names of the finished shards; raises ShardError if `mbert shard --pairs` has not finished here."""
     index = folder / PAIRS_INDEX
     if not index.exists():
         raise ShardError(f"there are no finished pair shards in {folder}: run `mbert shard --pairs` first")
@@ -154,7 +154,7 @@ def list_shards(folder: Path) -> list[str]:
 def read_all(source: ShardSource) -> list[tuple[PairRow, FramePair]]:
     """Every pair of a source with its row, in key order: for the pairs of expressions, which are few.
 
-    Raises ShardError naming the pairs that are damaged: none is left out of a score in silence.
+    Raises ShardError naming damaged pairs: none is silently left out of a score.
     """
     reader = PairReader(source)
     found: list[tuple[PairRow, FramePair]] = []

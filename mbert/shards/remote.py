@@ -1,4 +1,4 @@
-"""Bytes behind a URL: ranged reads that outlive a broken connection, and a cache of whole files."""
+"""Bytes behind a URL: ranged reads that survive a broken connection, and a cache of whole files."""
 
 import dataclasses
 import fcntl
@@ -16,14 +16,14 @@ from mbert.manifests.files import naming_write_faults, replacing
 Result = TypeVar("Result")
 
 _LARGEST_PIECE = 8 << 20  # bytes of one request
-_SMALLEST_PIECE = 32 << 10  # what even a connection that breaks all the time may carry
+_SMALLEST_PIECE = 32 << 10  # small enough for a connection that keeps breaking
 _PIECE_DIVISOR = 8
-_WORTH_ANOTHER_TRY = frozenset([408, 425, 429])  # of the HTTP states 400 to 499
+_WORTH_ANOTHER_TRY = frozenset([408, 425, 429])  # among the HTTP statuses 400 to 499
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Retry:
-    """How patient reading is: `tries` in a row without a byte, with pauses that double."""
+    """The patience of reads: `tries` in a row without a byte, with doubling pauses."""
 
     tries: int = 5
     first_pause_seconds: float = 0.5
@@ -39,17 +39,17 @@ def is_url(where: str) -> bool:
 
 
 def read_range(url: str, start: int, stop: int | None, *, retry: Retry) -> bytes:
-    """The bytes `[start, stop)` of a file, or fewer where it ends before. None: to its end.
+    """The bytes `[start, stop)` of a file, or fewer if it ends earlier. None: to its end.
 
-    A connection that breaks is opened again where it broke, and is asked for less at a time. Raises ShardError naming
-    URL and reason when the file is missing, or when several tries in a row give no byte.
+    A connection that breaks is reopened where it broke, with smaller requests. Raises ShardError naming URL and reason
+    if the file is missing, or if several tries in a row give no byte.
     """
     size = file_size(url, retry=retry)
     return b"".join(_pieces(url, start, size if stop is None else min(stop, size), retry, may_send_all=False))
 
 
 def file_size(url: str, *, retry: Retry) -> int:
-    """In bytes; raises ShardError as `read_range` does."""
+    """The size in bytes; raises ShardError as `read_range` does."""
     size = _tried(url, lambda files, path: files.info(path)["size"], retry)
     if size is None:
         raise ShardError(f"the server of {url} does not say how large it is: copy the shards to a disk")
@@ -57,10 +57,10 @@ def file_size(url: str, *, retry: Retry) -> int:
 
 
 def fetch_file(url: str, cache: Path, *, retry: Retry) -> Path:
-    """Where a whole file lies in the cache, after fetching it if need be; several processes may ask at once.
+    """The path of a whole file in the cache, downloaded if needed; several processes may call this at once.
 
     The cache grows by the size of the file and is never cleared here. Raises ShardError as `read_range` does,
-    MbertError when the disk is full.
+    MbertError if the disk is full.
     """
     digest = hashlib.sha256(url.rpartition("/")[0].encode()).hexdigest()[:16]
     target = cache / digest / url.rpartition("/")[2]
@@ -69,7 +69,7 @@ def fetch_file(url: str, cache: Path, *, retry: Retry) -> Path:
     with naming_write_faults(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the first process fetches, the others wait for its file
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first process downloads, the others wait for its file
         if not target.exists():
             size = file_size(url, retry=retry)
             with replacing(target) as temporary, temporary.open("wb") as file:
@@ -85,7 +85,7 @@ def _fetch_into(file: BinaryIO, url: str, size: int, retry: Retry) -> None:
 
 
 def _pieces(url: str, start: int, stop: int, retry: Retry, *, may_send_all: bool) -> Iterator[bytes]:
-    """Consecutive pieces of `[start, stop)`. A server that knows no ranges sends all at once, if it may."""
+    """Consecutive pieces of `[start, stop)`. A server without ranges sends everything at once, if allowed."""
     largest = _LARGEST_PIECE
 
     def ask_for_less() -> None:
@@ -125,7 +125,7 @@ def _tried(
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """fsspec's, asked for each time: it keeps them itself, one for each process, as they do not survive a fork."""
+    """From fsspec on each call: it caches them itself, one per process, because they do not survive a fork."""
     try:
         files, path = importlib.import_module("fsspec.core").url_to_fs(url)
     except ImportError as exc:
@@ -136,7 +136,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _transient_errors() -> tuple[type[Exception], ...]:
-    """What file systems raise when a network fails; their libraries are loaded by then."""
+    """Errors that file systems raise when a network fails; their libraries are loaded by then."""
     kinds: list[type[Exception]] = [OSError, EOFError, TimeoutError]
     for module, name in (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError")):
         if module in sys.modules:
@@ -145,7 +145,7 @@ def _transient_errors() -> tuple[type[Exception], ...]:
 
 
 def _final_reason(exc: BaseException) -> str | None:
-    """Why another try is of no use, or None. fsspec hides a failure of a server behind FileNotFoundError."""
+    """Why another try is useless, or None. fsspec hides server failures behind FileNotFoundError."""
     cause = exc.__cause__ if isinstance(exc, FileNotFoundError) and exc.__cause__ is not None else exc
     status = getattr(cause, "status", None)
     if isinstance(status, int) and 400 <= status < 500 and status not in _WORTH_ANOTHER_TRY:

@@ -1,4 +1,4 @@
-"""Where pair shards are: a folder, a URL or a brace pattern; how many pairs each has, and ranged reads of them."""
+"""The location of pair shards: a folder, a URL or a brace pattern; the number of pairs in each, and ranged reads."""
 
 import dataclasses
 import hashlib
@@ -29,12 +29,12 @@ _EXAMPLE = "write it like pairs/{000000..000099}.tar"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Exclusion:
-    """Whose pairs are left out of a source, and what that leaves; `without_subjects` makes it."""
+    """The pairs excluded from a source, and what remains; created by `without_subjects`."""
 
     patterns: tuple[str, ...]
-    kept: tuple[bytes, ...]  # of each shard: a bit for each row of its twin
-    num_pairs: int  # left out
-    num_unnamed: int  # kept without a subject, although single people of their dataset are left out
+    kept: tuple[bytes, ...]  # per shard: one bit per row of its twin
+    num_pairs: int  # excluded
+    num_unnamed: int  # kept without a subject, although single people of their dataset are excluded
 
     def kept_rows(self, shard: int, num_rows: int) -> list[int]:
         """The kept ones of the rows of a twin, ascending."""
@@ -45,37 +45,37 @@ class Exclusion:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ShardSource:
-    """The pair shards of a corpus, wherever they are. Everything else names a shard by its place in `tars`."""
+    """The pair shards of a corpus, wherever they are. Elsewhere, a shard is identified by its index in `tars`."""
 
     where: str  # as the user gave it
     tars: tuple[str, ...]  # paths or URLs
-    counts: tuple[int, ...]  # pairs of each, without excluded ones
-    corpus: str = ""  # fingerprint of the crops: that of pairs.json, for a pattern that of its tars
+    counts: tuple[int, ...]  # pairs in each, without excluded ones
+    corpus: str = ""  # fingerprint of the crops: from pairs.json, for a pattern from its tars
     pairs: str = ""  # fingerprint of the pairs: which crops, and in which order
-    labels: str | None = None  # which labels its expressions are of, see `digest_of_frames`
-    subjects: tuple[str, ...] | None = None  # None: not known, there is no pairs.json
+    labels: str | None = None  # the labels behind its expressions, see `digest_of_frames`
+    subjects: tuple[str, ...] | None = None  # None: unknown, without a pairs.json
     cache: Path | None = None
     retry: Retry = dataclasses.field(default_factory=Retry)
-    exclusion: Exclusion | None = None  # None: everybody's pairs are there
+    exclusion: Exclusion | None = None  # None: everybody's pairs are included
 
     @property
     def num_pairs(self) -> int:
-        """In all shards, without excluded ones."""
+        """Pairs in all shards, without excluded ones."""
         return sum(self.counts)
 
     @property
     def told_pairs(self) -> str:
-        """For messages: how many pairs there are."""
+        """The number of pairs, in words, for messages."""
         return f"{self.num_pairs} pairs" + (" without the excluded subjects" if self.exclusion else "")
 
     def name(self, shard: int) -> str:
-        """For reports: the tar's name without its folder."""
+        """The tar's name without its folder, for reports."""
         return self.tars[shard].rpartition("/")[2].removesuffix(".tar")
 
     def read(self, shard: int, start: int, stop: int | None) -> bytes:
-        """The bytes `[start, stop)` of a tar, or fewer where it ends before; None: to its end.
+        """The bytes `[start, stop)` of a tar, or fewer if it ends earlier; None: to its end.
 
-        With a cache the whole tar is fetched first, about 65 MB by default. Raises ShardError naming tar and reason.
+        With a cache the whole tar is downloaded first, about 65 MB by default. Raises ShardError naming tar and reason.
         """
         tar = self.tars[shard]
         if is_url(tar) and self.cache is None:
@@ -92,7 +92,7 @@ class ShardSource:
             ) from exc
 
     def read_twin(self, shard: int, columns: Sequence[str]) -> pa.Table:
-        """Some columns of a shard's rows. Raises ShardError naming the twin when it is missing or damaged."""
+        """Some columns of a shard's rows. Raises ShardError naming the twin if it is missing or damaged."""
         twin = _twin(self.tars[shard])
         try:
             return read_table(self._open(twin), PairRow, columns=columns)
@@ -100,10 +100,10 @@ class ShardSource:
             raise ShardError(str(exc)) from exc
 
     def read_clips(self) -> list[ClipRow]:
-        """The clips that the pairs are of: whose faces they show. Raises ShardError where their manifest is missing."""
+        """The clips of the pairs, with whose faces they show. Raises ShardError if their manifest is missing."""
         folders = dict.fromkeys(tar.rpartition("/")[0] or "." for tar in self.tars)
         try:
-            # Never from the cache: who is seen may be corrected while the pairs stay what they are.
+            # Never from the cache: who is shown may be corrected while the pairs stay the same.
             files = [open_manifest(f"{folder}/{PAIRS_CLIPS}", self.retry) for folder in folders]
             return [row for file in files for row in read_rows(file, ClipRow)]
         except ManifestError as exc:
@@ -122,12 +122,12 @@ class ShardSource:
 
 
 def open_manifest(where: str | Path, retry: Retry | None = None) -> "Path | _Fetched":
-    """A manifest for `read_rows`: a path as it is, what lies behind a URL fetched. Raises ShardError naming the URL."""
+    """A manifest for `read_rows`: a path unchanged, the content behind a URL. Raises ShardError naming the URL."""
     return _Fetched(str(where), retry or Retry()) if is_url(str(where)) else _as_path(str(where))
 
 
 class _Fetched(io.BytesIO):
-    """A whole small file in memory that gives its URL in messages."""
+    """A whole small file in memory that shows its URL in messages."""
 
     def __init__(self, url: str, retry: Retry) -> None:
         super().__init__(read_range(url, 0, None, retry=retry))
@@ -141,7 +141,7 @@ def open_source(where: str | Path, *, cache: Path | None = None, retry: Retry | 
     """Find shards: a folder or URL that holds pairs.json, a path or URL of one, or a brace pattern of tars.
 
     `cache` is a folder for whole copies of shards behind URLs; it takes as much space as the shards do. Raises
-    ShardError or ManifestError naming what was looked for and where, ConfigError for a pattern that is none.
+    ShardError or ManifestError naming what was searched and where, ConfigError for an invalid pattern.
     """
     where, retry = str(where), retry or Retry()
     if "{" in where or where.endswith(".tar"):
@@ -156,7 +156,7 @@ def _from_index(where: str, index: str, cache: Path | None, retry: Retry) -> Sha
         folder = index.rpartition("/")[0] or "."
         size = int(options["options"]["pairs_per_shard"])
         counts = [min(size, num_pairs - start) for start in range(0, num_pairs, size)]
-        counts = options.get("counts", counts)  # stands there where pairs were taken out of shards
+        counts = options.get("counts", counts)  # present if pairs were removed from shards
         source = ShardSource(
             where=where,
             tars=tuple(f"{folder}/{name}.tar" for name in names),
@@ -225,9 +225,9 @@ def _from_pattern(where: str, cache: Path | None, retry: Retry) -> ShardSource:
 
 
 def _cache_of(cache: Path | None, pairs: str) -> Path | None:
-    """A folder of its own for each set of pairs: the same URL may hold another one tomorrow.
+    """A separate folder for each set of pairs: the same URL may hold another one tomorrow.
 
-    What a server calls its pairs is a name only where it is a hash.
+    A server's name for its pairs is only used if it is a hash.
     """
     name = pairs if re.fullmatch("[0-9a-f]{64}", pairs) else hashlib.sha256(pairs.encode()).hexdigest()
     return None if cache is None else cache / name[:16]

@@ -1,4 +1,4 @@
-"""Write a tar that is either complete under its own name or not there at all."""
+"""Write a tar that is either complete under its own name or does not exist."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ _PADDING = [bytes(size) for size in range(_BLOCK)]
 
 
 def _header(name: str, size: int) -> bytes:
-    """What `TarInfo.tobuf` gives, at a fortieth of the time: only name, size and checksum differ between members."""
+    """The output of `TarInfo.tobuf`, in a fortieth of the time: only name, size and checksum differ between members."""
     encoded = name.encode()
     if len(encoded) > _NAME.stop:
         info = tarfile.TarInfo(name)
@@ -57,7 +57,7 @@ class TarWriter:
 
     @property
     def sha256(self) -> str:
-        """Of all bytes written so far, in hex."""
+        """The hash of all bytes written so far, in hex."""
         return self._hash.hexdigest()
 
     def add(self, name: str, data: Data) -> tuple[int, int]:
@@ -78,7 +78,7 @@ class TarWriter:
         return ranges
 
     def finish(self) -> None:
-        """Write the end-of-archive blocks, padded to a whole record as other tars are."""
+        """Write the end-of-archive blocks, padded to a whole record like other tars."""
         self._write([bytes(2 * _BLOCK)])
         self._write([bytes(-self._position % _RECORD)])
 
@@ -86,7 +86,7 @@ class TarWriter:
         size = sum(map(len, parts))
         # One system call and no copy: the frames go from the page cache to the page cache.
         written = os.writev(self._descriptor, parts)
-        if written != size:  # a signal, or a disk that is full: write says which
+        if written != size:  # a signal, or a full disk: write reports which
             rest = memoryview(b"".join(parts))[written:]
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
@@ -97,7 +97,7 @@ class TarWriter:
 
 @contextlib.contextmanager
 def writing_tar(path: Path) -> Iterator[TarWriter]:
-    """Write the tar at `path`. It appears under its name on success only."""
+    """Write the tar at `path`. It only appears under its name on success."""
     with replacing(path) as temporary, temporary.open("wb", buffering=0) as file:
         writer = TarWriter(file)
         yield writer

@@ -1,1 +1,1 @@
-"""Annotations: read, checked, counted, corrected, and who is whom."""
+"""Annotations: reading, checks, counts, corrections, and identities of people."""

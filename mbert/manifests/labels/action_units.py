@@ -1,17 +1,17 @@
-"""Facial action units out of the cells of annotation files, and as targets to learn.
+"""Facial action units parsed from the cells of annotation files, and as training targets.
 
 Coders write FACS freely: `4`, `4+L10`, `R4,5`, `12A`, `10A/B`, `L12 or L14`, `(R6 or R12)+R15`, `7D+ref(43)`,
-`AU4(k)+L7`, `4+?`. The rules by which it is read:
+`AU4(k)+L7`, `4+?`. Rules for reading it:
 
 - `+`, `,`, `;` and blanks, also in their full-width forms, separate units.
 - A letter before the number is the side: L left, R right, T top, B bottom. A (asymmetric) and L/R say that both sides
   move, so they name no side; `A/L12` is stronger on the left and counts as L.
-- A letter after it is the intensity, A trace to E maximum. Of `10A/B` the lower is kept: that much is certain.
-- `or`, and a slash between units, join alternatives. All of them are uncertain; in brackets everything in the bracket.
+- A letter after it is the intensity, A trace to E maximum. `10A/B` keeps the lower one, which is certain.
+- `or`, and a slash between units, join alternatives. All of them are uncertain; with brackets, everything inside.
 - A unit with `?` is uncertain; a `?` alone is an unknown unit and gives none.
-- `ref(43)` is a reflex beside the expression: uncertain.
-- `(k)` marks a unit that was there all the time and did not move: dropped.
-- AD (descriptors, `AD38`) and M (head movements, `M58`) have numbers of their own and are never an AU of that number.
+- `ref(43)` is a reflex in addition to the expression: uncertain.
+- `(k)` marks a unit that was present throughout and did not move: dropped.
+- AD (descriptors, `AD38`) and M (head movements, `M58`) have separate numbers and are never an AU of that number.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ Intensity = Literal["A", "B", "C", "D", "E"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ActionUnit:
-    """One unit that a coder wrote down."""
+    """One unit noted by a coder."""
 
     number: int
     kind: Kind = "AU"
@@ -56,10 +56,10 @@ _NOTHING = {"", "-", "0", "NAN", "NONE", "N/A"}
 
 
 def parse_action_units(text: str | int | float | None) -> tuple[ActionUnit, ...]:
-    """The units of a cell, in its order; none for an empty one. Raises ManifestError for what cannot be read."""
+    """The units of a cell, in its order; empty for an empty cell. Raises ManifestError for unreadable text."""
     if text is None or (isinstance(text, float) and math.isnan(text)):
         return ()
-    # NFKC makes plain signs of full-width ones; a spreadsheet makes 4.0 of 4.
+    # NFKC converts full-width characters; a spreadsheet turns 4 into 4.0.
     cell = unicodedata.normalize("NFKC", str(text)).strip().upper().removesuffix(".0")
     if cell in _NOTHING:
         return ()
@@ -115,9 +115,9 @@ def _unit(token: re.Match[str]) -> ActionUnit:
 def unit_targets(samples: Sequence[Labelled], units: Sequence[int] = CD6ME_UNITS) -> npt.NDArray[np.bool_]:
     """(n, U): whether a unit is present, on any side and at any intensity.
 
-    Uncertain units count as absent: of alternatives at least one did not move, and a unit taught as present that was
-    not there is wrong, while one that is left out is one of many absent ones. Raises ManifestError for a sample without
-    annotated units: no annotation is no absence.
+    Uncertain units count as absent: of alternatives at least one did not move, and a false positive target is worse
+    than one missing among many absent ones. Raises ManifestError for a sample without annotated units, because a
+    missing annotation does not mean absence.
     """
     targets = np.zeros((len(samples), len(units)), dtype=bool)
     for row, sample in enumerate(samples):

@@ -1,4 +1,4 @@
-"""What a label file says otherwise than it did when it was read before."""
+"""How a label file differs from when it was last read."""
 
 import dataclasses
 from collections import Counter
@@ -9,7 +9,7 @@ from mbert.manifests.schema import LabelRow
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LabelChanges:
-    """How many labels came, went, and say something else now."""
+    """How many labels were added, removed and changed."""
 
     added: int = 0
     removed: int = 0
@@ -19,14 +19,14 @@ class LabelChanges:
         return self != LabelChanges()
 
     def __str__(self) -> str:
-        """As in `+3, -1, 2 corrected`."""
+        """For example `+3, -1, 2 corrected`."""
         parts = ((self.added, f"+{self.added}"), (self.removed, f"-{self.removed}"))
         told = [text for count, text in (*parts, (self.corrected, f"{self.corrected} corrected")) if count]
         return ", ".join(told) or "none"
 
 
 def label_changes(before: Iterable[LabelRow], now: Iterable[LabelRow]) -> LabelChanges:
-    """Compare what is annotated. A label is known by its input and sample, else by its input, else by its cells."""
+    """Compare annotations. A label is identified by input and sample, else by its input, else by its cells."""
     old, new = Counter(map(_annotated, before)), Counter(map(_annotated, now))
     old, new = old - new, new - old
     corrected = 0

@@ -1,9 +1,9 @@
-"""Class maps: which class an annotated expression has under a named protocol, and which expressions it leaves out.
+"""Class maps: the class of an annotated expression under a named protocol, and the expressions it leaves out.
 
-A score means nothing without its class map: "CASME II, 3 classes" is 145 or 147 expressions, and 254 where `others`
-became negative. So a map has a name and a version, and lists every annotation it takes in; what it does not list is
-left out. Annotations are compared in small letters, and `other`, `happy`, `sad` are read as `others`, `happiness`,
-`sadness`, as copies of the same annotation file differ in these.
+A score means nothing without its class map: "CASME II, 3 classes" is 145 or 147 expressions, and 254 if `others` became
+negative. So a map has a name and a version, and lists every annotation it includes; everything else is left out.
+Annotations are compared in lower case, and `other`, `happy`, `sad` are read as `others`, `happiness`, `sadness`,
+because copies of the same annotation file differ in these.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from mbert.manifests.subject import Subject
 
 
 class Labelled(typing.Protocol):
-    """What class maps and protocols ask of a labelled expression."""
+    """The attributes of a labelled expression that class maps and protocols need."""
 
     @property
     def dataset(self) -> str:
-        """Name of the dataset in small letters: `casme2`; a user's own may have any."""
+        """Name of the dataset in lower case: `casme2`; a user's own may have any name."""
 
     @property
     def subject(self) -> Subject | None:
@@ -55,13 +55,13 @@ class ClassMap:
     name: str
     version: int = 1
     classes: tuple[str, ...]  # in the order of reports; empty: whatever is annotated
-    field: Field = "emotion"  # the annotation that is read
+    field: Field = "emotion"  # the annotation to read
     datasets: Mapping[str, Mapping[str, str]]  # dataset -> normalised annotation -> class; empty: any dataset
     excluded: frozenset[tuple[str, str, str]] = frozenset()  # (dataset, subject without prefix, sample)
     source: str
 
     def class_of(self, sample: Labelled) -> str | None:
-        """The class of an expression, or None where the protocol leaves it out or nothing is annotated."""
+        """The class of an expression, or None if the protocol leaves it out or nothing is annotated."""
         annotation = sample.emotion if self.field == "emotion" else sample.objective_class
         if annotation is None or not annotation.strip():
             return None
@@ -75,7 +75,7 @@ class ClassMap:
     def _excludes(self, sample: Labelled) -> bool:
         if sample.subject is None or sample.sample is None:
             return False
-        # Subjects by number, names without padding: a copy that writes 4 for sub04 must not let a sample in again.
+        # Subjects by number, names without padding: a copy that has 4 for sub04 must not let an excluded sample in.
         return any(
             sample.dataset == dataset
             and number_of(sample.subject.id) == number_of(subject)
@@ -89,13 +89,13 @@ _ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII")
 
 
 def normalise_emotion(annotation: str) -> str:
-    """Small letters, one word for each emotion: `Other` is `others`."""
+    """Lower case, one word for each emotion: `Other` is `others`."""
     name = annotation.strip().casefold()
     return _SYNONYMS.get(name, name)
 
 
 def normalise_objective_class(annotation: str) -> str:
-    """I to VII, also for 1 to 7 (SAMM) and for the 1.0 that a spreadsheet makes of it."""
+    """I to VII, also for 1 to 7 (SAMM) and for a spreadsheet's 1.0."""
     name = annotation.strip().upper().removesuffix(".0")
     return _ROMAN[int(name) - 1] if re.fullmatch("[1-7]", name) else name
 
@@ -110,7 +110,7 @@ def _grouped(**groups: tuple[str, ...]) -> dict[str, str]:
 
 _THREE = ("negative", "positive", "surprise")
 _FOUR = (*_THREE, "others")
-_CASME2_NEGATIVE = ("disgust", "repression")  # fear (2) and sadness (7) are in no list of the challenge
+_CASME2_NEGATIVE = ("disgust", "repression")  # fear (2) and sadness (7) are not in any list of the challenge
 _CASME2_THREE = _grouped(negative=_CASME2_NEGATIVE, positive=("happiness",), surprise=("surprise",))
 _CASME2_FIVE = ("disgust", "happiness", "others", "repression", "surprise")
 _CASME2_SEVEN = (*_CASME2_FIVE, "sadness", "fear")
@@ -130,7 +130,7 @@ _OBJECTIVE_FIVE = _ROMAN[:5]
 _MAPS = (
     ClassMap(
         name="annotated",
-        version=2,  # 1 took `happy` and `happiness` for two classes
+        version=2,  # version 1 treated `happy` and `happiness` as two classes
         classes=(),
         datasets={},
         source="The annotated emotion in small letters, one word for each, of any dataset; nothing is left out.",

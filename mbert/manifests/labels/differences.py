@@ -1,4 +1,4 @@
-"""Why a label does not count as its annotation says: each difference by its sample, its input and its line."""
+"""Why a label does not count as annotated: each difference with its sample, its input and its line."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,14 +10,14 @@ from mbert.manifests.labels.table import why_absent
 from mbert.manifests.schema import LabelRow, VideoRow
 
 DifferenceKind = Literal[
-    "missing",  # the input is not there
+    "missing",  # the input does not exist
     "pending",  # the input is not done yet
-    "no face",  # the input decodes, but shows no face
+    "no face",  # the input can be decoded, but shows no face
     "failed",  # the input cannot be used for another reason
     "unusable",  # the input is fine, but no clip can take the label
-    "changed",  # it is used, but not just as it is written
+    "changed",  # it is used, but not exactly as written
     "no apex",  # it has a clip, but no onset-apex pair can come from it
-    "left out",  # no fold takes it without a subject, no class map without an emotion
+    "left out",  # folds need a subject, class maps an emotion
     "action units",  # their cell cannot be read
     "frames",  # some frames of its input cannot be decoded
 ]
@@ -39,19 +39,19 @@ class LabelDifference:
 def gives_pair(label: LabelRow) -> bool:
     """Whether an onset-apex pair can come from a label: a clip holds it, and an apex is annotated or can be filled in.
 
-    Where images are missing, onset and apex may still fall on one frame; `mbert shard` counts those.
+    With missing images, onset and apex may still fall on one frame; `mbert shard` counts those.
     """
     last = label.offset if label.apex is None else label.apex
     return label.clip_id is not None and label.onset is not None and last is not None and label.onset < last
 
 
 def is_usable(label: LabelRow) -> bool:
-    """Whether an expression can be a sample of an evaluation: it is micro, gives a pair, and is somebody's."""
+    """Whether an expression can be a sample of an evaluation: it is micro, gives a pair, and has a subject."""
     return label.expression == "micro" and label.subject is not None and gives_pair(label)
 
 
 def find_differences(labels: Iterable[LabelRow], videos: Mapping[str, VideoRow]) -> Iterator[LabelDifference]:
-    """What is different from the annotation, label by label; `videos` are the inputs by their video_id.
+    """Differences from the annotation, label by label; `videos` are the inputs by their video_id.
 
     A remark on an input with several labels is reported with the first of them.
     """
@@ -86,7 +86,7 @@ def _of_lost_input(label: LabelRow, video: VideoRow | None) -> tuple[DifferenceK
 
 
 def _of_label(label: LabelRow) -> Iterator[tuple[DifferenceKind, str]]:
-    """Of a label whose input is fine."""
+    """The differences of a label whose input is fine."""
     remark = (label.remark or "").removeprefix(f"label line {label.line}: ")
     if label.clip_id is None:
         yield "unusable", remark

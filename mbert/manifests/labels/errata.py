@@ -1,4 +1,4 @@
-"""Corrections of published annotations: which, why, and where they are from. On unless `--errata none`."""
+"""Corrections of published annotations, with reasons and sources. On unless `--errata none`."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +12,8 @@ Errata = Literal["default", "none"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Erratum:
-    """One correction. It applies to labels whose fields equal `where` (subject without its prefix), and to no other:
-    an edition in which the mistake is fixed is left alone.
+    """One correction. It only applies to labels whose fields equal `where` (subject without its prefix): an edition in
+    which the mistake is fixed stays unchanged.
     """
 
     id: str
@@ -24,7 +24,7 @@ class Erratum:
     source: str
 
     def fits(self, label: Label) -> bool:
-        """Whether it speaks of this label."""
+        """Whether it applies to this label."""
         if label.dataset != self.dataset:
             return False
         return all(_same(_field(label, name), value) for name, value in self.where.items())
@@ -32,9 +32,9 @@ class Erratum:
 
 # Frame numbers are those of the annotation. MEB: the loaders of the meb package (tvaranka/meb), which compare the
 # annotation with the images.
-# Left out: the apexes of SAMM 028_4_1, 032_3_1 and 032_3_2, about which sources disagree (those that lie outside of the
-# expression become missing); corrections of CASME and MMEW, which are published by row number without the values that
-# they replace, so that it cannot be known whether an edition has the mistake.
+# Left out: the apexes of SAMM 028_4_1, 032_3_1 and 032_3_2, about which sources disagree (those outside the expression
+# become missing); corrections of CASME and MMEW, which are published by row number without the values they replace, so
+# that one cannot know whether an edition has the mistake.
 ERRATA: Sequence[Erratum] = (
     Erratum(
         id="samm-013-1-9-offset",
@@ -76,8 +76,8 @@ ERRATA: Sequence[Erratum] = (
         why="the images begin with 1",
         source="MEB",
     ),
-    # That these two offsets go with these two onsets follows from their order alone: each lies after one onset, and
-    # before or far after the other.
+    # The assignment of these two offsets to these two onsets follows only from their order: each is after one onset,
+    # and before or far after the other.
     Erratum(
         id="casme3-sp40-e-1812-offset",
         dataset="casme3",
@@ -98,7 +98,7 @@ ERRATA: Sequence[Erratum] = (
 
 
 def apply_errata(labels: Iterable[Label], choice: Errata) -> list[Label]:
-    """The labels as corrected; each says which corrections it had."""
+    """The corrected labels; each lists its corrections."""
     if choice == "none":
         return list(labels)
     corrected = []

@@ -1,6 +1,6 @@
-"""Protocols: who trains and who is tested, and the guards that stop a leak between the two.
+"""Protocols: who is for training and who for testing, and the guards against a leak between the two.
 
-Folds hold positions in the sequence of samples that was split. People are told apart by `people.person`, so that one
+Folds hold positions in the sequence of samples that was split. People are distinguished by `people.person`, so that one
 person under two spellings or in two releases is never on both sides.
 """
 
@@ -30,14 +30,14 @@ class Fold:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class EvalProtocol:
-    """What a protocol needs, how it splits, what it reports."""
+    """The requirements of a protocol, how it splits, what it reports."""
 
     name: str
     summary: str
-    split: Literal["subject", "dataset", "kfold", "holdout"]  # what one fold holds out
-    class_map: str | None  # where none is asked for; None: the protocol is of action units
+    split: Literal["subject", "dataset", "kfold", "holdout"]  # held out by one fold
+    class_map: str | None  # the default; None: the protocol is for action units
     units: tuple[int, ...] = ()  # action units of the targets
-    datasets: tuple[str, ...] = ()  # that may take part; empty: any
+    datasets: tuple[str, ...] = ()  # allowed ones; empty: any
     needs_all_datasets: bool = False
     scores_per_dataset: bool = False  # of the same predictions
 
@@ -113,8 +113,8 @@ def make_folds(
 ) -> list[Fold]:
     """The folds of a protocol, checked: no person is on both sides of one.
 
-    `seed` moves kfold and holdout, `k` is the number of folds of kfold, `test_share` the share of subjects that
-    holdout tests unless `test_subjects` names them. Raises ConfigError where the samples do not allow the protocol,
+    `seed` affects kfold and holdout, `k` is the number of folds of kfold, `test_share` the share of subjects that
+    holdout tests unless `test_subjects` names them. Raises ConfigError if the samples do not allow the protocol,
     ManifestError for a sample without a subject.
     """
     if protocol not in PROTOCOLS:
@@ -139,7 +139,7 @@ def make_folds(
 
 
 def leave_one_subject_out(subjects: Sequence[Subject]) -> list[Fold]:
-    """One fold per person, in sorted order. Raises ConfigError when there are fewer than two."""
+    """One fold per person, in sorted order. Raises ConfigError if there are fewer than two."""
     names = _names(subjects)
     if len(names) < 2:
         raise ConfigError(
@@ -152,7 +152,7 @@ def leave_one_subject_out(subjects: Sequence[Subject]) -> list[Fold]:
 def inner_split(
     samples: Sequence[Labelled], indices: Sequence[int], *, seed: int, share: float = 0.2
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Split the training side of a fold once more by subject, to choose something without the test side.
+    """Split the training side of a fold again by subject, to choose something without the test side.
 
     `indices` are the positions to split, as `Fold.train`. Returns those to train on and those to validate on, a share
     of the subjects. Raises ConfigError with fewer than two subjects.
@@ -235,7 +235,7 @@ def check_folds(
 
 
 def _shared_digests(digests: Sequence[Iterable[Hashable]]) -> dict[int, list[Hashable]]:
-    """Of each sample the digests that another one has too."""
+    """For each sample, the digests that another one has too."""
     own = [list(dict.fromkeys(of_sample)) for of_sample in digests]
     holders = Counter(digest for of_sample in own for digest in of_sample)
     shared = {index: [digest for digest in of_sample if holders[digest] > 1] for index, of_sample in enumerate(own)}
@@ -243,7 +243,7 @@ def _shared_digests(digests: Sequence[Iterable[Hashable]]) -> dict[int, list[Has
 
 
 def _check_bare_numbers(subjects: Iterable[Subject]) -> None:
-    """`01` beside `sub01`: an annotation file's id and a folder's."""
+    """Check for `01` next to `sub01`: an annotation file's id and a folder's."""
     people = {person(subject): subject for subject in subjects}
     bare = {name: subject for name, subject in people.items() if name.id.isdecimal()}
     for name, subject in people.items():
@@ -287,7 +287,7 @@ def _check_datasets(rules: EvalProtocol, datasets: Sequence[str]) -> None:
 
 
 def _names(subjects: Iterable[Subject]) -> dict[Subject, Subject]:
-    """What each person is called: the first spelling of its subject."""
+    """The name of each person: the first spelling of its subject."""
     names: dict[Subject, Subject] = {}
     for subject in sorted(subjects):
         names.setdefault(person(subject), subject)
@@ -295,7 +295,7 @@ def _names(subjects: Iterable[Subject]) -> dict[Subject, Subject]:
 
 
 def _leave_out(groups: Sequence[str], names: Mapping[Any, str]) -> list[Fold]:
-    """One fold for each group, called by `names` and in their order."""
+    """One fold per group, named by `names` and in their order."""
     return [_one_fold(name, groups, {group}) for group, name in names.items()]
 
 
@@ -314,7 +314,7 @@ def _k_folds(subjects: Sequence[Subject], k: int, seed: int) -> list[Fold]:
         raise ConfigError(f"k is {k}; allowed are 2 to the number of subjects, {len(num_samples)}")
     loads = [0] * k
     fold_of: dict[str, int] = {}
-    # The largest first, each to the fold with the fewest samples: the last ones are small and even the folds out.
+    # The largest first, each to the fold with the fewest samples: the small ones at the end even out the folds.
     for name in sorted(_shuffled(people, seed), key=num_samples.__getitem__, reverse=True):
         fold_of[name] = loads.index(min(loads))
         loads[fold_of[name]] += num_samples[name]
@@ -347,5 +347,5 @@ def _share(people: Iterable[_Name], share: float, seed: int) -> set[_Name]:
 
 
 def _shuffled(people: Iterable[_Name], seed: int) -> list[_Name]:
-    """Each person once, in an order that depends on the seed and the names alone, on any machine."""
+    """Each person once, in an order that depends only on the seed and the names, on any machine."""
     return sorted(set(people), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())

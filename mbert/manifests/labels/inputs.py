@@ -1,7 +1,7 @@
-"""Which input a label means: its path as people write it, against the paths that are there.
+"""Which input a label refers to: its path as people write it, compared with the existing paths.
 
-A label gets an input that its path does not name exactly only where there is no doubt; else it is told which one is
-nearest, and in what its path differs.
+A label only gets an input that its path does not name exactly if there is no doubt; otherwise the nearest one is
+reported, and how its path differs.
 """
 
 import contextlib
@@ -21,22 +21,22 @@ from mbert.manifests.labels.table import Label
 from mbert.manifests.paths import escaped, normalized
 
 _Key = TypeVar("_Key", bound=Hashable)
-_NAMES_ON_DISK = ("gb18030", "big5", "cp932", "euc_kr", "cp1252")  # code pages of names that are no UTF-8
-_ESCAPED = re.compile(r"%([89A-F][0-9A-F])")  # as `escaped` writes bytes that are no UTF-8
+_NAMES_ON_DISK = ("gb18030", "big5", "cp932", "euc_kr", "cp1252")  # code pages of names that are not UTF-8
+_ESCAPED = re.compile(r"%([89A-F][0-9A-F])")  # as `escaped` writes bytes that are not UTF-8
 _SUFFIX = re.compile(r"\.(?=\w*[a-z])\w{2,5}$", re.IGNORECASE)  # of a file; `take.1` has none
-_LIKE = 0.75  # ratio of `difflib` from which on a path may be a misspelling of another
-_NEAR, _FAR = 5000, 500  # inputs that a path is compared with letter by letter: of the same folder, of all
+_LIKE = 0.75  # minimum `difflib` ratio for a path to be a misspelling of another
+_NEAR, _FAR = 5000, 500  # inputs that a path is compared with letter by letter: in the same folder, in all
 _COUNTED = 10_000  # files of a folder that are counted
 
 
 def plain_path(path: str) -> str:
-    """A path with forward slashes, in NFC, without `./`, what leads back, and a slash at its end."""
+    """A path with forward slashes, in NFC, without `./`, `..` and a trailing slash."""
     return posixpath.normpath(normalized(path).replace("\\", "/"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Meant:
-    """What a path in a label file means."""
+    """The interpretation of a path in a label file."""
 
     path: str
     remark: str | None = None
@@ -47,8 +47,8 @@ class _Meant:
 class Inputs:
     """The inputs that labels may name: by their paths relative to `root`, in reading order.
 
-    Of a run that `is_whole`, what is not among them is no input; else it may be one of another run. Asks the disk for
-    names below `root` only.
+    If the run `is_whole`, a path not among them is not an input; otherwise it may belong to another run. Only looks for
+    names below `root` on disk.
     """
 
     def __init__(self, root: Path, paths: Iterable[str], *, is_whole: bool) -> None:
@@ -63,7 +63,7 @@ class Inputs:
         return {part for path in self._forms if not path.isascii() for part in path.split("/") if not part.isascii()}
 
     def placed(self, label: Label) -> Label:
-        """The label with the path of the input it means, or with why there is none in `absent`."""
+        """The label with the path of its input, or with the reason for none in `absent`."""
         if label.path not in self._answers:
             self._answers[label.path] = self._find(label.path)
         meant = self._answers[label.path]
@@ -73,7 +73,7 @@ class Inputs:
         return label.remarked(meant.remark) if meant.remark else label
 
     def _find(self, written: str) -> _Meant:
-        if written in self._forms:  # also a name that is no UTF-8, as manifests write it
+        if written in self._forms:  # also a name that is not UTF-8, as manifests write it
             return _Meant(path=written)
         plain = plain_path(written)
         if len(same := self._by_form.get(plain, [])) == 1:
@@ -87,7 +87,7 @@ class Inputs:
         return _Meant(path=plain, absent=self._why_absent(plain))
 
     def _of_another_run(self, written: str, plain: str) -> _Meant:
-        """What a path means among all that is there, of which this run has a part."""
+        """The interpretation of a path among all existing ones, of which this run has a part."""
         possible = [path for path, _ in self._without_root(plain)]
         there = dict.fromkeys(found for path in (plain, *possible) for found in self._on_disk_like(path))
         meant = Inputs(self._root, there, is_whole=True)._find(written)
@@ -100,9 +100,9 @@ class Inputs:
         return Inputs(self._root, dict.fromkeys([*self._forms, *beside]), is_whole=True)._find(written)
 
     def _without_doubt(self, plain: str) -> dict[str, str]:
-        """The inputs that a path may mean, each with the reason. With a single one there is no doubt."""
+        """The inputs that a path may refer to, with reasons. A single one leaves no doubt."""
         found: dict[str, str] = {}
-        if self._on_disk(plain) is not None:  # a link, or a disk to which case is the same
+        if self._on_disk(plain) is not None:  # a link, or a case-insensitive disk
             same = self._by_identity.get(_identity(self._root / plain))
             return {same: "it is the same file or folder"} if same else {}
         for path, why in (*self._without_root(plain), (plain, "")):
@@ -113,7 +113,7 @@ class Inputs:
         return found or dict.fromkeys(self._by_decoded.get(plain, ()), "its name on disk is not UTF-8")
 
     def _without_root(self, plain: str) -> Iterator[tuple[str, str]]:
-        """What follows the ingested folder in a path, and the reason to leave it out."""
+        """The rest of a path after the ingested folder, and the reason to omit the folder."""
         for root in dict.fromkeys((self._root, Path(os.path.realpath(self._root)))):
             prefix = normalized(root.as_posix()).rstrip("/") + "/"
             if plain.startswith(prefix):
@@ -131,7 +131,7 @@ class Inputs:
         except PermissionError as exc:
             return f"it cannot be read ({exc.strerror})"
         except (OSError, ValueError):
-            pass  # there is no such file, or its name cannot be one
+            pass  # there is no such file, or the name is invalid
         if (found := self._on_disk(plain)) is not None:
             return f"it exists, but {self._why_no_input(plain, found)}"
         nearest = self._nearest(plain)
@@ -155,7 +155,7 @@ class Inputs:
         return f"no suffix of its files is read: {told}" if told else "it is empty"
 
     def _nearest(self, plain: str) -> str | None:
-        """Which input a path is most like, and in what it differs."""
+        """The input most similar to a path, and how it differs."""
         parts, folded = plain.split("/"), plain.casefold()
         tails = ["/".join(parts[place:]).casefold() for place in range(1, len(parts))]
         for paths, what in (
@@ -175,7 +175,7 @@ class Inputs:
 
     def _like(self, plain: str) -> str | None:
         parts = plain.casefold().split("/")
-        # Most often one name of several is misspelled.
+        # Usually one of several names is misspelled.
         near = [path for place in range(len(parts)) for path in self._by_gap.get(_gap(parts, place), ())]
         for paths in (near[:_NEAR], list(self._forms)[:_FAR]):
             folded = {self._forms[path].casefold(): path for path in paths}
@@ -184,7 +184,7 @@ class Inputs:
         return None
 
     def _on_disk(self, plain: str) -> Path | None:
-        """Where a path lies, by names as they are compared; None where it does not, or leads out of the root."""
+        """The location of a path, by the compared form of names; None if it does not exist or leaves the root."""
         if posixpath.isabs(plain) or plain.split("/")[0] == ".." or "\0" in plain:
             return None
         found = self._root
@@ -196,7 +196,7 @@ class Inputs:
         return found
 
     def _on_disk_like(self, plain: str) -> list[str]:
-        """A path as it is written on disk, else those there that have a suffix more."""
+        """A path as written on disk, else existing ones with an additional suffix."""
         if (found := self._on_disk(plain)) is not None:
             return [escaped(found.relative_to(self._root).as_posix())]
         folder, _, name = plain.rpartition("/")
@@ -238,13 +238,13 @@ class Inputs:
 
     @functools.cached_property
     def _by_gap(self) -> dict[tuple[str, ...], list[str]]:
-        """Paths by all of their names but one."""
+        """Paths by all their names except one."""
         parts = [(form.casefold().split("/"), path) for path, form in self._forms.items()]
         return _grouped((_gap(names, place), path) for names, path in parts for place in range(len(names)))
 
     @functools.cached_property
     def _by_decoded(self) -> dict[str, list[str]]:
-        """Paths with undecodable bytes, which manifests write as escapes, under what these may have meant."""
+        """Paths with undecodable bytes, which manifests escape, by their possible meanings."""
         return _grouped((form, path) for path in self._forms for form in _decodings(path))
 
 
@@ -283,7 +283,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _names_in(folder: Path) -> list[str]:
-    """What a folder holds, hidden files left out; of very many names the first."""
+    """The names in a folder without hidden files; the first ones if there are very many."""
     try:
         with os.scandir(folder) as entries:
             return [entry.name for entry in itertools.islice(entries, _COUNTED) if not entry.name.startswith(".")]

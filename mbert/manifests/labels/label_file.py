@@ -45,26 +45,26 @@ _SECONDS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LabelFile:
-    """What a label file says, and what had to be assumed to read it."""
+    """The content of a label file, and assumptions made to read it."""
 
     labels: tuple[Label, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def is_label_file(name: str) -> bool:
-    """Whether a file in the ingested folder is looked at for labels: `labels.csv` in any case, or as a spreadsheet."""
+    """Whether a file in the ingested folder may hold labels: `labels.csv` in any case, or as a spreadsheet."""
     return name.casefold() in _NAMES
 
 
 def has_label_file(folder: Path) -> bool:
-    """Whether a folder holds a `labels.csv`, in any case: its videos are the user's own, whatever they look like."""
+    """Whether a folder holds a `labels.csv`, in any case: its videos are the user's own, whatever the layout."""
     return any(name.casefold() == LABELS_NAME for name in _names(folder))
 
 
 def find_label_file(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
-    """The label file of a folder, and notes on others that are not read; None where there is none.
+    """The label file of a folder, and notes on others that are not read; None if there is none.
 
-    CSV comes before spreadsheets. Raises ConfigError naming both where there are two of a kind.
+    CSV takes precedence over spreadsheets. Raises ConfigError naming both if there are two of a kind.
     """
     names = _names(folder)
     text = [name for name in names if name.casefold() == LABELS_NAME]
@@ -86,10 +86,10 @@ def _names(folder: Path) -> list[str]:
 
 
 def read_labels(path: Path, dataset: str, *, inputs: Inputs | None = None) -> LabelFile:
-    """Read a label file. With `inputs`, each path becomes that of the input it means, or says why none has it.
+    """Read a label file. With `inputs`, each path becomes that of its input, or gets the reason why there is none.
 
-    Rows that say nothing are left out, equal ones are one label. Raises ManifestError that names the file, missing
-    columns, and of every cell that cannot be read the line, the column, the value and what is allowed.
+    Empty rows are left out, equal ones are one label. Raises ManifestError naming the file, missing columns, and for
+    every unreadable cell the line, the column, the value and what is allowed.
     """
     known = {name for column in _COLUMNS for name in column.names}
     sheets = read_sheets(path, columns=known, words=inputs.names if inputs else ())
@@ -120,7 +120,7 @@ def read_labels(path: Path, dataset: str, *, inputs: Inputs | None = None) -> La
 
 
 def _columns_for(header: Row) -> list[Column]:
-    """The columns; where there are seconds, frames are not needed."""
+    """The columns; with seconds, frames are not needed."""
     plain = {plain_name(cell) for cell in header.cells}
     in_seconds = {name for name in _FRAMES if not plain.isdisjoint(_SECONDS[name].names)}
     columns = [
@@ -145,7 +145,7 @@ class _Cells:
         return None if is_absent(value) else value
 
     def name(self, name: str) -> str | None:
-        """Of a person or a sample: 7.0 is the 7 of a column that some tool took for numbers."""
+        """The name of a person or sample: 7.0 is a 7 from a column that some tool treated as numbers."""
         value = self.text(name)
         return value and re.sub(r"^(\d+)\.0$", r"\1", value)
 
@@ -165,7 +165,7 @@ class _Cells:
 
 
 def _label(cells: _Cells, dataset: str) -> Label | None:
-    """The label of a row; None where it says nothing of its input."""
+    """The label of a row; None if it says nothing about its input."""
     path = cells.by_column["path"]
     if not path:
         if any(not is_absent(value) for value in cells.by_column.values()):
@@ -192,7 +192,7 @@ def _label(cells: _Cells, dataset: str) -> Label | None:
 
 
 def _without_copies(labels: Iterable[Label]) -> list[Label]:
-    """Each label once; what stands there twice is remarked."""
+    """Each label once, with a remark on duplicates."""
     kept: dict[Label, Label] = {}
     for label in labels:
         what = dataclasses.replace(label, line=0, remark=None)
@@ -201,7 +201,7 @@ def _without_copies(labels: Iterable[Label]) -> list[Label]:
 
 
 def _with_own_names(labels: Iterable[Label]) -> list[Label]:
-    """Samples without a name have that of their input; several of one input are told apart by their onset."""
+    """Samples without a name get that of their input; several of one input are distinguished by onset."""
     named = [dataclasses.replace(label, sample=label.sample or label.path) for label in labels]
     counts = Counter((label.subject, label.sample) for label in named if not label.is_blank)
 

@@ -31,10 +31,10 @@ _FORMS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """What was predicted for one sample. Label and prediction are text, casefolded: `0` and `0.0` are two classes."""
+    """The prediction for one sample. Label and prediction are text, casefolded: `0` and `0.0` are two classes."""
 
     dataset: str | None  # casefolded
-    subject: str  # `<dataset>/<id>` where the dataset is known, so that equal ids of two datasets stay two people
+    subject: str  # `<dataset>/<id>` if the dataset is known, so that equal ids of two datasets stay two people
     clip: str | None
     label: str
     prediction: str
@@ -43,9 +43,9 @@ class Prediction:
 def read_predictions(path: Path) -> list[Prediction]:
     """Read predictions in the order of the file.
 
-    Tables are read as label files are, and with blanks between the cells. Without a header, four columns are subject,
-    clip, label, prediction, and five have the dataset before them. In a log a line of two words names dataset and
-    subject of the lines of three words, clip, label and prediction, that follow. Raises ManifestError naming the line
+    Tables are read like label files, and also with blanks between the cells. Without a header, four columns are
+    subject, clip, label, prediction, and five have the dataset before them. In a log, a line of two words gives dataset
+    and subject for the following lines of three words, clip, label and prediction. Raises ManifestError naming the line
     for a file that is none of these, an empty cell, and a clip that a subject has twice.
     """
     predictions = []
@@ -139,7 +139,7 @@ def _sheet_rows(path: Path, sheets: Sequence[Sheet], faults: Faults) -> Iterator
 
 def _log_rows(path: Path, rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, str]]]:
     dataset = subject = ""
-    num_samples: dict[int, int] = {}  # of the subject that a line names
+    num_samples: dict[int, int] = {}  # of the subject named in a line
     for row in rows:
         number = row.line
         match _words(row):

@@ -1,4 +1,4 @@
-"""`videos.csv`: under which licence and consent each input is kept, where it is from, until when, and who is seen."""
+"""`videos.csv`: the licence and consent under which each input is kept, its source, until when, and who is shown."""
 
 import dataclasses
 import datetime
@@ -17,7 +17,7 @@ from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.subject import Subject
 
-VIDEOS_NAME = "videos.csv"  # looked for in the ingested folder, in any case
+VIDEOS_NAME = "videos.csv"  # searched in the ingested folder, in any case
 _TEXTS = ("license", "consent", "source")
 VIDEOS_COLUMNS = ("path", *_TEXTS, "retention_until", "subject")
 _COLUMNS = [Column(name=name, is_needed=name == "path") for name in VIDEOS_COLUMNS]
@@ -36,17 +36,17 @@ class Provenance:
     subject: str | None = None  # without the prefix of its dataset
 
     def applied(self, row: VideoRow) -> VideoRow:
-        """The row of an input with what this line says."""
+        """The row of an input with the facts of this line."""
         texts = {name: getattr(self, name) for name in (*_TEXTS, "retention_until")}
         return dataclasses.replace(row, **texts, subject=self.person(row.dataset))
 
     def person(self, dataset: str) -> Subject | None:
-        """Who is seen, as a person of the input's dataset."""
+        """Who is shown, as a person of the input's dataset."""
         return Subject(people_of(dataset), self.subject) if self.subject else None
 
 
 def find_videos_table(folder: Path) -> Path | None:
-    """The `videos.csv` of a folder. Raises ManifestError where several names differ in case only."""
+    """The `videos.csv` of a folder. Raises ManifestError if several names differ only in case."""
     try:
         found = sorted(file for file in folder.iterdir() if file.name.casefold() == VIDEOS_NAME and file.is_file())
     except OSError:
@@ -57,9 +57,9 @@ def find_videos_table(folder: Path) -> Path | None:
 
 
 def read_provenance(path: Path) -> list[Provenance]:
-    """The lines of a `videos.csv`, read as tolerantly as labels are; cells may be empty, and columns but `path` absent.
+    """Read the lines of a `videos.csv`, as tolerantly as labels; cells may be empty, and columns except `path` missing.
 
-    Raises ManifestError that names the file and all lines, columns and values which cannot be used.
+    Raises ManifestError naming the file and all lines, columns and values that cannot be used.
     """
     sheet = read_sheets(path, columns=VIDEOS_COLUMNS)[0]
     if not sheet.rows:
@@ -94,7 +94,7 @@ def _date(line: int, text: str, faults: Faults) -> str | None:
 
 
 def provenance_of(path: str, lines: Iterable[Provenance]) -> Provenance | None:
-    """The line that speaks of an input: its own, else that of the nearest folder above it."""
+    """The line for an input: its own, else that of the nearest folder above it."""
     by_path = {unicodedata.normalize("NFC", line.path): line for line in lines}
     parts = unicodedata.normalize("NFC", path).split("/")
     above = ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
@@ -102,6 +102,6 @@ def provenance_of(path: str, lines: Iterable[Provenance]) -> Provenance | None:
 
 
 def expired(videos: Path, today: datetime.date | None = None) -> list[VideoRow]:
-    """The inputs of a `videos.parquet` that may no longer be kept; none where there is no such file."""
+    """The inputs of a `videos.parquet` that may no longer be kept; empty if there is no such file."""
     day = (today or datetime.date.today()).isoformat()
     return read_rows(videos, VideoRow, where=pc.field("retention_until") < day) if videos.exists() else []

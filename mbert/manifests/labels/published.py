@@ -1,7 +1,7 @@
-"""How many samples and subjects there should be: what a corpus is compared with before its scores are.
+"""How many samples and subjects there should be, to compare a corpus with before its scores.
 
-Copies of these datasets differ: a release lacks clips, a list drops subjects. A score on other samples than the
-published ones cannot stand beside published scores, so a difference has to be seen. Each figure says how sure it is.
+Copies of these datasets differ: a release lacks clips, a list drops subjects. Scores on samples other than the
+published ones are not comparable with published scores, so differences must show. Each figure says how certain it is.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Literal
 Standing = Literal[
     "measured",  # counted in the annotation file or in the challenge's list of samples
     "published",  # stated by the authors, not counted
-    "unverified",  # quoted from memory or from others: a difference may be this table's fault
+    "unverified",  # quoted from memory or second hand: a difference may be an error in this table
 ]
 
 
@@ -21,20 +21,20 @@ class PublishedCounts:
 
     class_map: str
     dataset: str
-    samples: Mapping[str, int]  # of each class, in the map's order
-    num_subjects: int | None  # that have a sample under this map; None: not known
+    samples: Mapping[str, int]  # per class, in the map's order
+    num_subjects: int | None  # that have a sample under this map; None: unknown
     standing: Standing
     remark: str = ""
 
     @property
     def num_samples(self) -> int:
-        """Of all classes."""
+        """The number of samples of all classes."""
         return sum(self.samples.values())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetCounts:
-    """All micro-expressions of a dataset, whatever their class."""
+    """All micro-expressions of a dataset, regardless of class."""
 
     dataset: str
     num_samples: tuple[int, ...]  # one figure for each release in use
@@ -284,7 +284,7 @@ DATASET_COUNTS = (
 
 
 def expected(class_map: str, dataset: str) -> PublishedCounts | None:
-    """What is published for a dataset under a class map, or None."""
+    """The published counts for a dataset under a class map, or None."""
     for counts in CLASS_COUNTS:
         if (counts.class_map, counts.dataset) == (class_map, dataset):
             return counts
@@ -292,5 +292,5 @@ def expected(class_map: str, dataset: str) -> PublishedCounts | None:
 
 
 def expected_of_dataset(dataset: str) -> DatasetCounts | None:
-    """What is published for a whole dataset, or None."""
+    """The published counts for a whole dataset, or None."""
     return next((counts for counts in DATASET_COUNTS if counts.dataset == dataset), None)

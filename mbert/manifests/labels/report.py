@@ -1,6 +1,6 @@
-"""What a corpus has of each dataset, class and protocol, beside what is annotated and what is published.
+"""What a corpus has of each dataset, class and protocol, compared with what is annotated and published.
 
-A score on other samples than the published ones cannot stand beside published scores: this is where one sees it first.
+Scores on samples other than the published ones are not comparable with published scores: this shows it first.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ from mbert.manifests.schema import LabelRow, VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
 
-_ANNOTATED = "annotated"  # the class map of datasets that no other knows
+_ANNOTATED = "annotated"  # the class map for datasets that no other covers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """Micro-expressions, or the people who have one."""
+    """Micro-expressions, or the people who show one."""
 
     usable: int  # see `is_usable`
     annotated: int
-    published: tuple[int, ...] = ()  # one figure for each release in use; empty: not known
+    published: tuple[int, ...] = ()  # one figure for each release in use; empty: unknown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +40,8 @@ class DatasetReport:
     samples: Counts
     subjects: Counts
     num_macro: int  # annotated macro-expressions, which are reported but not used
-    num_in_clips: int  # annotated micro-expressions that a clip holds
-    num_apexes_missing: int  # usable ones without an annotated apex: `mbert shard --apex` says what stands in
+    num_in_clips: int  # annotated micro-expressions contained in a clip
+    num_apexes_missing: int  # usable ones without an annotated apex: `mbert shard --apex` sets the replacement
     emotions: Mapping[str, int]  # annotated micro-expressions by emotion, as annotated, the most frequent first
     errata: Mapping[str, int]  # labels that each correction was applied to
     num_unlabelled: int  # inputs without a label
@@ -71,13 +71,13 @@ class ProtocolReport:
     class_map: str | None  # None: its samples are those with action units
     samples: Counts  # of all datasets; nothing is published for a part of them
     subjects: Counts
-    datasets: Mapping[str, Counts]  # those that are here
-    missing: tuple[str, ...]  # datasets that it needs and that are not here
+    datasets: Mapping[str, Counts]  # those present
+    missing: tuple[str, ...]  # datasets that it needs and that are missing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LabelReport:
-    """What is there, what is published, and every difference."""
+    """The existing labels, the published counts, and every difference."""
 
     corpus: str
     annotations: tuple[str, ...]  # the files that the labels were read from
@@ -85,8 +85,8 @@ class LabelReport:
     classes: tuple[ClassReport, ...]
     protocols: tuple[ProtocolReport, ...]
     differences: tuple[LabelDifference, ...]
-    count_differences: tuple[str, ...]  # where usable ones are not as many as published ones
-    errors: tuple[str, ...]  # why the samples of a dataset allow no folds
+    count_differences: tuple[str, ...]  # if the numbers of usable and published ones differ
+    errors: tuple[str, ...]  # why a dataset's samples do not allow folds
 
     @property
     def num_usable(self) -> int:
@@ -95,7 +95,7 @@ class LabelReport:
 
 
 def report_labels(workspace: Workspace) -> LabelReport:
-    """Count the labels of a corpus. Raises ManifestError where there is no corpus, or no label in it."""
+    """Count the labels of a corpus. Raises ManifestError if there is no corpus, or no label in it."""
     if not workspace.videos.exists() or not workspace.labels.exists():
         raise ManifestError(
             f"there is no corpus in {workspace.corpus}: run `mbert ingest FOLDER` first, or name another --workspace"
@@ -197,13 +197,13 @@ def _report_protocol(rules: EvalProtocol, micro: Mapping[str, Sequence[LabelRow]
 
 
 def _published(chosen: ClassMap | None, dataset: str) -> tuple[int | None, int | None]:
-    """Samples and subjects of a dataset under a class map; None: not known."""
+    """Samples and subjects of a dataset under a class map; None: unknown."""
     counts = expected(chosen.name, dataset) if chosen else None
     return (counts.num_samples, counts.num_subjects) if counts else (None, None)
 
 
 def _sum(figures: Iterable[int | None]) -> tuple[int, ...]:
-    """The published figure of several datasets; none where one of theirs is not known."""
+    """The published figure of several datasets; empty if one of theirs is unknown."""
     known = list(figures)
     return () if None in known else (sum(figure for figure in known if figure is not None),)
 

@@ -1,4 +1,4 @@
-"""Labels: which expression lies where, as annotated; their checks, and which clip holds each one."""
+"""Labels: where expressions are, as annotated; their checks, and which clip holds each one."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from mbert.manifests.schema import ClipRow, Expression, LabelRow, VideoRow, video_key
 from mbert.manifests.subject import Subject
 
-LABELS_NAME = "labels.csv"  # looked for in the ingested folder, with any suffix of a table
+LABELS_NAME = "labels.csv"  # searched in the ingested folder, with any table suffix
 LABEL_COLUMNS = ("path", "subject", "onset", "apex", "offset", "emotion")
 OPTIONAL_COLUMNS = ("action_units", "sample", "objective_class")
 _FRAMES = ("onset", "apex", "offset")
@@ -39,7 +39,7 @@ class Label:
     onset_seconds: float | None = None  # on the video's own clock, as the timestamps in frames.csv
     apex_seconds: float | None = None
     offset_seconds: float | None = None
-    is_located: bool = False  # whether seconds, if there are any, are frames by now
+    is_located: bool = False  # whether any seconds have been converted to frames
     absent: str | None = None  # why no input has this path
     is_elsewhere: bool = False  # its input exists, but is not part of this run
     root: int = 1  # of the input, see `VideoRow`
@@ -63,7 +63,7 @@ class Label:
 
     @property
     def is_blank(self) -> bool:
-        """Whether nothing is annotated: it says whose input it is at most."""
+        """Whether nothing is annotated: at most it names the input's subject."""
         said = (self.emotion, self.action_units, self.objective_class, self.fault)
         return self.span is None and self.span_seconds is None and all(value is None for value in said)
 
@@ -74,10 +74,10 @@ class Label:
 
 
 def checked(label: Label) -> Label:
-    """The label with what contradicts itself taken as missing, and a remark that says so.
+    """The label with contradictory values treated as missing, and a remark that says so.
 
-    An apex outside of onset and offset, or on the onset, cannot be right: it becomes missing, to be filled in like any
-    other. An offset before the onset becomes missing where there is an apex after the onset; else it is a fault.
+    An apex outside onset and offset, or on the onset, cannot be right: it becomes missing, to be filled in like any
+    other. An offset before the onset becomes missing if there is an apex after the onset; otherwise it is a fault.
     """
     if label.fault is not None or (label.span_seconds is not None and not label.is_located):
         return label
@@ -114,11 +114,11 @@ def join_labels(
 ) -> tuple[list[ClipRow], list[LabelRow]]:
     """Find the clip that holds each label of one input, and say whose faces the clips show.
 
-    No annotated frame is moved. A micro-expression belongs to the clip that holds most of it, at least half; of several
-    faces to the largest. Its onset and apex (its offset, where no apex is annotated) must lie in that clip, or not
-    exist in the input, as where images are missing. What cannot be used says why. A label without frames describes the
-    whole input, and belongs to its longest clip; one in which nothing is annotated says whose input it is, and gives no
-    row. `subject` is whose input it is, where that is known without a label.
+    No annotated frame is moved. A micro-expression belongs to the clip that holds most of it, at least half; with
+    several faces, to the largest. Its onset and apex (its offset, if no apex is annotated) must be in that clip, or not
+    exist in the input, as with missing images. Unusable labels say why. A label without frames describes the whole
+    input, and belongs to its longest clip; one without any annotation only names the input's subject, and gives no row.
+    `subject` is the input's, if known without a label.
     """
     subjects = {label.subject for label in labels if label.subject}
     if len(subjects) == 1:  # frames outside the expression show the same person
@@ -145,9 +145,9 @@ def join_labels(
 
 
 def is_cut(video: VideoRow, clips: Sequence[ClipRow], label: Label) -> bool:
-    """Whether the clips of an input cut a label through, and ingesting the input again would keep it whole.
+    """Whether the clips of an input cut through a label that ingesting the input again would keep whole.
 
-    It would not where the face was lost, and where the label was known when the input was ingested.
+    It would not if the face was lost there, or if the label was known when the input was ingested.
     """
     if label.fault or label.span is None or not _told_spans(label).isdisjoint((video.kept_whole or "").split()):
         return False
@@ -165,7 +165,7 @@ def told_spans(labels: Iterable[Label]) -> str | None:
 
 
 def digest_of_frames(labels: Iterable[LabelRow]) -> str:
-    """A hash of which expressions the clips hold, and where: all that onset-apex pairs depend on, and no class."""
+    """A hash of the expressions in the clips and their frames: all that onset-apex pairs depend on, without classes."""
     digest = hashlib.sha256()
     for row in sorted(labels, key=lambda row: (row.dataset, row.subject or "", row.sample, row.line)):
         if row.expression == "micro" and row.clip_id is not None:
@@ -182,7 +182,7 @@ def told_absent(labels: Sequence[Label]) -> str:
 
 
 def why_absent(path: str, reason: str) -> str:
-    """What `told_absent` said of a path, without the lines."""
+    """The text of `told_absent` for a path, without the lines."""
     why = re.sub(r"^label line [\d, ]+ names it(, but |: )?", "", reason)
     if why and not why.startswith(_NOTHING_THERE):
         return f"{path}: {why}"
@@ -190,7 +190,7 @@ def why_absent(path: str, reason: str) -> str:
 
 
 def label_row(label: Label, *, clip_id: str | None, problem: str | None) -> LabelRow:
-    """What is written of a label; `problem` is why it cannot be used."""
+    """The row to write for a label; `problem` is why it cannot be used."""
     return LabelRow(
         dataset=label.dataset,
         subject=label.subject,
@@ -272,7 +272,7 @@ def _told_frames(clip: ClipRow) -> str:
 
 
 def _remarked(label: Label, clip: ClipRow, video: VideoRow) -> Label:
-    """The label with a remark on the frames of it that have no crop."""
+    """The label with a remark on its frames without a crop."""
     outside = [name for name in _FRAMES if _is_outside(getattr(label, name), clip)]
     if not outside:
         return label

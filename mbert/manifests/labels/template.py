@@ -23,18 +23,18 @@ class LabelTemplate:
     """What was written."""
 
     files: dict[str, int]  # path -> number of inputs in it
-    num_left_out: int  # inputs that are not in a folder that is there, or have the annotation of their dataset
+    num_left_out: int  # inputs whose folder is missing, or whose dataset has its own annotation
     corpus: str
 
 
 def write_template(
     workspace: Workspace, *, published: Collection[str] = (), out: Path | None = None, overwrite: bool = False
 ) -> LabelTemplate:
-    """Write `labels.csv` into each folder that was ingested, with the path of each input, and its subject where known.
+    """Write `labels.csv` into each ingested folder, with the path of each input, and its subject if known.
 
     With `out`, write that file. Datasets that are `published` have their own annotation and are left out. Raises
-    ManifestError where there is no corpus or no input, ConfigError where there is a label file and `overwrite` is not
-    asked for, and for one file of several folders.
+    ManifestError if there is no corpus or no input, ConfigError if there is a label file and `overwrite` is not given,
+    and for one file for several folders.
     """
     if not workspace.videos.exists():
         raise ManifestError(
@@ -76,7 +76,7 @@ def write_template(
 
 
 def _target(folder: Path) -> Path:
-    """Where labels of a folder are looked for first; never beside a spreadsheet that would then be passed over."""
+    """Where labels of a folder are searched first; never next to a spreadsheet that would then be ignored."""
     found, _ = find_label_file(folder)
     if found is not None and found.suffix.casefold() != ".csv":
         raise ConfigError(f"{found} is there: fill that in, or write another file with --out FILE")
@@ -88,7 +88,7 @@ def _write(file: Path, subjects: dict[str, str]) -> None:
     writer = csv.writer(text)
     writer.writerow(_COLUMNS)
     writer.writerows([path, subject, *[""] * (len(_COLUMNS) - 2)] for path, subject in subjects.items())
-    # A spreadsheet program takes UTF-8 for what it is only where a mark says so.
+    # A spreadsheet program only recognises UTF-8 by a mark.
     content = text.getvalue().encode("utf-8" if text.getvalue().isascii() else "utf-8-sig")
     with replacing(file) as temporary:
         temporary.write_bytes(content)

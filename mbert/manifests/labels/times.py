@@ -1,4 +1,4 @@
-"""Labels in seconds -> frames, by the times at which the frames of the video are shown."""
+"""Labels in seconds -> frames, using the display times of the video's frames."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ _FRAMES = ("onset", "apex", "offset")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FrameTimes:
-    """When the frames of one input are shown: those that have a crop; between and beyond them, a line."""
+    """The display times of one input's frames: those with a crop, with linear inter- and extrapolation."""
 
     frame_index: npt.NDArray[np.int64]  # (F,) ascending
     pts_seconds: npt.NDArray[np.float64]  # (F,) ascending
@@ -26,7 +26,7 @@ class FrameTimes:
 
     @classmethod
     def of(cls, frames: Path, video: VideoRow) -> "FrameTimes | None":
-        """Read them; None of an input that has no crops."""
+        """Read them; None for an input without crops."""
         if video.status != "ok" or video.shard is None or video.first_frame is None or video.last_frame is None:
             return None
         table = read_table(twin_paths(frames, video.shard)[1], FrameRow, columns=["frame_index", "pts_seconds"])
@@ -51,7 +51,7 @@ class FrameTimes:
         return float(self.pts_seconds[-1]) + (self.last_frame - int(self.frame_index[-1])) * self.seconds_per_frame
 
     def frame_at(self, seconds: float) -> int | None:
-        """The frame whose time is nearest, of two the earlier; None for a time at which there is no frame."""
+        """The frame nearest in time, the earlier of two; None for a time without a frame."""
         step = self.seconds_per_frame
         if not self.first_seconds - step <= seconds <= self.last_seconds + step:
             return None
@@ -70,9 +70,9 @@ class FrameTimes:
 
 
 def located(labels: Iterable[Label], times: FrameTimes | None) -> list[Label]:
-    """The labels of one input with frames in the place of seconds, in order of their first frame.
+    """The labels of one input with seconds converted to frames, in order of their first frame.
 
-    Where a label has both, they must name the same frame, give or take one. Without times, labels stay as they are.
+    If a label has both, they must name the same frame, give or take one. Without times, labels stay unchanged.
     """
     found = [_located(label, times) if times else label for label in labels]
     first = next((place for place, label in enumerate(found) if label.is_located), None)

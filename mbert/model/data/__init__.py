@@ -1,1 +1,1 @@
-"""Shards become batches of tensors."""
+"""From shards to batches of tensors."""

@@ -1,4 +1,4 @@
-"""Random changes of a pair, the same for both of its frames, on the device that trains."""
+"""Random changes of a pair, identical for both of its frames, on the training device."""
 
 import dataclasses
 
@@ -11,12 +11,12 @@ from torch.nn import functional
 from mbert import ConfigError
 
 NUM_DRAWS = 6  # flip, size, left, top, contrast, brightness
-_DRAWS_PER_POSITION = 8  # a counter of Philox gives 4
+_DRAWS_PER_POSITION = 8  # one Philox counter yields 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
-    """What is changed. Only the flip is on: nothing has been measured about the others yet."""
+    """What is changed. Only the flip is on; the effect of the others has not been measured yet."""
 
     flip: float = 0.5  # probability of mirroring; 0: never
     crop_scale: float = 1.0  # smallest side of the crop, in image sides, 0.85 is mild; 1: no crop
@@ -33,22 +33,22 @@ NO_AUGMENT = AugmentConfig(flip=0.0)
 
 
 def draw(positions: range, *, seed: int, epoch: int) -> npt.NDArray[np.float32]:
-    """Random numbers of the pairs at some positions of an epoch, (B, NUM_DRAWS) in [0, 1).
+    """Random numbers for the pairs at the given positions of an epoch, (B, NUM_DRAWS) in [0, 1).
 
-    They depend on (seed, epoch, position) alone, so neither ranks nor workers nor an interruption change them.
+    They depend only on (seed, epoch, position), so ranks, workers and interruptions do not change them.
     """
     counter = positions.start * _DRAWS_PER_POSITION // 4
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[counter, 0, 0, 0]))
     draws = generator.random((positions.stop - positions.start, _DRAWS_PER_POSITION))
-    # Rounding to float32 may give 1.0, which is no place in [0, 1).
+    # Rounding to float32 may give 1.0, which is outside [0, 1).
     return np.minimum(draws[:: positions.step, :NUM_DRAWS].astype(np.float32), np.float32(1 - 2**-24))
 
 
 def augment(t0: Tensor, t1: Tensor, draws: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor]:
     """Change both frames of each pair alike. Frames (B, C, H, W), uint8 or float, in 0-255; `draws` are the batch's.
 
-    Returns frames of the same range: untouched where nothing is changed, else float32. Contrast and brightness may lead
-    out of 0-255; nothing is clipped, so the difference of two frames only scales.
+    Returns frames of the same range: the originals if nothing changes, else float32. Contrast and brightness may leave
+    0-255; nothing is clipped, so the difference between two frames is only scaled.
     """
     flip, size, left, top, contrast, brightness = draws.to(t0.device, torch.float32, non_blocking=True).unbind(1)
     both = torch.cat([t0, t1], dim=1)  # (B, 2C, H, W): one grid for both
@@ -66,7 +66,7 @@ def augment(t0: Tensor, t1: Tensor, draws: Tensor, config: AugmentConfig) -> tup
 
 
 def _crop(images: Tensor, side: Tensor, left: Tensor, top: Tensor) -> Tensor:
-    """Scale a box of each image to the whole, bilinearly. `side` in image sides, left and top as shares of the rest."""
+    """Scale a box of each image to full size, bilinearly. `side` in image sides, left and top as shares of the rest."""
     theta = torch.zeros(len(images), 2, 3, device=images.device)
     theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, 0, 2] = (1 - side) * (2 * left - 1)

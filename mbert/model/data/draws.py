@@ -1,16 +1,16 @@
-"""Random numbers that belong to the pairs of a global batch, whatever process or device holds them."""
+"""Random numbers tied to the pairs of a global batch, regardless of the process or device that holds them."""
 
 import torch
 from torch import Tensor
 
 
 class Draws:
-    """Uniform numbers for some pairs of a global batch: a pair gets the same ones whoever holds it."""
+    """Uniform numbers for some pairs of a global batch: a pair always gets the same ones."""
 
     def __init__(self, seed: int, rows: range, total: int | None = None) -> None:
-        """`rows` are the places of our pairs in the global batch, which has `total` pairs (default: there are no more).
+        """`rows` are the indices of our pairs in the global batch, which has `total` pairs (default: only ours).
 
-        The numbers are made on the CPU, so that every device draws the same.
+        The numbers are generated on the CPU, so that every device draws the same.
         """
         self.rows = rows
         self._total = len(rows) if total is None else total

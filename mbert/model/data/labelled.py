@@ -1,7 +1,7 @@
 """Labelled expressions for finetuning and evaluation: few pairs, kept compressed in memory.
 
-The shards say which frames an expression has, `labels.parquet` how it is annotated; both are joined here by (dataset,
-subject, sample).
+The shards say which frames an expression has, `labels.parquet` how it is annotated; the two are joined here by
+(dataset, subject, sample).
 """
 
 import dataclasses
@@ -31,12 +31,12 @@ from mbert.shards.pair import FramePair
 from mbert.shards.reader import read_all
 from mbert.shards.source import ShardSource, open_manifest
 
-_OF_PARTNERS = 2**32  # added to the epoch in seeds: partners are drawn apart from the pairs they are mixed into
+_OF_PARTNERS = 2**32  # added to the epoch in seeds: partners are drawn independently of the pairs they are mixed into
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Expression:
-    """A labelled expression: how it is annotated, and the keys of its pairs."""
+    """A labelled expression: its annotation and the keys of its pairs."""
 
     annotation: LabelRow
     label: str  # its class
@@ -45,14 +45,14 @@ class Expression:
 
     @property
     def subject(self) -> Subject:
-        """Who shows it; nobody without a subject takes part."""
+        """Who shows it; expressions without a subject are left out."""
         assert self.annotation.subject is not None
         return self.annotation.subject
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Expressions:
-    """Those that take part, in key order, and how many were left out, and why. It holds no frames."""
+    """The expressions used, in key order, and how many were left out and why. Holds no frames."""
 
     source: ShardSource
     found: tuple[Expression, ...]
@@ -66,22 +66,22 @@ class Expressions:
 
 @functools.lru_cache(maxsize=1)
 def _read_once(source: ShardSource) -> tuple[tuple[PairRow, ...], dict[str, FramePair]]:
-    """Rows and frames of a set of expressions: read once by each process, so no task has to carry them."""
+    """Rows and frames of a set of expressions: read once per process, so that tasks need not carry them."""
     rows, pairs = zip(*found, strict=True) if (found := read_all(source)) else ((), ())
     return rows, {pair.key: pair for pair in pairs}
 
 
 def frames_of(source: ShardSource) -> Mapping[str, FramePair]:
-    """The pairs of a set of expressions by their keys, still compressed."""
+    """The pairs of a set of expressions by key, still compressed."""
     return _read_once(source)[1]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelledPairs:
-    """What is learned from: pairs in key order, the class of each, whose faces they show."""
+    """The training data: pairs in key order, the class of each, and the subjects shown."""
 
     pairs: tuple[FramePair, ...]
-    labels: tuple[int, ...]  # places in `classes`
+    labels: tuple[int, ...]  # indices into `classes`
     classes: tuple[str, ...]  # those that occur, in the order of the class map
     subjects: tuple[str, ...]  # of these pairs, sorted
 
@@ -92,7 +92,7 @@ class LabelledPairs:
 
     @property
     def digest(self) -> str:
-        """A hash of which pairs there are and of their classes."""
+        """A hash of the pairs and their classes."""
         told = [[pair.key, self.classes[place]] for pair, place in zip(self.pairs, self.labels, strict=True)]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
@@ -111,7 +111,7 @@ class LabelledBatch:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelledPosition:
-    """Where the next batch begins; order and augmentation follow from seed and step alone."""
+    """Where the next batch begins; seed and step alone determine order and augmentation."""
 
     step: int
 
@@ -121,11 +121,11 @@ class LabelledPosition:
 
 
 class LabelledLoader:
-    """Batches without end, from a step on. `batch_size` counts the pairs of all ranks.
+    """Endless batches, starting at a given step. `batch_size` counts the pairs of all ranks.
 
-    Each epoch is a permutation of its own; the epochs are laid end to end, and the global batch of step k holds the
-    places [k * batch_size, (k + 1) * batch_size) of them, so a batch may be larger than the set. Rank r takes every
-    world-th place. `steps_per_epoch` is therefore no whole number.
+    Each epoch is a separate permutation; the epochs are concatenated, and the global batch of step k holds their places
+    [k * batch_size, (k + 1) * batch_size), so a batch may be larger than the set. Rank r takes every world-th place.
+    `steps_per_epoch` is therefore not always a whole number.
     """
 
     def __init__(
@@ -182,8 +182,8 @@ def read_labelled(
 ) -> LabelledPairs:
     """The labelled expressions of all subjects but the excluded ones, under a class map.
 
-    Raises ManifestError without labelled pairs, ConfigError for an excluded subject that does not occur and where
-    fewer than two classes are left.
+    Raises ManifestError without labelled pairs, ConfigError for an excluded subject that does not occur or if fewer
+    than two classes are left.
     """
     expressions = labelled_expressions(source, labels, classes=classes).found
     everybody = sorted({expression.subject for expression in expressions})
@@ -201,7 +201,7 @@ def read_labelled(
 
 
 def labelled_pairs(source: ShardSource, expressions: Sequence[Expression], classes: Sequence[str]) -> LabelledPairs:
-    """Expressions as finetuning takes them; each one's label is among the classes."""
+    """Expressions in the form that finetuning takes; each label must be among the classes."""
     frames = frames_of(source)
     return LabelledPairs(
         pairs=tuple(frames[expression.steps[-1]] for expression in expressions),
@@ -219,14 +219,14 @@ def labelled_expressions(
     datasets: Sequence[str] = (),
     frames: int = 1,
 ) -> Expressions:
-    """The expressions of the shards that have a subject and a class, and how many were left out, and why.
+    """The expressions of the shards that have a subject and a class, and how many were left out and why.
 
-    `labels` is the `labels.parquet` of the corpus, or its URL. Without a class map, those whose action units are
-    annotated, and their label is "". `datasets` (empty: all) may take part. `frames` pairs of each, from the onset to
+    `labels` is the `labels.parquet` of the corpus, or its URL. Without a class map, returns those with annotated action
+    units, with the label "". `datasets` restricts the datasets (empty: all). Each has `frames` pairs, from the onset to
     frames evenly spread up to the apex.
 
-    Raises ManifestError where there are none, and where labels have come, gone or moved since the pairs were made.
-    ConfigError when the shards do not hold so many frames.
+    Raises ManifestError if there are none, or if labels were added, removed or moved since the pairs were made;
+    ConfigError if the shards do not hold that many frames.
     """
     annotations = _read_annotations(source, labels)
     rows = sorted(_read_once(source)[0], key=lambda row: row.t1)
@@ -265,7 +265,7 @@ _Name = tuple[str, str | None, str | None]
 
 
 def _name(row: PairRow | LabelRow) -> _Name:
-    """What an expression is called everywhere."""
+    """The name that identifies an expression everywhere."""
     return row.dataset, row.subject, row.sample
 
 
@@ -291,7 +291,7 @@ def _read_annotations(source: ShardSource, labels: Path | str) -> dict[_Name, La
 
 
 def _spread(steps: list[str], frames: int) -> list[str]:
-    """So many of the steps, evenly spread, the last one among them; a quick expression gives some twice."""
+    """`frames` of the steps, evenly spread and including the last; a quick expression repeats some."""
     places = np.linspace(len(steps) / frames, len(steps), frames).round().astype(int) - 1
     return [steps[max(place, 0)] for place in places.tolist()]
 
@@ -300,7 +300,7 @@ def _without_expressions(labels: Path | str, left_out: Mapping[str, int]) -> Man
     if left_out:
         told = ", ".join(f"{count} {why}" for why, count in left_out.items())
         return ManifestError(f"no labelled expression is left: {told}; see `mbert labels` for what there is")
-    config = Path(labels).with_name("config.json")  # of the corpus
+    config = Path(labels).with_name("config.json")  # the corpus's
     root = Path((config.exists() and read_json(config)["root"]) or ".")
     file = find_label_file(root)[0] or root / LABELS_NAME
     state = "has no row with subject, onset, apex or offset, and emotion that fits a clip"
@@ -312,6 +312,6 @@ def _without_expressions(labels: Path | str, left_out: Mapping[str, int]) -> Man
 
 
 def decode_pairs(pairs: Sequence[FramePair], size: int) -> tuple[Tensor, Tensor]:
-    """Both frames of some pairs, two tensors (B, 3, size, size) uint8; raises ShardError naming a damaged pair."""
+    """Both frames of the pairs, two tensors (B, 3, size, size) uint8; raises ShardError naming a damaged pair."""
     t0, t1 = zip(*(pair.images() for pair in pairs), strict=True)
     return stack_images([resize(image, size) for image in t0]), stack_images([resize(image, size) for image in t1])

@@ -1,4 +1,4 @@
-"""The loader of pairs: batches that no number of ranks or workers changes, and a position that can be saved."""
+"""The loader of pairs: batches independent of the number of ranks and workers, and a position that can be saved."""
 
 import collections
 import contextlib
@@ -30,22 +30,22 @@ from mbert.shards.order import (
 from mbert.shards.reader import BadPair
 from mbert.shards.source import ShardSource
 
-_PREFETCH = 2  # batches that each worker process is ahead
+_PREFETCH = 2  # batches that each worker process reads ahead
 _LISTED = 10  # bad pairs named in an error
 
 
 class PairLoader:
-    """Batches without end: iterate over it, save `position` after any of them, and begin there another time.
+    """Endless batches: iterate over it, save `position` after any of them, and resume from there another time.
 
-    `batch_size` counts the pairs of all ranks together; each rank gets its share. Which pairs come in a global batch
-    depends on the shards, seed, batch size, lanes and block alone; lanes are the same for all usual numbers of ranks
-    and workers (`num_lanes`). All ranks have equally many steps. Attributes: `steps_per_epoch`, `num_dropped` (pairs
-    that fill no whole batch, others in each epoch), `resumed` (what resuming from `position` means, or ""), `bad`
-    (pairs of this epoch and rank that could not be used so far; good neighbours took their places).
+    `batch_size` counts the pairs of all ranks together; each rank gets its share. The pairs of a global batch depend
+    only on the shards, seed, batch size, lanes and block; lanes are the same for all usual numbers of ranks and workers
+    (`num_lanes`). All ranks have the same number of steps. Attributes: `steps_per_epoch`, `num_dropped` (pairs that do
+    not fill a whole batch, different ones in each epoch), `resumed` (what resuming from `position` means, or ""), `bad`
+    (unusable pairs of this epoch and rank so far; good neighbours took their places).
 
-    With `lends`, the frames of a batch are good until the next one is asked for, and no new memory is taken for each.
+    With `lends`, the frames of a batch are valid until the next one is requested; no new memory is allocated for them.
 
-    Iterating raises ShardError when more than `max_bad` of an epoch's pairs are bad (each rank counts its own, and
+    Iterating raises ShardError if more than `max_bad` of an epoch's pairs are bad (each rank counts its own, and
     may meet at least one unless `max_bad` is 0), ModelError when a worker process dies.
     """
 
@@ -63,7 +63,7 @@ class PairLoader:
         lanes: int | None = None,
         block: int = 256,
         max_bad: float = 0.001,
-        pin_memory: bool | None = None,  # None: where there is CUDA
+        pin_memory: bool | None = None,  # None: if CUDA is available
         lends: bool = False,
     ) -> None:
         lanes = lanes or _pick_lanes(source, world, workers, position)
@@ -88,7 +88,7 @@ class PairLoader:
 
     @property
     def position(self) -> StreamPosition:
-        """Where the next batch begins: save it with what the last one has taught."""
+        """Where the next batch begins: save it together with the training state."""
         return StreamPosition(
             epoch=self._at.dealing.epoch,
             step=self._at.step,
@@ -99,12 +99,12 @@ class PairLoader:
         )
 
     def seek(self, num_steps: int) -> None:
-        """Stand where a run of this layout stands after so many steps, counted from the first epoch."""
+        """Move to where a run of this layout is after `num_steps` steps, counted from the first epoch."""
         epoch, step = divmod(num_steps, self.steps_per_epoch)
         self._at = Start(self._whole(epoch), step, True)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Resume from `position`. What an abandoned iterator had read ahead is read again."""
+        """Resume from `position`. Batches that an abandoned iterator had read ahead are read again."""
         parts = self._parts()
         slots = itertools.repeat(None) if parts.slots is None else itertools.cycle(parts.slots)
         with contextlib.closing(_Workers(parts, self._workers)) as workers:
@@ -154,7 +154,7 @@ class PairLoader:
         return dataclasses.replace(parts, slots=slots)
 
     def _take_frames(self, parts: Sequence[Part], slot: Tensor | None) -> Tensor:
-        """(2, B, H, W, 3), of the caller unless it is lent: a slot is overwritten when the next batch is asked for."""
+        """(2, B, H, W, 3), owned by the caller unless lent: a slot is overwritten when the next batch is requested."""
         if slot is not None and self._lends and not self._pin_memory:
             return slot
         if slot is None:
@@ -164,7 +164,7 @@ class PairLoader:
         return torch.empty(slot.shape, dtype=slot.dtype, pin_memory=self._pin_memory).copy_(slot)
 
     def _join(self, dealing: Dealing, step: int, parts: Sequence[Part], frames: Tensor) -> Batch:
-        """The keys of the workers in the order of their positions, and all else that makes a batch."""
+        """Build the batch, with the workers' keys in the order of their positions."""
         positions = positions_of(self._layout, step, rank=self._rank, world=self._world)
         keys = [iter(part.keys.split("\n")) for part in parts]
         t0, t1 = frames.permute(0, 1, 4, 2, 3)
@@ -193,7 +193,7 @@ class PairLoader:
 
 
 class _Workers:
-    """The worker processes of one iterator, or this process where there are none."""
+    """The worker processes of one iterator, or this process if there are none."""
 
     def __init__(self, parts: Parts, num_workers: int) -> None:
         loader = DataLoader(
@@ -210,21 +210,21 @@ class _Workers:
         self._processes = [child for child in multiprocessing.active_children() if child not in others]
 
     def close(self) -> None:
-        """End the processes, also where a traceback keeps this object."""
+        """End the processes, even if a traceback keeps this object alive."""
         self._parts = None
         self._processes = []
 
     def next_parts(self) -> list[Part]:
-        """One part of each worker: torch asks its workers in turn. Raises what a worker failed with."""
+        """One part from each worker: torch queries its workers in turn. Raises the error of a failed worker."""
         assert self._parts is not None
-        # Before waiting: what a process sent in part, its end would never come.
+        # Check before waiting: the rest of a half-sent message would never arrive.
         if died := [f"{child.pid}, exit code {child.exitcode}" for child in self._processes if child.exitcode]:
             raise self._death("; ".join(died))
         found = []
         for _ in range(self._num_parts):
             try:
                 part = next(self._parts)
-            except RuntimeError as exc:  # torch looks every few seconds that it waits
+            except RuntimeError as exc:  # torch checks every few seconds while it waits
                 if "DataLoader worker" not in str(exc):
                     raise
                 raise self._death(str(exc)) from exc
@@ -242,18 +242,18 @@ class _Workers:
 
 @contextlib.contextmanager
 def _deaths_told_only_when_asked() -> Iterator[None]:
-    """Leave SIGCHLD as it was: torch's handler raises in whatever the main thread does, a step or a saving."""
+    """Leave SIGCHLD as it was: torch's handler raises in whatever the main thread is doing, a step or a save."""
     before = signal.getsignal(signal.SIGCHLD)
     try:
         yield
     finally:
-        # Only the main thread may set one, and torch sets none in others; None is a handler that is not Python's.
+        # Only the main thread may set a handler, and torch sets none in others; None: not set from Python.
         if threading.current_thread() is threading.main_thread() and before is not None:
             signal.signal(signal.SIGCHLD, before)
 
 
 def _listed(bad: Sequence[BadPair]) -> str:
-    """The first few; what is wrong with a whole shard is reported once."""
+    """The first few; a problem with a whole shard is reported once."""
     groups = collections.Counter((pair.shard, pair.reason) for pair in bad)
     first = {(pair.shard, pair.reason): pair for pair in reversed(bad)}
     told = [
@@ -265,7 +265,7 @@ def _listed(bad: Sequence[BadPair]) -> str:
 
 
 def _pick_lanes(source: ShardSource, world: int, workers: int, position: StreamPosition | None) -> int:
-    """Those of the saved position where they fit, so that resuming is exact."""
+    """The lanes of the saved position if they fit, so that resuming is exact."""
     lanes = num_lanes(world, workers, source.num_pairs)
     if position is not None:
         saved = position.layout.lanes

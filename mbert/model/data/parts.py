@@ -27,26 +27,26 @@ class Batch:
     """One rank's share of a global batch."""
 
     keys: list[str]  # of the pairs
-    t0: Tensor  # (B, 3, H, W) uint8 RGB; channels lie last in memory, as the decoder left them
+    t0: Tensor  # (B, 3, H, W) uint8 RGB; channels are last in memory, as the decoder wrote them
     t1: Tensor
     draws: Tensor  # (B, 6) random numbers in [0, 1) for `augment`
-    bad: tuple[BadPair, ...]  # pairs of this batch that could not be used; their places hold others
+    bad: tuple[BadPair, ...]  # pairs of this batch that could not be used; others take their places
     epoch: int
     step: int  # of this dealing of the epoch
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """What one worker process gives to a batch: its pairs in the order of their positions."""
+    """One worker process's contribution to a batch: its pairs in the order of their positions."""
 
-    keys: str  # a line each: one string is cheaper to send than many
+    keys: str  # one per line: one string is cheaper to send than many
     bad: tuple[BadPair, ...]
-    frames: Tensor | None  # (2, B, H, W, 3) uint8 RGB; None: they were decoded into the slot of their step
+    frames: Tensor | None  # (2, B, H, W, 3) uint8 RGB; None: they were decoded into their step's slot
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a worker process stopped; sent instead of raised, so that the message arrives without a foreign traceback."""
+    """Why a worker process stopped; sent, not raised, so that the message arrives without the worker's traceback."""
 
     error: MbertError
 
@@ -62,9 +62,9 @@ class Start:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts(IterableDataset[Part | Failure]):
-    """Without end, step by step and epoch by epoch: this worker's part of this rank's share of the global batch.
+    """Endless, step by step and epoch by epoch: this worker's part of this rank's share of the global batch.
 
-    All workers of a rank decode into the same memory, each its rows of a batch: nothing is copied to be sent or joined.
+    All workers of a rank decode into the same memory, each into its rows of a batch: no copies to send or join.
     """
 
     source: ShardSource
@@ -73,7 +73,7 @@ class Parts(IterableDataset[Part | Failure]):
     image_size: int
     rank: int
     world: int
-    slots: Tensor | None = None  # (slots, 2, B, H, W, 3) uint8, shared; step k counted from the start is in k % slots
+    slots: Tensor | None = None  # (slots, 2, B, H, W, 3) uint8, shared; step k, counted from the start, uses k % slots
 
     @property
     def batch_size(self) -> int:
@@ -107,7 +107,7 @@ class Parts(IterableDataset[Part | Failure]):
         for row, position in zip(frames.numpy().swapaxes(0, 1), positions, strict=True):
             place, lane = divmod(position, dealing.layout.lanes)
             if lane not in lanes:
-                continue  # another worker's
+                continue  # belongs to another worker
             taken = lanes[lane].take(place, functools.partial(_decode, row))
             keys.append(taken.key)
             bad += [taken.bad] if taken.bad else []
@@ -115,14 +115,14 @@ class Parts(IterableDataset[Part | Failure]):
 
 
 def _decode(row: npt.NDArray[np.uint8], pair: FramePair) -> None:
-    """Both frames of a pair into its row of a batch, (2, S, S, 3)."""
+    """Decode both frames of a pair into its row of a batch, (2, S, S, 3)."""
     for image, place in zip(pair.images(into=(row[0], row[1])), row, strict=True):
-        if not np.may_share_memory(image, place):  # by their bounds, which is quick
+        if not np.may_share_memory(image, place):  # compares bounds only, which is quick
             place[:] = resize(image, len(place))
 
 
 def epochs(source: ShardSource, start: Start, *, seed: int) -> Iterator[Start]:
-    """The epoch in which reading begins, then whole ones without end: for workers and for who joins their parts."""
+    """The epoch in which reading begins, then endless whole ones: for the workers and for joining their parts."""
     yield start
     epoch = start.dealing.epoch
     while True:
@@ -131,7 +131,7 @@ def epochs(source: ShardSource, start: Start, *, seed: int) -> Iterator[Start]:
 
 
 def set_up_worker(_worker: int) -> None:
-    """One thread for each worker process; signals to stop are for the main process, which then ends the workers."""
+    """One thread per worker process; stop signals are left to the main process, which then ends the workers."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):  # schedulers send them to every process of a job

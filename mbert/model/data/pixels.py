@@ -1,4 +1,4 @@
-"""Pixels as a model takes them, and back: sizes, statistics, luma."""
+"""Conversion of pixels to the model's input and back: sizes, statistics, luma."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,17 @@ from mbert import ConfigError
 
 Image = npt.NDArray[np.uint8]
 
-# The statistics that the released checkpoint was trained with (ImageNet's), for RGB in 0-1.
+# The statistics used to train the released checkpoint (ImageNet's), for RGB in 0-1.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 _LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as in JPEG
 
 
 def resize(image: Image, size: int) -> Image:
-    """To (size, size, 3), averaging when it shrinks."""
+    """Resize to (size, size, 3), averaging when shrinking."""
     if image.shape[:2] == (size, size):
         return image
-    import cv2  # the network needs none
+    import cv2  # not needed by the network
 
     way = cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_CUBIC
     smaller: Image = cv2.resize(image, (size, size), interpolation=way)
@@ -51,7 +51,7 @@ def normalize(images: Tensor, in_chans: int = 3) -> Tensor:
 
 
 def levels_of(images: Tensor) -> Tensor:
-    """What `normalize` gave, (B, C, H, W) of 3 or 1 channels, in 0-255 again; float32, not rounded."""
+    """Undo `normalize`: (B, C, H, W) of 3 or 1 channels, back in 0-255; float32, not rounded."""
     mean, std = _constant(_MEAN, images.device), _constant(_STD, images.device)
     if images.shape[1] == 1:
         mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
@@ -59,7 +59,7 @@ def levels_of(images: Tensor) -> Tensor:
 
 
 def luma_of(images: Tensor) -> Tensor:
-    """The luma of what `normalize` gave, (B, 1, H, W) in 0-255."""
+    """The luma of `normalize`'s output, (B, 1, H, W) in 0-255."""
     levels = levels_of(images)
     if levels.shape[1] == 1:
         return levels
@@ -68,12 +68,12 @@ def luma_of(images: Tensor) -> Tensor:
 
 
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """On its way to a device: made there, it would be waited for, and the card would run dry."""
+    """A constant copied to the device asynchronously: creating it there would block and leave the GPU idle."""
     return torch.tensor(values).to(device, non_blocking=True)
 
 
 def denormalize(images: Tensor) -> npt.NDArray[np.uint8]:
-    """What `normalize` gave, (B, C, H, W) of 3 or 1 channels, as pictures: (B, H, W, 3) uint8."""
+    """Convert `normalize`'s output, (B, C, H, W) of 3 or 1 channels, to pictures: (B, H, W, 3) uint8."""
     pixels = levels_of(images)
     shown: npt.NDArray[np.uint8] = pixels.clamp(0, 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return np.repeat(shown, 3 // shown.shape[-1], axis=-1)

@@ -1,9 +1,9 @@
-"""Contextual agents with a teacher: what the contextual token of a crop of t1 has to agree with.
+"""Contextual agents with a teacher: the target for the contextual token of a crop of t1.
 
-`EmaAgent` is the paper's MSE with a moving average of the encoder as the other side. `DinoAgent` is the released code's
+`EmaAgent` is the paper's MSE against a moving average of the encoder. `DinoAgent` is the released code's agent
 (Caron et al. 2021). Student: the shared encoder and a head, on 2 large and 8 small crops. Teacher: moving averages of
-both, on the large. The student's views have to say what the teacher says of another view. Two things keep the answer
-from being a constant: the teacher's outputs are centred by their running mean, and sharpened by a low temperature.
+both, on the large crops. Each student view must match the teacher's output for another view. Two things keep the
+output from becoming constant: the teacher's outputs are centred by a running mean and sharpened by a low temperature.
 """
 
 import math
@@ -15,21 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NUM_GLOBAL, NUM_LOCAL = 2, 8
-_HIDDEN, _BOTTLENECK, _OUT = 2048, 256, 128  # of the released checkpoint
+_HIDDEN, _BOTTLENECK, _OUT = 2048, 256, 128  # as in the released checkpoint
 _STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.04
 _CENTER_MOMENTUM = 0.9
 
 
 def ema_momentum(step: int, *, num_steps: int, start: float) -> float:
-    """How much of the teacher is kept at a step: from `start` to 1 by a cosine; `step` counts from 0."""
+    """The share of the teacher kept at a step: a cosine from `start` to 1; `step` counts from 0."""
     return 1 - (1 - start) * (1 + math.cos(math.pi * step / num_steps)) / 2
 
 
 class EmaAgent(nn.Module):
-    """A moving average of the encoder, and what it says of t1."""
+    """A moving average of the encoder, and its tokens of t1."""
 
     def __init__(self, teacher: Any, student: nn.Module) -> None:
-        """`teacher` is an encoder of our own; it begins as the student."""
+        """`teacher` is a separate encoder; it starts as a copy of the student."""
         super().__init__()
         self.teacher = teacher.requires_grad_(False)
         self.teacher.load_state_dict(student.state_dict())
@@ -42,12 +42,12 @@ class EmaAgent(nn.Module):
 
     @torch.no_grad()
     def follow(self, encoder: nn.Module, *, momentum: float) -> None:
-        """After a step: move the teacher towards the student; momentum 0: become it."""
+        """After a step, move the teacher towards the student; momentum 0 copies it."""
         _move(self.teacher, encoder, momentum)
 
 
 class DinoAgent(EmaAgent):
-    """Heads, teacher and centre; the student's encoder is the model's own."""
+    """Heads, teacher and centre; the student's encoder is the model's."""
 
     center: Tensor
 
@@ -57,11 +57,11 @@ class DinoAgent(EmaAgent):
         self.teacher_head = DinoHead(dim).requires_grad_(False)
         self.teacher_head.load_state_dict(self.head.state_dict())
         self.register_buffer("center", torch.zeros(1, _OUT))
-        self._batch_sum: Tensor | None = None  # of the teacher's answers since the last step
+        self._batch_sum: Tensor | None = None  # the teacher's outputs since the last step
         self._num_answers = 0
 
     def forward(self, views: Tensor, images: Tensor) -> Tensor:
-        """Cross-entropy of each student view with each teacher view of another crop, averaged.
+        """Cross-entropy of each student view with each teacher view of a different crop, averaged.
 
         `views` are the student's contextual tokens, ((2 + 8) B, D), crop by crop, the large ones first; `images` the
         large crops, (2 B, C, H, W).
@@ -82,19 +82,19 @@ class DinoAgent(EmaAgent):
 
     @torch.no_grad()
     def follow(self, encoder: nn.Module, *, momentum: float) -> None:
-        """After a step: move the teacher towards the student, and the centre towards the answers of all ranks."""
+        """After a step, move the teacher towards the student, and the centre towards the outputs of all ranks."""
         super().follow(encoder, momentum=momentum)
         _move(self.teacher_head, self.head, momentum)
         if self._batch_sum is None:
             return
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(self._batch_sum)
-            self._num_answers *= torch.distributed.get_world_size()  # ranks have batches of one size
+            self._num_answers *= torch.distributed.get_world_size()  # all ranks have the same batch size
         self.center.lerp_((self._batch_sum / self._num_answers).to(self.center), 1 - _CENTER_MOMENTUM)
         self._batch_sum, self._num_answers = None, 0
 
     def _note(self, answers: Tensor) -> None:
-        """A step may have several batches, where gradients are accumulated."""
+        """Accumulate the outputs: with accumulated gradients, a step has several batches."""
         total = answers.sum(dim=0, keepdim=True)
         self._batch_sum = total if self._batch_sum is None else self._batch_sum + total
         self._num_answers += len(answers)
@@ -106,7 +106,7 @@ def _move(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
 
 class DinoHead(nn.Module):
-    """Three layers, a point on the unit sphere, and its cosines with 128 prototypes."""
+    """Three layers, a projection onto the unit sphere, and cosines with 128 prototypes."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

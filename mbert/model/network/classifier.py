@@ -1,6 +1,6 @@
 """A μ-BERT with a head that names the emotion of an onset-apex pair, and its files.
 
-The folder of a classifier is that of its μ-BERT, with head.safetensors and classifier.json beside it.
+The folder of a classifier is that of its μ-BERT, plus head.safetensors and classifier.json.
 """
 
 import dataclasses
@@ -21,23 +21,23 @@ from mbert.model.network.weights import TrainingState, model_folder, write_model
 
 # probe: features standardised by a training set and a linear layer, fitted in closed form by `mbert eval`.
 HeadKind = Literal["linear", "mlp", "probe"]
-HEADS = ("linear", "mlp")  # that finetuning can learn
-FOLDER = "classifier"  # in the folder of an evaluation
+HEADS = ("linear", "mlp")  # learned by finetuning
+FOLDER = "classifier"  # in an evaluation's folder
 _HEAD, _CLASSIFIER = "head.safetensors", "classifier.json"
 _INIT_STD = 0.01  # all classes are nearly equally likely at the start
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierConfig:
-    """What a head looks like, and what it says."""
+    """The structure of a head, and its classes."""
 
     classes: tuple[str, ...]  # in the order of the logits
     num_features: int
-    image_size: int  # in pixels, of the frames that go in
+    image_size: int  # in pixels, of the input frames
     head: HeadKind = "linear"
     hidden_dim: int = 256  # of the mlp
     dropout: float = 0.0  # before the last layer
-    inputs: tuple[str, ...] = ("change",)  # what the head looks at, names as in features.py
+    inputs: tuple[str, ...] = ("change",)  # the head's inputs, names as in features.py
 
     def __post_init__(self) -> None:
         check_inputs(self.inputs)
@@ -50,10 +50,10 @@ class ClassifierConfig:
 
 
 class Classifier(nn.Module):
-    """Inputs of a pair (features.py), normalised, and a linear layer or an MLP on them.
+    """Inputs of a pair (features.py), normalised, followed by a linear layer or an MLP.
 
-    Learned are the head and, unless they are `frozen`, the encoder and what the inputs use of the Micro-Attention. What
-    else a μ-BERT has (decoder, agent) is no part of the inputs: it stays as it was.
+    Learns the head and, unless they are `frozen`, the encoder and the parts of the Micro-Attention that the inputs use.
+    Other parts of a μ-BERT (decoder, agent) do not affect the inputs and stay unchanged.
     """
 
     def __init__(self, backbone: MicronBert, config: ClassifierConfig, *, frozen: bool = False) -> None:
@@ -76,14 +76,14 @@ class Classifier(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> "Classifier":
-        """As every module, but a frozen μ-BERT stays in eval mode."""
+        """As for any module, except that a frozen μ-BERT stays in eval mode."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
         return self
 
     def lr_scale(self, name: str, layer_decay: float) -> float:
-        """The share of the learning rate of a parameter: 1 for the head, less for each block towards the pixels."""
+        """A parameter's share of the learning rate: 1 for the head, less for each block towards the pixels."""
         depth = len(self.backbone.encoder.blocks)
         place = name.removeprefix("backbone.encoder.")
         if name.startswith("head."):
@@ -91,10 +91,10 @@ class Classifier(nn.Module):
         if place.startswith("blocks."):
             return layer_decay ** (depth - int(place.split(".")[1]))
         is_on_top = place.startswith(("norm.", "backbone.micro_attention."))
-        return layer_decay if is_on_top else layer_decay ** (depth + 1)  # with the last block, or below the first
+        return layer_decay if is_on_top else layer_decay ** (depth + 1)  # like the last block, or one below the first
 
     def save(self, folder: Path, state: TrainingState | None, tensors: Mapping[str, Tensor] | None = None) -> None:
-        """Write a model's files and the head's, with `tensors` in place of our own where they are given."""
+        """Write the files of the model and head; `tensors` replace the current ones if given."""
         tensors = self.state_dict() if tensors is None else tensors
         write_tensors(folder / _HEAD, _below("head.", tensors))
         write_json(folder / _CLASSIFIER, dataclasses.asdict(self.config))
@@ -102,7 +102,7 @@ class Classifier(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, frozen: bool = False) -> "Classifier":
-        """Load a classifier's folder, or that of a run or of an evaluation; raises ModelError where that fails."""
+        """Load from the folder of a classifier, a run or an evaluation; raises ModelError if that fails."""
         folder = Path(path) / FOLDER if (Path(path) / FOLDER).is_dir() else model_folder(Path(path))
         if not (folder / _CLASSIFIER).exists():
             raise ModelError(f"{folder} holds no classifier, there is no {_CLASSIFIER}: run `mbert train finetune`")
@@ -124,7 +124,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _build_head(config: ClassifierConfig) -> nn.Sequential:
-    """(B, features) -> (B, K). The LayerNorm takes away how strong a motion is as a whole; where it is remains."""
+    """(B, features) -> (B, K). The LayerNorm removes the overall strength of a motion and keeps its location."""
     if config.head == "probe":
         standardised = nn.BatchNorm1d(config.num_features, eps=0.0, affine=False, momentum=0.0)
         return nn.Sequential(standardised, nn.Linear(config.num_features, len(config.classes)))

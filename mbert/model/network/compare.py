@@ -1,4 +1,4 @@
-"""From two aligned face crops to what moved between them: the model's answer as arrays."""
+"""From two aligned face crops to what moved between them: the model's output as arrays."""
 
 import dataclasses
 from typing import Any
@@ -22,12 +22,12 @@ class Comparison:
     """What moved between the frames of B pairs, on a grid of h x w patches."""
 
     moved: npt.NDArray[np.float32]  # (B, h, w) in [0, 1]: the probability that a patch moved, head removed
-    attention: str  # of the model; without `motion`, `moved` is how much a patch changed, between the pair's own ends
+    attention: str  # the model's; without `motion`, `moved` is how much a patch changed, scaled per pair
     motion: npt.NDArray[np.float32] | None = None  # (B, h, w, 2), see `displacement`
 
     @property
     def displacement(self) -> npt.NDArray[np.float32]:
-        """(B, h, w, 2): x, y of where each patch went from t0 to t1 relative to the head, in pixels of a 224 px crop.
+        """(B, h, w, 2): x, y displacement of each patch from t0 to t1 relative to the head, in pixels of a 224 px crop.
 
         Raises ModelError for a model without attention `motion`.
         """
@@ -37,9 +37,9 @@ class Comparison:
 
 
 def compare_crops(t0: Any, t1: Any, model: MicronBert) -> Comparison:
-    """Ask a model what moved from the crops t0 to the crops t1, arrays (H, W, 3) or (B, H, W, 3) of uint8 RGB.
+    """Find what moved from the crops t0 to the crops t1, arrays (H, W, 3) or (B, H, W, 3) of uint8 RGB.
 
-    Raises ConfigError that says what is expected of an array.
+    Raises ConfigError for an unsuitable array; the message says what is expected.
     """
     first, second = _crops(t0, "t0"), _crops(t1, "t1")
     if first.shape != second.shape:
@@ -77,9 +77,9 @@ def compare_crops(t0: Any, t1: Any, model: MicronBert) -> Comparison:
 
 @torch.inference_mode()
 def name_emotions(t0: Any, t1: Any, classifier: Classifier) -> list[tuple[str, float]]:
-    """The likeliest class of each pair of onset and apex crops, and its probability; arrays as in `compare_crops`.
+    """The most likely class of each pair of onset and apex crops, and its probability; arrays as in `compare_crops`.
 
-    The probability is the classifier's own: it is only as good as what it was finetuned on.
+    The probability is the classifier's own, only as reliable as the data it was finetuned on.
     """
     compute = pick_compute()
     classifier.to(compute.device).eval()
@@ -98,7 +98,7 @@ def name_emotions(t0: Any, t1: Any, classifier: Classifier) -> list[tuple[str, f
 
 
 def _crops(value: Any, name: str) -> npt.NDArray[np.uint8]:
-    """(B, H, W, 3)."""
+    """Check and batch crops: (B, H, W, 3)."""
     array = np.asarray(value)
     if array.dtype != np.uint8:
         ends = f" from {array.min():g} to {array.max():g}" if array.size and array.dtype.kind in "fiu" else ""

@@ -1,4 +1,4 @@
-"""What a μ-BERT looks like: sizes, and the named choices where paper and released code disagree (docs/model.md)."""
+"""The structure of a μ-BERT: sizes, and named choices where paper and released code disagree (docs/model.md)."""
 
 import dataclasses
 from typing import Any, Literal
@@ -15,7 +15,7 @@ _CHOICES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class MicronBertConfig:
-    """A model; the defaults are the paper's (and the released checkpoint's sizes)."""
+    """The configuration of a model; defaults are the paper's, which are also the released checkpoint's sizes."""
 
     image_size: int = 224
     patch_size: int = 8
@@ -27,21 +27,21 @@ class MicronBertConfig:
     decoder_depth: int = 4
     decoder_heads: int = 4
     mlp_ratio: float = 4.0
-    # Who asks (query), who answers (key), whose values are taken. paper: t1, ts, ts. released: ts, t1, ts, and a linear
-    # layer behind, as in the authors' code.
+    # The sources of query, key and values. paper: t1, ts, ts. released: ts, t1, ts, followed by a linear layer, as in
+    # the authors' code.
     roles: Literal["paper", "released"] = "paper"
     # diagonal: each patch's attention to its own position scales its value. full: ordinary cross-attention, as in the
-    # authors' released weights. motion: the diagonal is the probability that the patch kept its place beside the head,
-    # learned from local motion that is drawn onto crops; see motion.py.
+    # authors' released weights. motion: the diagonal is the probability that the patch did not move relative to the
+    # head, learned from local motion that is drawn onto crops; see motion.py.
     attention: Literal["diagonal", "full", "motion"] = "diagonal"
     motion_dim: int = 96  # of the head of attention `motion`
-    motion_convs: int = 4  # its layers in which a patch looks at its neighbours
-    motion_depth: int = 1  # and those in which it looks at all patches
+    motion_convs: int = 4  # its layers in which a patch sees its neighbours
+    motion_depth: int = 1  # and those in which it sees all patches
     motion_heads: int = 4
-    motion_flow: bool = False  # whether the head sees dense flow as well: half the errors; it is found on the CPU
+    motion_flow: bool = False  # whether the head sees dense flow as well: half the errors; computed on the CPU
     poi: bool = True  # whether the Patch of Interest scales the diagonal
-    # What the contextual token of a crop of t1 learns from. mse: the token of t1, which takes no gradient. mse_ema: the
-    # token that a moving average of the encoder gives t1. dino: the released code's way, see agent.py.
+    # The target of the contextual token of a crop of t1. mse: the token of t1, without gradient. mse_ema: the token
+    # that a moving average of the encoder gives for t1. dino: as in the released code, see agent.py.
     agent: Literal["mse", "mse_ema", "dino", "none"] = "mse"
 
     def __post_init__(self) -> None:
@@ -66,17 +66,17 @@ class MicronBertConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along a side."""
+        """Number of patches along a side."""
         return self.image_size // self.patch_size
 
     @property
     def num_patches(self) -> int:
-        """N."""
+        """The number of patches, N."""
         return self.grid**2
 
 
 # Paper and released code disagree; docs/model.md has the table. `motion` is ours: the paper's, with a diagonal that
-# learns what moved. Use as `MicronBertConfig(**VARIANTS["released"])`.
+# learns what moved. Use: `MicronBertConfig(**VARIANTS["released"])`.
 VARIANTS: dict[str, dict[str, Any]] = {
     "motion": {"roles": "paper", "attention": "motion", "motion_flow": True, "poi": True, "agent": "mse"},
     "paper": {"roles": "paper", "attention": "diagonal", "poi": True, "agent": "mse"},

@@ -1,4 +1,4 @@
-"""What evaluation and finetuning look at: named inputs, made of the two frames of an expression, region by region."""
+"""The inputs of evaluation and finetuning: named features of the two frames of an expression, region by region."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,26 +16,26 @@ from mbert.model.network.micro_attention import patch_of_interest
 from mbert.model.network.micron_bert import Frames, MicronBert
 from mbert.model.network.motion import measured_motion
 
-REGIONS = 7  # features are averaged over 7 x 7 regions of the face: about a brow, a mouth corner, an eye each
-MAP_REGIONS = 2 * REGIONS  # what has one number for each place may be finer
+REGIONS = 7  # features are averaged over 7 x 7 regions of the face, each about the size of an eye or a mouth corner
+MAP_REGIONS = 2 * REGIONS  # a finer grid for maps with a single value per place
 
-# change: P(t1) - P(t0). dma: the gated values of Micro-Attention, P(t1) asking, P(t0) answering. dma_both: these, and
-# those of the frames the other way round. map: the model's map of change. distance: the length of the change. motion:
-# how far each patch moved beside the head, x and y, large motions compressed; of models with attention `motion`.
-# measured: the same as the pixels say, in standard deviations; nothing of it is learned. All but these two and the map
-# of attention `motion` are weighted by the Patch of Interest where the model has it.
+# change: P(t1) - P(t0). dma: the gated values of Micro-Attention, P(t1) as query, P(t0) as key. dma_both: these, and
+# those with the frames swapped. map: the model's map of change. distance: the length of the change. motion: how far
+# each patch moved relative to the head, x and y, large motions compressed; for models with attention `motion`.
+# measured: the same as measured from pixels, in standard deviations; nothing in it is learned. All but these two and
+# the map of attention `motion` are weighted by the Patch of Interest if the model has it.
 INPUTS = ("change", "dma", "dma_both", "map", "distance", "motion", "measured")
-DEFINITION = 2  # to be raised when an input becomes another: features kept by an evaluation are then made again
-# Where a place moves little is said by its size, so it is not to be scaled up. The two have a unit each: compressed
-# pixels and standard deviations.
+DEFINITION = 2  # increase when an input changes: evaluations then recompute the features they kept
+# These two express how far a place moved by their size, so small values must not be scaled up. Each has one unit:
+# compressed pixels and standard deviations.
 _OWN_UNITS = {"motion": 1, "measured": 2}
-SMALL_PX = 0.15  # below, `motion` grows as the displacement does, above, as its logarithm
-_WIDE = {"change": 1, "dma": 1, "dma_both": 2}  # as wide as a token, or twice; of 7 x 7 regions
+SMALL_PX = 0.15  # below, `motion` grows linearly with the displacement, above, logarithmically
+_WIDE = {"change": 1, "dma": 1, "dma_both": 2}  # token widths per region; on 7 x 7 regions
 _NEEDS = {"dma": ("diagonal", "motion"), "dma_both": ("diagonal", "motion"), "motion": ("motion",)}  # attention
 
 
 def pair_inputs(model: MicronBert, t0: Tensor, t1: Tensor, inputs: Sequence[str] = ("change",)) -> Tensor:
-    """The named inputs side by side, in the order of their names; the frames are encoded once, or not at all.
+    """The named inputs, concatenated in the given order; frames are encoded at most once.
 
     Normalised frames (B, C, H, W) of the model's size -> (B, F) float32, F = `num_features(model.config, inputs)`.
     Raises ConfigError as `check_inputs` does, ModelError for frames of another size.
@@ -51,7 +51,7 @@ def pair_inputs(model: MicronBert, t0: Tensor, t1: Tensor, inputs: Sequence[str]
 
 
 def num_features(config: MicronBertConfig, inputs: Sequence[str] = ("change",)) -> int:
-    """How many `pair_inputs` gives for each pair; raises ConfigError as `check_inputs` does."""
+    """The number of features per pair from `pair_inputs`; raises ConfigError as `check_inputs` does."""
     check_inputs(inputs, config)
     each = {name: count * REGIONS**2 * config.dim for name, count in _WIDE.items()}
     each |= {"map": MAP_REGIONS**2, "distance": MAP_REGIONS**2}
@@ -60,23 +60,23 @@ def num_features(config: MicronBertConfig, inputs: Sequence[str] = ("change",)) 
 
 
 def in_own_units(config: MicronBertConfig, inputs: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Which unit each feature is in, (F,): equal numbers above 0 are one unit, 0 is a feature without one.
+    """The unit of each feature, (F,): features with the same number above 0 share a unit, 0 has none.
 
-    A head should scale all features of a unit alike, each other one by itself.
+    A head should scale all features of a unit alike, and each other feature separately.
     """
     units = [_OWN_UNITS.get(name, 0) for name in inputs]
     return np.repeat(units, [num_features(config, (name,)) for name in inputs])
 
 
 def map_sides(config: MicronBertConfig, inputs: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The features are maps, one after another, rows first: the side of each."""
+    """The side of each map; the features are concatenated maps, row by row."""
     sides = [REGIONS if name in _WIDE else MAP_REGIONS for name in inputs]
     counts = [num_features(config, (name,)) // side**2 for name, side in zip(inputs, sides, strict=True)]
     return np.repeat(sides, counts)
 
 
 def check_inputs(inputs: Sequence[str], config: MicronBertConfig | None = None) -> None:
-    """Raise ConfigError for an unknown name, for one that comes twice, for none, and for what a model cannot give."""
+    """Raise ConfigError for an unknown name, a duplicate, an empty list, and an input that the model cannot give."""
     allowed = ", ".join(INPUTS)
     if not inputs:
         raise ConfigError(f"inputs is empty; at least one is needed of {allowed}")
@@ -95,7 +95,7 @@ def check_inputs(inputs: Sequence[str], config: MicronBertConfig | None = None) 
 
 
 def micro_attention_parts(config: MicronBertConfig, inputs: Sequence[str]) -> tuple[str, ...]:
-    """Which layers of the Micro-Attention the inputs are made with: these can be learned from labels."""
+    """The layers of the Micro-Attention behind the inputs: these can be learned from labels."""
     diagonal = ("motion",) if config.attention == "motion" else ("to_q", "to_k")
     if {"dma", "dma_both"} & {*inputs}:
         return (*diagonal, "to_v", "proj")
@@ -103,23 +103,23 @@ def micro_attention_parts(config: MicronBertConfig, inputs: Sequence[str]) -> tu
 
 
 def asks_encoder(config: MicronBertConfig, inputs: Sequence[str]) -> bool:
-    """Whether any of the inputs depends on what the encoder has learned."""
+    """Whether any of the inputs depends on the encoder."""
     of_pixels = {"motion", "measured"} | ({"map"} if config.attention == "motion" else set())
     return not of_pixels.issuperset(inputs)
 
 
 def parts_behind(model: MicronBert, inputs: Sequence[str]) -> list[nn.Module]:
-    """The modules that decide the inputs."""
+    """The modules that the inputs depend on."""
     parts = micro_attention_parts(model.config, inputs)
     encoder = [model.encoder] if asks_encoder(model.config, inputs) else []
     return [*encoder, *(getattr(model.micro_attention, name) for name in parts)]
 
 
 def join_steps(steps: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """Features of an expression that is seen as several pairs: onset and f_1, ..., onset and f_K, the apex.
+    """Combine the features of an expression's pairs: onset and f_1, ..., onset and f_K, the apex.
 
-    K arrays (n, F), in time order, one for each pair -> (n, K * F); of images, (n, C, h, w) -> (n, K * C, h, w). Raises
-    ModelError where they differ in shape, as then some expression would lack a step.
+    K arrays (n, F), in time order, one per pair -> (n, K * F); for images, (n, C, h, w) -> (n, K * C, h, w). Raises
+    ModelError for differing shapes, because then some expression would lack a step.
     """
     if not steps or any(step.shape != steps[0].shape for step in steps):
         shapes = ", ".join(str(step.shape) for step in steps)
@@ -128,12 +128,12 @@ def join_steps(steps: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float
 
 
 def pool_regions(maps: Tensor, regions: int = REGIONS) -> Tensor:
-    """(B, C, h, w) -> (B, C * regions²), each region averaged."""
+    """(B, C, h, w) -> (B, C * regions²), averaged per region."""
     return F.adaptive_avg_pool2d(maps, regions).flatten(1)
 
 
 class _Pair:
-    """Both frames, encoded once and only where an input asks for it, and what the inputs are made of."""
+    """Both frames, encoded at most once and only if an input needs it, and the parts of the inputs."""
 
     def __init__(self, model: MicronBert, t0: Tensor, t1: Tensor) -> None:
         self._model, self._images = model, (t0, t1)

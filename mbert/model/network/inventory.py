@@ -1,4 +1,4 @@
-"""Which models are at hand: built in, in a workspace, in the cache of the hub."""
+"""The available models: built in, in a workspace, in the cache of the hub."""
 
 import contextlib
 import dataclasses
@@ -32,10 +32,10 @@ def list_models(workspace: Path) -> list[ModelEntry]:
     runs = Workspace(workspace).runs
     folders = sorted(folder for folder in runs.iterdir() if folder.is_dir()) if runs.is_dir() else []
     for run in folders:
-        with contextlib.suppress(MbertError):  # an evaluation, or a run without a checkpoint yet
+        with contextlib.suppress(MbertError):  # an evaluation, or a run still without a checkpoint
             found.append(_entry("workspace", run.name, model_folder(run)))
     for name, folder in _cached():
-        with contextlib.suppress(MbertError):  # another kind of model, or half of one
+        with contextlib.suppress(MbertError):  # another kind of model, or an incomplete one
             found.append(_entry("hub", name, folder))
     return found
 
@@ -49,7 +49,7 @@ def _cached() -> Iterator[tuple[str, Path]]:
 
 
 def _entry(where: Literal["built in", "workspace", "hub"], name: str, folder: Path) -> ModelEntry:
-    """Raises MbertError where the folder holds no μ-BERT."""
+    """The entry of a folder. Raises MbertError if it holds no μ-BERT."""
     try:
         config = MicronBertConfig(**read_json(folder / CONFIG))
     except TypeError as exc:

@@ -1,4 +1,4 @@
-"""Diagonal Micro-Attention and Patch of Interest: what changed, and whether it lies where the face is.
+"""Diagonal Micro-Attention and Patch of Interest: what changed, and whether that is on the face.
 
 Shapes as in micron_bert.py: B pairs, N patches, D width of a token.
 """
@@ -13,15 +13,15 @@ from mbert.model.network.config import MicronBertConfig
 from mbert.model.network.motion import MotionHead
 
 _ROWS = 128  # of the attention at a time, at least
-_ENTRIES = 2**26  # of the attention at a time, on a GPU
+_ENTRIES = 2**26  # of the attention matrix at a time, on a GPU
 
 
 class MicroAttention(nn.Module):
     """DMA: how much each patch attends to its own position in the other frame.
 
     A = softmax(Q K^T / sqrt(D)) over the keys (paper, eq. 8; the scale as in the released code). One head, as
-    published. Whose tokens Q and K are made of is `config.roles`; values are always those of ts (t0 after training).
-    With `config.attention` motion, `motion` says how likely each patch kept its place, and there are no Q and K.
+    published. `config.roles` sets which tokens Q and K are made of; values always come from ts (t0 after training).
+    With `config.attention` motion, `motion` gives the probability that each patch did not move; there are no Q and K.
     """
 
     def __init__(self, config: MicronBertConfig) -> None:
@@ -38,14 +38,14 @@ class MicroAttention(nn.Module):
         self.proj = nn.Linear(config.dim, config.dim) if config.roles == "released" else nn.Identity()
 
     def diagonal(self, p_ts: Tensor, p_t1: Tensor) -> Tensor:
-        """N * diag(A), (B, N), from tokens (B, N, D). The matrix A is never built: its rows' sums are enough."""
+        """N * diag(A), (B, N), from tokens (B, N, D). The matrix A is never built: its row sums are enough."""
         query, key = self._query_key(p_ts, p_t1)
         query = query * self.scale
         own = (_exact(query) * _exact(key)).sum(dim=-1)  # (B, N): the diagonal of the scores
         return torch.exp(own - row_logsumexp(query, key)) * own.shape[1]
 
     def gated(self, weight: Tensor, p_ts: Tensor) -> Tensor:
-        """Values of ts, each times its weight (B, N): (B, N, D)."""
+        """Values of ts, each multiplied by its weight (B, N): (B, N, D)."""
         gated: Tensor = self.proj(weight[..., None] * self.to_v(p_ts))
         return gated
 
@@ -69,7 +69,7 @@ def row_logsumexp(query: Tensor, key: Tensor) -> Tensor:
 
 
 class _RowLogSumExp(torch.autograd.Function):
-    """Some rows at a time; the backward pass makes them again instead of keeping them."""
+    """A few rows at a time; the backward pass recomputes them instead of storing them."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor) -> Tensor:
@@ -90,19 +90,19 @@ class _RowLogSumExp(torch.autograd.Function):
 
 
 def _parts(query: Tensor, key: Tensor) -> list[slice]:
-    """Rows that are worked on together: few on a CPU, for its cache; on a GPU as many as its memory does not notice."""
+    """Rows to process together: few on a CPU, for its cache; on a GPU as many as barely affect its memory."""
     count = max(_ROWS, _ENTRIES // (len(key) * key.shape[1])) if query.is_cuda else _ROWS
     return [slice(start, start + count) for start in range(0, query.shape[1], count)]
 
 
 def _logsumexp(scores: Tensor) -> Tensor:
-    """Over the last axis, from one kernel; `torch.logsumexp` has six, and each would read all scores."""
+    """Over the last axis, in one kernel; `torch.logsumexp` uses six, each reading all scores."""
     first = _exact(scores[..., 0])
     return first - torch.log_softmax(scores, dim=-1, dtype=first.dtype)[..., 0]
 
 
 def _exact(values: Tensor) -> Tensor:
-    """In at least 32 bits: exponents magnify rounding."""
+    """Convert to at least 32 bits: exponentials magnify rounding."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

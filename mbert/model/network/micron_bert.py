@@ -1,13 +1,13 @@
-"""μ-BERT (Nguyen et al., CVPR 2023), read from top to bottom as in the paper's figure.
+"""μ-BERT (Nguyen et al., CVPR 2023), to be read from top to bottom as in the paper's figure.
 
 Shapes: B pairs, N patches (N = (image_size / patch_size)²), D width of a token, P = patch_size² * in_chans values of a
-patch. t0 is the earlier frame (the paper's I_t), t1 the later one (I_{t+δ}), ts is t0 with some patches of t1 in it
-(I_{t/s}). Images are (B, C, H, W), normalised.
+patch. t0 is the earlier frame (the paper's I_t), t1 the later one (I_{t+δ}), ts is t0 with some patches of t1 swapped
+in (I_{t/s}). Images are (B, C, H, W), normalised.
 
 The scale trap: at the start a softmax over N patches gives each about 1/N, so diag(A) * V would be N times smaller than
 the tokens around it, and the decoder would see next to nothing. The diagonal is therefore multiplied by N, and so is
-the Patch of Interest: both are 1 on average for uniform attention. No normalisation stands between this product and the
-decoder's first linear layer: a LayerNorm there would divide the gate away again.
+the Patch of Interest: both average 1 for uniform attention. There is no normalisation between this product and the
+decoder's first linear layer: a LayerNorm there would divide out the gate again.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ from mbert.model.network.weights import (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Frames:
-    """Normalised frames and what the encoder makes of them."""
+    """Normalised frames and their encoding."""
 
     images: Tensor  # (B, C, H, W)
     context: Tensor  # (B, D) contextual token
@@ -55,13 +55,13 @@ class Frames:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PairEncoding:
-    """What μ-BERT says about a pair. P(t1) is the query, P(t0) (P(ts) in training) the key."""
+    """μ-BERT's output for a pair. P(t1) is the query, P(t0) (P(ts) in training) the key."""
 
-    t0: Tensor  # (B, N, D) tokens of the answering frame
+    t0: Tensor  # (B, N, D) tokens of the key frame
     t1: Tensor  # (B, N, D)
     context: Tensor  # (B, D) contextual token of t1
-    # (B, N) attention of each patch to its own position, times N, or the probability that it kept its place: small
-    # where it changed. None with full attention.
+    # (B, N) attention of each patch to its own position, times N, or the probability that it did not move: small where
+    # it changed. None with full attention.
     diagonal: Tensor | None
     interest: Tensor | None  # (B, N) Patch of Interest, mean 1
     micro: Tensor  # (B, N, D) P_dma, the gated values; with full attention, its output
@@ -69,7 +69,7 @@ class PairEncoding:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PretrainOutput:
-    """One training forward."""
+    """The output of one training forward pass."""
 
     reconstruction: Tensor  # (B, N, P) predicted patches of t0
     context: Tensor  # (B, D) contextual token of t1
@@ -92,7 +92,7 @@ on these people leak.
 
 
 class Encoder(nn.Module):
-    """A ViT with a contextual token: what both frames and every crop go through."""
+    """A ViT with a contextual token: applied to both frames and every crop."""
 
     pos_embed: Tensor
 
@@ -116,14 +116,14 @@ class Encoder(nn.Module):
         return tokens[:, 0], tokens[:, 1:]
 
     def context(self, images: Tensor) -> Tensor:
-        """The contextual token alone, (B, D): the last block then has one token to ask and to transform, not all."""
+        """The contextual token alone, (B, D): the last block then has only one query token to transform."""
         tokens = _run(self.blocks[:-1], self._embed(images), self.grad_checkpointing)
         context: Tensor = self.norm(_first_of_block(self.blocks[-1], tokens))[:, 0]
         return context
 
     def _embed(self, images: Tensor) -> Tensor:
         size = self.patch_embed.kernel_size[0]
-        # The convolution as a product: its patches do not overlap, and a product is what a GPU is fast at.
+        # The convolution as a product: its patches do not overlap, and a product is fast on a GPU.
         pixels = rearrange(images, "b c (h p) (w q) -> b (h w) (c p q)", p=size, q=size)  # (B, N, P)
         tokens = F.linear(pixels, self.patch_embed.weight.flatten(1), self.patch_embed.bias)  # (B, N, D)
         tokens = tokens + self._positions_for(images.shape[2] // size, images.shape[3] // size)
@@ -153,7 +153,7 @@ class MicronBert(
     def __init__(self, config: MicronBertConfig) -> None:
         super().__init__()
         self.config = config
-        self.state: TrainingState | None = None  # what the weights have seen; known when they were loaded
+        self.state: TrainingState | None = None  # what the weights have seen; set if they were loaded
         self.grad_checkpointing = False
         self.encoder = Encoder(config)
 
@@ -180,11 +180,11 @@ class MicronBert(
         small_crops: Tensor | None = None,
         warped: tuple[Tensor, Tensor] | None = None,
     ) -> PretrainOutput:
-        """Training: restore t0 from what the swapped frame ts and the reference t1 have to say about each other.
+        """Training: restore t0 from the comparison of the swapped frame ts with the reference t1.
 
-        `swap_mask` (B, N) is True where ts shows t1. The contextual agent looks at `crops` of t1 at full size,
-        (V * B, C, H, W), and at `small_crops` of another size. Attention `motion` learns from the `warped` frames,
-        two of (B, C, H, W); swapped squares move in no way that it should learn.
+        `swap_mask` (B, N) is True where ts shows t1. The contextual agent sees `crops` of t1 at full size, (V * B, C,
+        H, W), and `small_crops` of another size. Attention `motion` learns from the `warped` frames, two of (B, C, H,
+        W), because swapped squares do not move as faces do.
         """
         ts = swap_patches(t0, t1, swap_mask, self.config.patch_size)
         of_ts, of_t1 = self.encode_frames(ts, t1)
@@ -203,11 +203,11 @@ class MicronBert(
         return context, patches
 
     def encode_pair(self, t0: Tensor, t1: Tensor) -> PairEncoding:
-        """Use after training: nothing is swapped, P(t0) stands where P(ts) stood."""
+        """For use after training: nothing is swapped, P(t0) takes the place of P(ts)."""
         return self.compare(*self.encode_frames(t0, t1))
 
     def encode_frames(self, *frames: Tensor) -> list[Frames]:
-        """Some frames of the same pairs, (B, C, H, W) each, in one pass of the encoder."""
+        """Encode frames of the same pairs, (B, C, H, W) each, in one pass."""
         context, patches = self.encode(torch.cat(frames))
         parts = zip(frames, context.chunk(len(frames)), patches.chunk(len(frames)), strict=True)
         return [Frames(*part) for part in parts]
@@ -218,7 +218,7 @@ class MicronBert(
         return rearrange(diagonal, "b (h w) -> b h w", h=t0.shape[2] // self.config.patch_size)
 
     def change_map(self, t0: Tensor, t1: Tensor) -> Tensor:
-        """Where t1 differs from t0, (B, H / patch, W / patch) in [0, 1]: the map that is shown and scored.
+        """Where t1 differs from t0, (B, H / patch, W / patch) in [0, 1]: the map shown and scored.
 
         With attention `motion` the probability that a patch moved, without the encoder; else as `change_of`.
         """
@@ -227,10 +227,10 @@ class MicronBert(
         return rearrange(change, "b (h w) -> b h w", h=t0.shape[2] // self.config.patch_size)
 
     def change_of(self, t0: Frames, t1: Frames) -> Tensor:
-        """The diagonal of encoded frames between its own ends, 1 where it is smallest, (B, N).
+        """The diagonal of encoded frames, scaled to its own range, 1 where it is smallest, (B, N).
 
-        Times PoI as a share of its own maximum, where the model has it. How strong an expression is as a whole is
-        lost, as in a picture of it.
+        Multiplied by PoI relative to its maximum if the model has it. Like a picture of it, this loses the overall
+        strength of an expression.
         """
         diagonal = self.diagonal_of(t0, t1)
         low, high = diagonal.amin(dim=1, keepdim=True), diagonal.amax(dim=1, keepdim=True)
@@ -246,7 +246,7 @@ class MicronBert(
         return rearrange(interest, "b (h w) -> b h w", h=images.shape[2] // self.config.patch_size)
 
     def motion_of(self, t0: Tensor, t1: Tensor) -> Motion:
-        """Which patches of frames (B, C, H, W) moved relative to the head, and where to, as the pixels say.
+        """Which patches of frames (B, C, H, W) moved relative to the head, and where to, as measured from the pixels.
 
         Raises ModelError without attention `motion`.
         """
@@ -263,7 +263,7 @@ class MicronBert(
         return self.micro_attention.diagonal(t0.patches, t1.patches)
 
     def compare(self, t0: Frames, t1: Frames) -> PairEncoding:
-        """What Micro-Attention makes of encoded frames."""
+        """Apply Micro-Attention to encoded frames."""
         return self._gate(t0, t1, None if self.config.attention == "full" else self.diagonal_of(t0, t1))
 
     def _gate(self, t0: Frames, t1: Frames, diagonal: Tensor | None) -> PairEncoding:
@@ -297,24 +297,24 @@ class MicronBert(
         return patches
 
     def compile(self, **how: Any) -> None:
-        """Compile what repeats, each block, and what finds motion; `how` goes to torch.compile.
+        """Compile the repeated parts, each block, and the motion head; `how` is passed to torch.compile.
 
-        A block is compiled once for all its copies of a size: seconds, where the whole model takes minutes.
+        A block is compiled once for all its copies of a size, in seconds; the whole model would take minutes.
         """
         for module in self.modules():
             if isinstance(module, (Block, MotionEvidence, MotionHead)):
                 module.compile(**{"dynamic": False, **how})
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep the input of each block only and compute it again in the backward pass: less memory, a third slower."""
+        """Keep only each block's input and recompute the rest in the backward pass: less memory, a third slower."""
         self.grad_checkpointing = self.encoder.grad_checkpointing = enable
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> "MicronBert":
         """Load weights: a checkpoint folder, a run, a safetensors file, the authors' `.pth`, or a name on the hub.
 
-        `hub` goes to huggingface_hub's download (`revision`, `token`, `cache_dir`, ...). Raises ModelError when there
-        is no such model or it does not fit.
+        `hub` is passed to huggingface_hub's download (`revision`, `token`, `cache_dir`, ...). Raises ModelError if
+        there is no such model or it does not fit.
         """
         path = Path(pretrained_model_name_or_path)
         if path.is_file() and path.name != WEIGHTS and not is_safetensors(path):
@@ -336,7 +336,7 @@ class MicronBert(
         return model
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """What `save_pretrained` and `push_to_hub` write, next to a model card."""
+        """Write the files for `save_pretrained` and `push_to_hub`, next to a model card."""
         write_model(save_directory, self.state_dict(), self.config, self.state)
 
     def _init_weights(self) -> None:
@@ -348,19 +348,19 @@ class MicronBert(
                     nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.encoder.patch_embed.weight.view(self.config.dim, -1))
         nn.init.normal_(self.encoder.contextual_token, std=0.02)
-        # Little is said at first: squared pixels would leave the others little of a gradient that is clipped.
+        # Start with small outputs: otherwise squared pixels would dominate the clipped gradient.
         if self.micro_attention.motion is not None:
             nn.init.normal_(self.micro_attention.motion.to_motion.weight, std=0.01)
 
 
 def tensor_shapes(config: MicronBertConfig) -> dict[str, torch.Size]:
-    """Names and shapes of everything that is saved of a model; nothing is allocated."""
+    """Names and shapes of all saved tensors of a model; nothing is allocated."""
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in MicronBert(config).state_dict().items()}
 
 
 def _download(name: str, hub: dict[str, Any]) -> Path:
-    if Path(name).is_absolute() or len(Path(name).parts) > 2:  # no name on the hub
+    if Path(name).is_absolute() or len(Path(name).parts) > 2:  # not a name on the hub
         raise ModelError(f"there is no model in {name}: run `mbert train pretrain` first, or name another")
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, STATE], **hub))
@@ -374,13 +374,13 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: int, in_chans: int) -> Tensor:
-    """The way back for square images, (B, N, P) -> (B, C, H, W)."""
+    """The inverse for square images, (B, N, P) -> (B, C, H, W)."""
     rows = round(patches.shape[1] ** 0.5)
     return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=patch_size, q=patch_size, c=in_chans)
 
 
 def swap_patches(t0: Tensor, t1: Tensor, mask: Tensor, patch_size: int) -> Tensor:
-    """Blockwise Swapping: t0 with the masked patches of t1 in their places. (B, C, H, W), mask (B, N)."""
+    """Blockwise Swapping: t0 with the masked patches replaced by those of t1. (B, C, H, W), mask (B, N)."""
     batch, _, height, width = t0.shape
     grid = mask.view(batch, 1, height // patch_size, width // patch_size)
     pixels = grid.repeat_interleave(patch_size, dim=2).repeat_interleave(patch_size, dim=3)
@@ -394,7 +394,7 @@ def _blocks(depth: int, dim: int, heads: int, mlp_ratio: float) -> nn.ModuleList
 
 def _run(blocks: nn.ModuleList, tokens: Tensor, checkpointing: bool) -> Tensor:
     for block in blocks:
-        if checkpointing and torch.is_grad_enabled():  # nothing in a block is random: its RNG need not be kept
+        if checkpointing and torch.is_grad_enabled():  # blocks are deterministic: no RNG state to keep
             tokens = checkpoint(block, tokens, use_reentrant=False, preserve_rng_state=False)
         else:
             tokens = block(tokens)
@@ -402,7 +402,7 @@ def _run(blocks: nn.ModuleList, tokens: Tensor, checkpointing: bool) -> Tensor:
 
 
 def _first_of_block(block: Any, tokens: Tensor) -> Tensor:
-    """What a ViT block makes of the first token, (B, 1 + N, D) -> (B, 1, D); equal to `block(tokens)[:, :1]`."""
+    """A ViT block's output for the first token, (B, 1 + N, D) -> (B, 1, D); equal to `block(tokens)[:, :1]`."""
     attention, first = block.attn, tokens[:, :1]
     normed = block.norm1(tokens)
     (query, keys), bias = attention.qkv.weight.tensor_split([attention.qkv.in_features]), attention.qkv.bias

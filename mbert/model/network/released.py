@@ -1,9 +1,9 @@
-"""The authors' released checkpoint, in and out. Pickled code is never run: tensors, plain values and a Namespace only.
+"""The authors' released checkpoint, in and out. Pickled code is never run: only tensors, plain values, a Namespace.
 
 The file is a dict with `args` (an argparse.Namespace), `epoch` and `model`, 242 tensors: the encoder (`backbone`), the
 cross-attention (`att`), the decoder, and for DINO a `student` that repeats the encoder, a `teacher` and their heads.
-A folder made from it holds our model of the variant `released`, and in `released.safetensors` what that has no place
-for, so that the way back gives the original file's names and values.
+A folder made from it holds our model of the variant `released`, and in `released.safetensors` everything that has no
+counterpart in ours, so that the original file's names and values can be restored.
 """
 
 import argparse
@@ -45,8 +45,8 @@ _PREFIXES = {  # theirs -> ours
     "teacher.head.": "agent.teacher_head.",
     "dino_loss_fn.center": "agent.center",
 }
-_ASIDE = "fc."  # a head for labels that some of their runs have
-# The released weights saw every subject of CASME II; ids as this project writes them.
+_ASIDE = "fc."  # a classification head that some of their runs have
+# The released weights saw every subject of CASME II; ids in this project's notation.
 _CASME2_SUBJECTS = tuple(f"casme2/sub{number:02d}" for number in range(1, 27))
 
 
@@ -56,7 +56,7 @@ class Released:
 
     config: MicronBertConfig
     tensors: dict[str, Tensor]  # of our model
-    aside: dict[str, Tensor]  # what our model has no place for
+    aside: dict[str, Tensor]  # without a counterpart in our model
     args: dict[str, Any]
     epoch: int | None
     dataset: str | None
@@ -77,10 +77,10 @@ class Released:
 
 
 def read_released(path: Path, shapes_of: Callable[[MicronBertConfig], Mapping[str, torch.Size]]) -> Released:
-    """The authors' file, every tensor accounted for by name and shape; `shapes_of` is micron_bert's `tensor_shapes`.
+    """Read the authors' file, checking every tensor's name and shape; `shapes_of` is micron_bert's `tensor_shapes`.
 
-    Raises ModelError for a file that is no such checkpoint, holds other objects than tensors, plain values and a
-    Namespace, or lacks tensors or has unknown ones; each is named.
+    Raises ModelError, with names, for a file that is not such a checkpoint, that holds objects other than tensors,
+    plain values and a Namespace, or that has missing or unknown tensors.
     """
     content = _load_safely(path)
     args = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
@@ -100,14 +100,14 @@ def read_released(path: Path, shapes_of: Callable[[MicronBertConfig], Mapping[st
 
 
 def write_aside(folder: Path, released: Released) -> None:
-    """Keep beside a converted model what it has no place for, for `write_released`."""
+    """Store, next to a converted model, the tensors without a counterpart in it, for `write_released`."""
     write_tensors(folder / _REST, released.aside)
     plain = {name: value for name, value in released.args.items() if isinstance(value, str | int | float | bool | None)}
     write_json(folder / _ABOUT, {"args": plain, "epoch": released.epoch})
 
 
 def write_released(folder: Path, path: Path) -> int:
-    """Write a converted checkpoint back as the authors' code reads it; returns the number of tensors.
+    """Write a converted checkpoint in the format of the authors' code; returns the number of tensors.
 
     Raises ModelError for a folder that `convert_released` did not make.
     """
@@ -154,7 +154,7 @@ def _load_safely(path: Path) -> dict[str, Any]:
 
 
 def _config_of(theirs: dict[str, Tensor], args: dict[str, Any], path: Path) -> MicronBertConfig:
-    """Sizes are read off the tensors; heads and the kind of attention leave no trace there and come from `args`."""
+    """Sizes come from the tensors; heads and the kind of attention leave no trace there and come from `args`."""
     try:
         patch, positions = theirs["backbone.patch_embed.proj.weight"], theirs["backbone.pos_embed"]
         grid = math.isqrt(positions.shape[1] - 1)
@@ -184,7 +184,7 @@ def _num_blocks(theirs: dict[str, Tensor], prefix: str) -> int:
 def _to_ours(
     theirs: dict[str, Tensor], expected: Mapping[str, torch.Size], path: Path
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Our state dict, and what is kept aside; every tensor is accounted for by name and shape."""
+    """Our state dict, and the tensors kept aside; every tensor's name and shape is checked."""
     weights: dict[str, Tensor] = {}
     aside: dict[str, Tensor] = {}
     unknown = []
@@ -193,7 +193,7 @@ def _to_ours(
         prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
         repeated = theirs.get(name.removeprefix("student."))
         if encoder is not None and name.endswith("cls_token"):
-            # The token has a position of its own in their code (zeros in the released file), none in ours.
+            # The token has its own position in their code (zeros in the released file), none in ours.
             weights[f"{_ENCODERS[encoder]}contextual_token"] = tensor + theirs[f"{encoder}pos_embed"][:, :1]
             aside[name] = tensor
         elif encoder is not None:

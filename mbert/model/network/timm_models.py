@@ -1,6 +1,6 @@
 """μ-BERT's encoder as timm models: import this module, then `timm.create_model("micron_bert_...")`.
 
-They are timm's own VisionTransformer, with the contextual token as its class token, so that whatever timm offers works:
+They are timm's own VisionTransformer, with the contextual token as its class token, so that all of timm works:
 `features_only`, pooling, heads, other image sizes. Our weights fit:
 
     timm.create_model(
@@ -104,7 +104,7 @@ def _vision_transformer(**kwargs: Any) -> VisionTransformer:
 
 
 def _from_micron_bert(tensors: dict[str, Tensor], model: VisionTransformer) -> dict[str, Tensor]:
-    """Names of a MicronBert to those of timm; decoder and micro-attention have no place there."""
+    """Rename a MicronBert's tensors for timm; decoder and micro-attention have no counterpart there."""
     if "encoder.contextual_token" not in tensors:
         return tensors
     renamed = {

@@ -21,16 +21,16 @@ WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingState:
-    """Where a run stands, and what the weights have seen."""
+    """The progress of a run, and what the weights have seen."""
 
     step: int  # steps done
     seed: int
     preset: str
     corpus: str  # fingerprint of the corpus
-    subjects: tuple[str, ...]  # whose frames were in the training shards
+    subjects: tuple[str, ...]  # with frames in the training shards
     losses: dict[str, float]  # of the last step
-    labelled_subjects: tuple[str, ...] = ()  # whose labels the encoder has learned from
-    forgotten: tuple[str, ...] = ()  # ids of inputs that it has seen, or may have, and that were forgotten since
+    labelled_subjects: tuple[str, ...] = ()  # with labels that the encoder has learned from
+    forgotten: tuple[str, ...] = ()  # ids of inputs that it has, or may have, seen and that were forgotten since
 
 
 def write_model(
@@ -49,12 +49,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with replacing(path) as temporary:
         try:
             safetensors.torch.save_file(plain, temporary, metadata={"format": "pt"})
-        except SafetensorError as exc:  # safetensors hides the number of the system's error in its text
+        except SafetensorError as exc:  # safetensors has the system's error number only in its text
             raise ModelError(f"cannot write {path}: {exc}") from exc
 
 
 def hash_weights(*modules: nn.Module) -> str:
-    """SHA-256 of names and values, wherever they were loaded from."""
+    """SHA-256 of names and values, independent of where they were loaded from."""
     found = hashlib.sha256()
     for module in modules:
         for name, tensor in sorted(module.state_dict().items()):
@@ -76,7 +76,7 @@ def read_model(path: Path) -> tuple[MicronBertConfig, dict[str, Tensor]]:
 
 
 def is_safetensors(file: Path) -> bool:
-    """By its name or content: the length of a header in 8 bytes, then the header, which is JSON.
+    """Checked by name or content: the length of a header in 8 bytes, then the header, which is JSON.
 
     Raises ModelError when it cannot be read.
     """
@@ -88,11 +88,11 @@ def is_safetensors(file: Path) -> bool:
 
 
 def read_state(path: Path) -> TrainingState:
-    """The training state beside a model's weights; raises ModelError when there is none."""
-    folder = path if (path / STATE).exists() else model_folder(path)  # the weights beside it may have another name
+    """The training state stored with a model's weights; raises ModelError if there is none."""
+    folder = path if (path / STATE).exists() else model_folder(path)  # the weights next to it may have another name
     try:
         value = read_json(folder / STATE)
-        labelled = tuple(value.get("labelled_subjects", ()))  # absent before there was finetuning
+        labelled = tuple(value.get("labelled_subjects", ()))  # absent in files from before finetuning existed
         lists = {"subjects": value["subjects"], "labelled_subjects": labelled, "forgotten": value.get("forgotten", ())}
         return TrainingState(**{**value, **{name: tuple(found) for name, found in lists.items()}})
     except (ManifestError, TypeError, KeyError) as exc:

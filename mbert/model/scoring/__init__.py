@@ -1,1 +1,1 @@
-"""How well it was learned: protocols, baselines, scores."""
+"""Evaluation: protocols, baselines, scores."""

@@ -1,5 +1,5 @@
-"""What a μ-BERT has to beat, under the same folds: frame difference, optical flow as it is and beside the head, a small
-network on flow, and no learning at all. What is fitted sees the training samples of its fold alone.
+"""What a μ-BERT has to beat, under the same folds: frame difference, raw optical flow and flow relative to the head, a
+small network on flow, and no learning at all. Whatever is fitted sees only the training samples of its fold.
 """
 
 import contextlib
@@ -24,18 +24,16 @@ from mbert.shards.pair import FramePair
 
 Features = npt.NDArray[np.float32]
 
-BASELINE_DEFINITION = (
-    3  # to be raised when a baseline becomes another: what an evaluation kept of it is then made again
-)
+BASELINE_DEFINITION = 3  # increase when a baseline changes: evaluations then recompute what they kept of it
 _FLOW_UNITS = (1, 1, 2)  # x and y are lengths, strain has none
 DIFFERENCE_UNITS: OwnUnits = np.ones(MAP_REGIONS**2, dtype=np.int64)  # of `difference_features`, see `in_own_units`
 FLOW_UNITS: OwnUnits = np.repeat(_FLOW_UNITS, MAP_REGIONS**2)  # of `flow_features`
 MOTION_UNITS: OwnUnits = np.ones(2 * MAP_REGIONS**2, dtype=np.int64)  # of `motion_features`
 _FLOW_SCALE = 100  # flow in hundredths of the crop's width: 1 px of 224 is 0.45
 _STRAIN_SCALE = 10  # a micro-expression stretches skin by some hundredths: about as large as its flow
-_FILTERS = (3, 5, 8)  # of the three streams, as published
-FLOW_STEPS = 80  # of the network; on synthetic flow, held-out accuracy is 0.78 after 40, 0.81 after 80 and after 200
-FLOW_STEPS_GRID = (20, 40, 80, 160, 320)  # that a fold may choose from; as many as there are for a linear head
+_FILTERS = (3, 5, 8)  # in the three streams, as published
+FLOW_STEPS = 80  # for the network; on synthetic flow, held-out accuracy is 0.78 after 40, 0.81 after 80 and 200
+FLOW_STEPS_GRID = (20, 40, 80, 160, 320)  # choices for a fold; as many as for a linear head
 _BATCH = 32
 _LR = 0.005
 _WEIGHT_DECAY = 0.01
@@ -43,7 +41,7 @@ _DROPOUT = 0.2
 
 
 def majority(truth: Sequence[str], folds: Sequence[Fold]) -> list[str]:
-    """The commonest class of each fold's training samples, in the order of the samples; of equals the first by name."""
+    """The most common class of each fold's training samples, in sample order; ties go to the first by name."""
     predicted = [""] * len(truth)
     for fold in folds:
         labels = [truth[index] for index in fold.train]
@@ -54,7 +52,7 @@ def majority(truth: Sequence[str], folds: Sequence[Fold]) -> list[str]:
 
 
 def random_model(config: MicronBertConfig, seed: int) -> MicronBert:
-    """A μ-BERT that has learned nothing: what its features score is due to the faces and the head."""
+    """An untrained μ-BERT: the score of its features comes from the faces and the head alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MicronBert(config).eval()
@@ -75,12 +73,12 @@ def flow_features(pairs: Sequence[FramePair]) -> Features:
 
 
 def motion_features(pairs: Sequence[FramePair]) -> Features:
-    """(n, 2 * MAP_REGIONS²): flow x and y beside the head, averaged over regions; for a linear head."""
+    """(n, 2 * MAP_REGIONS²): flow x and y relative to the head, averaged over regions; for a linear head."""
     return motion_images(pairs, size=MAP_REGIONS)[:, :2].reshape(len(pairs), -1)
 
 
 def motion_images(pairs: Sequence[FramePair], size: int = 28) -> Features:
-    """(n, 3, size, size): flow x and y and strain, after the light's change and the head's motion were removed.
+    """(n, 3, size, size): flow x and y and strain, with changes of light and the head's motion removed.
 
     Flow is on the scale of the model's input `motion`, asinh(px / 0.15) of a 224 px crop; strain in tenths. Raises
     ShardError naming a damaged pair.
@@ -88,7 +86,7 @@ def motion_images(pairs: Sequence[FramePair], size: int = 28) -> Features:
     images = []
     for pair in pairs:
         t0, t1 = pair.images()
-        flow = flow_beside_head(t0, t1, "dis_fine")  # of the methods the best on people that nothing is scored on
+        flow = flow_beside_head(t0, t1, "dis_fine")  # the best method on people who are not used for scores
         stretched = torch.from_numpy(strain(flow) * _STRAIN_SCALE)[None, None]
         px = torch.from_numpy(flow * (CROP_PX / t0.shape[1])).permute(2, 0, 1)[None]
         maps = [(pool_regions(px, size) / SMALL_PX).asinh(), pool_regions(stretched, size)]
@@ -97,9 +95,9 @@ def motion_images(pairs: Sequence[FramePair], size: int = 28) -> Features:
 
 
 def flow_images(pairs: Sequence[FramePair], size: int = 28) -> Features:
-    """(n, 3, size, size): optical flow as it is found, x and y in hundredths of the frame's width, strain in tenths.
+    """(n, 3, size, size): raw optical flow, x and y in hundredths of the frame's width, strain in tenths.
 
-    Each pair by itself, so nothing of one sample is in another. Raises ShardError naming a damaged pair.
+    Pairs are processed independently, so samples do not leak into each other. Raises ShardError naming a damaged pair.
     """
     images = []
     for pair in pairs:
@@ -111,11 +109,11 @@ def flow_images(pairs: Sequence[FramePair], size: int = 28) -> Features:
 
 
 class FlowCnn(nn.Module):
-    """A shallow network on flow images in the manner of STSTNet (Liong et al., FG 2019): (B, C, 28, 28) -> (B, K).
+    """A shallow network on flow images, modelled on STSTNet (Liong et al., FG 2019): (B, C, 28, 28) -> (B, K).
 
-    Three parallel streams of 3, 5 and 8 filters of 3 x 3 with one pooling each, side by side, pooled again, and one
-    linear layer. As the streams look at the same image and are joined behind their pooling, one convolution with all 16
-    filters is the same network. The published one sees one pair, 3 channels; of several, they stand side by side.
+    Three parallel streams of 3, 5 and 8 filters of 3 x 3 with one pooling each, concatenated, pooled again, and one
+    linear layer. As the streams see the same image and are joined after their pooling, one convolution with all 16
+    filters is the same network. The published one sees one pair, 3 channels; several pairs are concatenated.
     """
 
     def __init__(self, num_classes: int, size: int = 28, channels: int = 3) -> None:
@@ -127,7 +125,7 @@ class FlowCnn(nn.Module):
             nn.MaxPool2d(kernel_size=3, stride=3, padding=1),
             nn.AvgPool2d(kernel_size=2),
         )
-        side = ((size + 2) // 3) // 2  # 5 of 28
+        side = ((size + 2) // 3) // 2  # 5 for 28
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(_DROPOUT), nn.Linear(width * side**2, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -148,10 +146,10 @@ def predict_flow_cnn(
 ) -> npt.NDArray[np.int64]:
     """Train a FlowCnn on the samples `train` of one fold and name the classes of `test`, in its order.
 
-    `images` (n, 3 K, h, w) as `motion_images` gives them of K pairs, `labels` in [0, num_classes). Statistics, class
-    weights and weights are those of `train`, with one scale for flow x and y; `steps` steps (AdamW, batches
-    of 32, learning rate falling to 0 along a cosine); the classes weigh alike. On one CPU core, in a third of a second
-    for 442 samples, and the same for the same seed.
+    `images` (n, 3 K, h, w) as `motion_images` gives them for K pairs, `labels` in [0, num_classes). Statistics, class
+    weights and network weights come from `train` only, with one scale for flow x and y; trains for `steps` steps
+    (AdamW, batches of 32, cosine learning rate to 0), classes weighted equally. Takes a third of a second for 442
+    samples on one CPU core; deterministic for a given seed.
     """
     known = torch.from_numpy(images[list(train)])
     mean = known.mean(dim=(0, 2, 3), keepdim=True)
@@ -161,7 +159,7 @@ def predict_flow_cnn(
     classes = torch.tensor([labels[index] for index in train])
     targets = soft_targets(classes, num_classes, smoothing=0.0)
     present = torch.bincount(classes, minlength=num_classes)
-    weights = balanced_weights(present.clamp(min=1).tolist())  # a class without samples has no loss to weigh
+    weights = balanced_weights(present.clamp(min=1).tolist())  # a class without samples has no loss
     with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(seed)
         model = FlowCnn(num_classes, images.shape[-1], images.shape[1])
@@ -185,7 +183,7 @@ def predict_flow_cnn(
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Steps of a millisecond are too short to share: on a busy machine, threads wait a hundred times longer."""
+    """Steps of a millisecond are too short to parallelise: on a busy machine, threads wait a hundred times longer."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

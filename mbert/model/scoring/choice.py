@@ -1,7 +1,7 @@
 """How a fold chooses one setting of a method: not at all, on its training side, or on its test side.
 
-The rule is the same for every method of an evaluation. What is chosen is the method's own: the regularisation of a
-linear head and how far it joins neighbouring places, the steps of a network.
+The rule is the same for every method of an evaluation. What is chosen depends on the method: for a linear head, the
+regularisation and how far neighbouring places are joined; for a network, the steps.
 """
 
 import dataclasses
@@ -19,21 +19,21 @@ SELECT: tuple[Select, ...] = ("fixed", "inner", "oracle")
 _INNER_SPLITS = 3
 
 Setting = TypeVar("Setting", bound=Hashable)
-# Samples to learn from and samples to name -> the classes of the latter, by setting.
+# Training samples and test samples -> the classes of the latter, by setting.
 Try = Callable[[Sequence[int], Sequence[int]], Mapping[Setting, Sequence[str]]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Choice:
-    """What a fold chooses on: pairs of samples to learn from and samples to judge by; none where nothing is chosen."""
+    """The splits on which a fold chooses: pairs of training and validation samples; empty if nothing is chosen."""
 
     splits: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
     by_accuracy: bool = False
 
     @classmethod
     def of(cls, select: Select, fold: Fold, samples: Sequence[Labelled], seed: int) -> "Choice":
-        """`inner`: splits of the training side by subject, from seeds of their own. `oracle`: the fold as it is, which
-        gives no honest score.
+        """`inner`: splits of the training side by subject, with their own seeds. `oracle`: the fold itself, which gives
+        no honest score.
         """
         if select == "fixed":
             return cls()
@@ -44,9 +44,9 @@ class Choice:
     def among(
         self, settings: Sequence[Setting], otherwise: Setting, truth: Sequence[str], attempt: Try[Setting]
     ) -> Setting:
-        """The setting whose predictions, pooled over the splits, score best; of equals the first.
+        """The setting whose predictions, pooled over the splits, score best; the first of equals.
 
-        `truth` has the class of every sample; `otherwise` is taken where nothing is chosen.
+        `truth` has the class of every sample; returns `otherwise` if nothing is chosen.
         """
         if not self.splits:
             return otherwise
@@ -64,8 +64,8 @@ class Choice:
 
 
 def selection_score(labels: Sequence[str], guesses: Sequence[str], *, by_accuracy: bool = False) -> float:
-    """What a choice inside a fold goes by: the mean F1 of the classes that are there, or accuracy as the literature's
-    oracle does. No score to report.
+    """The criterion for choices inside a fold: the mean F1 of the classes present, or accuracy as for the literature's
+    oracle. Not a score to report.
     """
     scores = score(labels, guesses, ["all"] * len(labels), classes=sorted({*labels, *guesses}))
     if by_accuracy:

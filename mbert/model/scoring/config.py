@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do."""
+"""The configuration of an evaluation."""
 
 import dataclasses
 import typing
@@ -23,28 +23,28 @@ BASELINES = (
     "majority",
 )
 OURS = "mbert"  # the evaluated model among the methods
-ACTION_UNITS = "action-units"  # instead of a class map
-# What the evaluation decides for the folds it finetunes.
+ACTION_UNITS = "action-units"  # in place of a class map
+# Set by the evaluation itself for the folds it finetunes.
 _OF_EVALUATION = {"classes": "classes", "inputs": "inputs", "seed": "seed", "exclude_subjects": "protocol"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig:
-    """An evaluation. Everything but `workers` decides its result."""
+    """An evaluation. Everything but `workers` affects its result."""
 
     protocol: str = "loso"
-    classes: str | None = None  # a class map, or "action-units"; None: what the protocol is published with
-    datasets: tuple[str, ...] = ()  # that take part; empty: those of the protocol, or all
+    classes: str | None = None  # a class map, or "action-units"; None: the protocol's published one
+    datasets: tuple[str, ...] = ()  # to use; empty: those of the protocol, or all
     mode: Mode = "probe"  # linear heads on a frozen model, or its encoder trained per fold
     select: Select = "fixed"  # how a fold chooses: not at all, on an inner split, or on its test side (for comparison)
-    inputs: tuple[str, ...] | None = None  # what the head looks at, names as in features.py; None: by mode and model
+    inputs: tuple[str, ...] | None = None  # the head's inputs, names as in features.py; None: by mode and model
     frames: int = 1  # between onset and apex, the apex included
     baselines: tuple[str, ...] = BASELINES
-    seeds: int = 1  # runs with a seed each; the folds stay the same
+    seeds: int = 1  # runs with one seed each; the folds stay the same
     seed: int = 0
-    k: int = 5  # folds of kfold
+    k: int = 5  # number of folds of kfold
     test_share: float = 0.2  # of the subjects, for holdout
-    test_subjects: tuple[str, ...] = ()  # for holdout, instead of a share
+    test_subjects: tuple[str, ...] = ()  # for holdout, in place of a share
     finetune: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
     workers: int | None = None  # processes for folds that train; None: one for each GPU, or two cores
 
@@ -72,8 +72,8 @@ class EvalConfig:
             raise ConfigError(f"select is {self.select!r}; for action units it is fixed")
 
     def inputs_for(self, model: MicronBertConfig) -> tuple[str, ...]:
-        """What was asked for, or what suits the mode and the model: a linear head finds most in how each place has
-        moved (docs/model.md); what trains the encoder may see how its tokens change.
+        """The requested inputs, or those that suit the mode and the model: a linear head works best on how each place
+        moved (docs/model.md); training the encoder can also use how its tokens change.
         """
         if self.inputs:
             return self.inputs
@@ -83,12 +83,12 @@ class EvalConfig:
 
     @property
     def rules(self) -> EvalProtocol:
-        """Of the protocol."""
+        """The rules of the protocol."""
         return PROTOCOLS[self.protocol]
 
     @property
     def class_map(self) -> ClassMap | None:
-        """None: action units. Raises ConfigError for an unknown name."""
+        """The class map; None for action units. Raises ConfigError for an unknown name."""
         if self.classes == ACTION_UNITS or (self.classes is None and self.rules.class_map is None):
             return None
         if self.rules.class_map is None:

@@ -1,6 +1,6 @@
-"""Confusion counts of many groups at once: what is counted, F1 and recall of it, resampling of subjects.
+"""Confusion counts of many groups at once: the counts, their F1 and recall, resampling of subjects.
 
-Undefined values are NaN here, so that they spoil a mean instead of shrinking it; `defined` makes them None for people.
+Undefined values are NaN here, so that they propagate into a mean; `defined` converts them to None for output.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def class_positions(truth: Sequence[str], predicted: Sequence[str], classes: Seq
 
 
 def group_by_name(names: Sequence[str], num_samples: int) -> tuple[list[str], Counts]:
-    """The distinct names, sorted, and for each sample (n,) the position of its own. Raises ModelError without any."""
+    """The distinct names, sorted, and the position (n,) of each sample's name. Raises ModelError without any."""
     if not num_samples:
         raise ModelError("there are no predictions to score")
     if len(names) != num_samples:
@@ -83,10 +83,10 @@ def count_groups(groups: Counts, rows: Counts, columns: Counts, *, num_groups: i
 
 
 def resample_subjects(by_subject: Counts, rng: np.random.Generator) -> Floats:
-    """(S, ...) counts to (R, ...): sums over S subjects drawn with replacement. Samples of a person stay together."""
+    """(S, ...) counts to (R, ...): sums over S subjects drawn with replacement. A person's samples stay together."""
     num_subjects = len(by_subject)
     times = rng.multinomial(num_subjects, np.full(num_subjects, 1 / num_subjects), size=NUM_RESAMPLES)
-    sums = times.astype(np.float64) @ by_subject.reshape(num_subjects, -1)  # floats: the product is BLAS's then
+    sums = times.astype(np.float64) @ by_subject.reshape(num_subjects, -1)  # floats, so that BLAS computes the product
     return np.asarray(sums.reshape(NUM_RESAMPLES, *by_subject.shape[1:]))
 
 
@@ -104,7 +104,7 @@ def interval(values: Floats, num_subjects: int) -> Interval | None:
 
 
 def _right(confusion: Counts | Floats) -> Floats:
-    """(..., C, C) to (..., C): how many of each class were predicted rightly."""
+    """(..., C, C) to (..., C): how many of each class were predicted correctly."""
     return np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
 
 

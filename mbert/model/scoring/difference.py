@@ -1,4 +1,4 @@
-"""How the scores of two methods differ on the same samples, with intervals that draw the same people for both sides.
+"""How the scores of two methods differ on the same samples, with intervals that draw the same people for both.
 
 Two scores whose intervals overlap may still differ: people who are hard for one method are mostly hard for the other.
 """
@@ -26,7 +26,7 @@ from mbert.model.scoring.unit_metrics import Flags, count_units
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreDifference:
-    """One method's scores less those of another; None where one of them is not defined. Intervals are of 95 %."""
+    """One method's scores minus another's; None if either is undefined. Intervals are 95 %."""
 
     uf1: float | None
     uf1_interval: Interval | None  # None for a single subject too
@@ -53,7 +53,7 @@ def score_difference(
     classes: Sequence[str],
     seed: int = 0,
 ) -> ScoreDifference:
-    """Scores of the predictions `first` less those of `second`. Raises ModelError as `metrics.score` does."""
+    """Scores of the predictions `first` minus those of `second`. Raises ModelError as `metrics.score` does."""
     names, groups = group_by_name(subjects, len(truth))
     counts = []
     for predicted in (first, second):
@@ -74,7 +74,7 @@ def score_difference(
 def unit_difference(
     truth: Flags, first: Flags, second: Flags, subjects: Sequence[str], *, seed: int = 0
 ) -> UnitDifference:
-    """The same of action units, (n, U) each: whether a unit is there, and what both methods say."""
+    """The same for action units, (n, U) each: whether a unit is present, and both methods' predictions."""
     names, people = group_by_name(subjects, len(truth))
     by_subject = np.stack([count_units(truth, flags, people) for flags in (first, second)], axis=1)  # (S, 2, U, 2, 2)
     whole = by_subject.sum(axis=0)
@@ -95,5 +95,5 @@ def unit_difference(
 
 
 def _less(values: Floats) -> Floats:
-    """(..., 2) to (...): the first less the second."""
+    """(..., 2) to (...): the first minus the second."""
     return np.asarray(values[..., 0] - values[..., 1])

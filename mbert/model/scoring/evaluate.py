@@ -1,7 +1,7 @@
-"""`mbert eval`: what a μ-BERT knows of micro-expressions, under a protocol, beside baselines under the same folds.
+"""`mbert eval`: what a μ-BERT knows about micro-expressions, under a protocol, next to baselines on the same folds.
 
-Whatever is fitted in a fold sees the fold's training side alone, and nothing is chosen by a score unless that is asked
-for and said. An interrupted evaluation resumes where it stopped.
+Whatever is fitted in a fold sees only the fold's training side, and nothing is chosen by a score unless that is
+requested and reported. An interrupted evaluation resumes where it stopped.
 """
 
 import dataclasses
@@ -47,16 +47,16 @@ class MethodResult:
     """Scores of one method, pooled over all folds."""
 
     scores: Scores | ActionUnitScores  # of the first seed
-    per_dataset: dict[str, Scores] | dict[str, ActionUnitScores]  # of the same predictions, where there are several
-    over_seeds: SeedScores | None  # None where there is one seed, or no randomness
-    select: str  # how its folds chose; "fixed" where there is nothing to choose
-    difference: ScoreDifference | UnitDifference | None  # the model's scores less this method's; None of the model
-    seconds: float  # of this run, without what was there already
+    per_dataset: dict[str, Scores] | dict[str, ActionUnitScores]  # of the same predictions, if there are several
+    over_seeds: SeedScores | None  # None for a single seed, or without randomness
+    select: str  # how its folds chose; "fixed" if there is nothing to choose
+    difference: ScoreDifference | UnitDifference | None  # the model's scores minus this method's; None for the model
+    seconds: float  # of this run, without results of earlier ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class EvalResult:
-    """What an evaluation found. `methods` has the model under `mbert`, then the baselines under their names."""
+    """The results of an evaluation. `methods` has the model as `mbert`, then the baselines by name."""
 
     protocol: str
     classes: str  # name of the class map, or "action-units"
@@ -66,17 +66,17 @@ class EvalResult:
     inputs: tuple[str, ...]
     frames: int
     seeds: list[int]
-    num_samples: int  # that are tested
+    num_samples: int  # tested
     num_subjects: int
     num_folds: int
-    samples: dict[str, dict[str, int]]  # of each dataset: of each class, or with each action unit
+    samples: dict[str, dict[str, int]]  # per dataset: per class, or with each action unit
     left_out: dict[str, int]  # why -> labelled expressions
     apex_sources: dict[str, int]
     methods: dict[str, MethodResult]
-    warnings: list[str]  # what a reader of the scores has to know
+    warnings: list[str]  # what readers of the scores must know
     encoder_saw_test_subjects: list[str]  # their frames, without labels, were in the pretraining shards
-    encoder_learned_labels_of: list[str]  # test subjects it was finetuned on: the score of such an encoder leaks
-    evaluations_before: int  # of other models or settings on the same samples and folds, among these runs
+    encoder_learned_labels_of: list[str]  # test subjects it was finetuned on, which makes the score a leak
+    evaluations_before: int  # with other models or settings on the same samples and folds, among these runs
     checkpoint: str
     seconds: float
     folder: str
@@ -92,7 +92,7 @@ class EvalResult:
 
 
 def _cells(scores: Scores | ActionUnitScores) -> dict[str, Any]:
-    """The numbers of some scores by name; an interval as `_low` and `_high`."""
+    """The numbers of `scores` by name; an interval as `_low` and `_high`."""
     cells: dict[str, Any] = {}
     for name, value in dataclasses.asdict(scores).items():
         if name.endswith("_interval"):
@@ -116,8 +116,8 @@ def run_eval(
     """Evaluate a checkpoint; writes results.json and predictions.parquet.
 
     `shards` has the pairs of expressions: a folder, a URL or a brace pattern (`open_source`). `labels` is the
-    `labels.parquet` of their corpus, or its URL. Raises ManifestError without labelled expressions, where labels have
-    changed since the shards were made, and for samples that no split can keep apart, ConfigError for a leak and where
+    `labels.parquet` of their corpus, or its URL. Raises ManifestError without labelled expressions, if labels have
+    changed since the shards were made, and for samples that no split can keep apart, ConfigError for a leak and if
     the samples do not allow the protocol, ModelError without a checkpoint, ShardError for damaged pairs.
     """
     began = time.monotonic()
@@ -200,7 +200,7 @@ def run_eval(
         warnings.append(f"the encoder has seen {len(model.state.forgotten)} inputs that were forgotten since")
     result = dataclasses.replace(result, warnings=warnings)
     _write_predictions(methods, predicted, confidence[OURS])
-    if (classifier := methods.classifier()) is not None:  # what `mbert predict --classifier` takes
+    if (classifier := methods.classifier()) is not None:  # for `mbert predict --classifier`
         classifier.save(out / CLASSIFIER_FOLDER, model.state)
     write_json(
         out / _RESULTS,
@@ -221,7 +221,7 @@ def run_eval(
 
 
 def _class_names(config: EvalConfig, expressions: Sequence[Expression]) -> list[str]:
-    """Those of the class map: one that nobody shows leaves UF1 undefined instead of larger."""
+    """All classes of the map: one that nobody shows must leave UF1 undefined, not raise it."""
     classes = config.class_map
     if classes is None:
         return []
@@ -244,7 +244,7 @@ def _tested(folds: Iterable[Fold]) -> list[int]:
 def _result(
     methods: Methods, name: str, predicted: Sequence[Predictions], ours: Predictions, seconds: float
 ) -> MethodResult:
-    """`predicted` by a method with each seed; `ours` is what the model says with the first."""
+    """`predicted` has a method's predictions for each seed; `ours` the model's for the first."""
     select = methods.select_of(name)
     tested = _tested(methods.folds)
     subjects = [methods.expressions.found[index].subject for index in tested]
@@ -292,13 +292,13 @@ def _unit_names(flags: npt.NDArray[np.bool_]) -> list[str]:
 
 
 def _known(tested: Iterable[Subject], seen: Iterable[str]) -> list[str]:
-    """Tested subjects who are, as people, among others."""
+    """Tested subjects who are the same people as some in `seen`."""
     people = {person(Subject.parse(name)) for name in seen}
     return sorted({subject for subject in tested if person(subject) in people})
 
 
 def _about(methods: Methods) -> dict[str, str]:
-    """Hashes: of what two evaluations must have in common to be compared, and of what tells them apart."""
+    """Hashes of what two evaluations must share to be compared, and of what distinguishes them."""
     settings = {**dataclasses.asdict(methods.config), "inputs": methods.config.inputs_for(methods.model.config)}
     settings.pop("workers")
     settings.pop("baselines")
@@ -310,7 +310,7 @@ def _about(methods: Methods) -> dict[str, str]:
 
 
 def _history(out: Path, about: dict[str, str]) -> list[str]:
-    """The other models or settings that were evaluated on the same samples and folds, in this folder and beside it."""
+    """Other models or settings evaluated on the same samples and folds, in this folder and next to it."""
     found: set[str] = set()
     for path in [*out.parent.glob(f"*/{_RESULTS}"), out / _RESULTS]:
         try:
@@ -318,7 +318,7 @@ def _history(out: Path, about: dict[str, str]) -> list[str]:
             if before["about"]["task"] == about["task"]:
                 found |= {before["about"]["candidate"], *before["history"]}
         except (ManifestError, KeyError, TypeError):
-            continue  # of another version, or not there: it says nothing about this one
+            continue  # from another version, or missing: irrelevant to this one
     return sorted(found - {about["candidate"]})
 
 
@@ -340,7 +340,7 @@ def _warnings(result: EvalResult, expressions: Sequence[Expression], *, knows_pe
             f"the encoder was pretrained, without labels, on frames of {len(result.encoder_saw_test_subjects)} of the "
             f"{result.num_subjects} subjects; for a clean score: `mbert train pretrain --exclude-subjects-of`"
         )
-    if not knows_people:  # weights from elsewhere, or shards whose people nobody listed
+    if not knows_people:  # weights from elsewhere, or shards whose people are unknown
         found.append(
             "the checkpoint does not say whose faces it was trained on: if some of these people were among them, its "
             "figures leak"
@@ -364,7 +364,7 @@ def _warnings(result: EvalResult, expressions: Sequence[Expression], *, knows_pe
 
 
 def _differences(result: EvalResult) -> list[str]:
-    """Where the samples are not those that published scores of the protocol are of."""
+    """Differences between these samples and those behind the protocol's published scores."""
     found = []
     for dataset, counts in result.samples.items():
         published = expected(result.classes, dataset)
@@ -377,8 +377,8 @@ def _differences(result: EvalResult) -> list[str]:
 
 
 def _write_predictions(methods: Methods, predicted: dict[str, list[Predictions]], confidence: Confidence) -> None:
-    """One row per tested sample; `prediction` is the model's, `confidence` its head's own, of the first seed; other
-    columns are those of the methods.
+    """One row per tested sample; `prediction` is the model's, `confidence` its head's own, for the first seed; the
+    other columns are the baselines'.
     """
     fold_of = {index: fold.name for fold in methods.folds for index in fold.test}
     tested = sorted(fold_of)

@@ -1,4 +1,4 @@
-"""Folds that train a network each: spread over processes or GPUs, each one's predictions kept when it is done."""
+"""Folds that each train a network, spread over processes or GPUs; each one's predictions are kept when it is done."""
 
 import dataclasses
 import functools
@@ -32,23 +32,23 @@ _CORES_PER_PROCESS = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class FoldPredictions:
-    """What was predicted for a fold's test side, in its order."""
+    """The predictions for a fold's test side, in its order."""
 
-    places: list[int]  # in the classes
-    confidence: list[float] | None = None  # the probability of each; None where the method gives none
+    places: list[int]  # indices of the classes
+    confidence: list[float] | None = None  # the probability of each; None if the method gives none
 
 
 class FoldResults:
-    """Predictions of the folds of one method and seed that are done, one small file each.
+    """Predictions of the completed folds of one method and seed, one small file each.
 
-    `about` is a hash of all that decides them: files of anything else are as good as not there.
+    `about` is a hash of everything that affects them: files with another hash are ignored.
     """
 
     def __init__(self, folder: Path, about: str) -> None:
         self._folder, self._about = folder, about
 
     def run_folder(self, number: int) -> Path:
-        """Where a fold may work; it is removed when the fold is done, and when it was of something else."""
+        """A fold's working folder; removed when the fold is done, or if it belongs to something else."""
         folder = self._folder / f"{number:04d}-{self._about[:16]}"
         for other in self._folder.glob(f"{number:04d}-*"):
             if other != folder and other.is_dir():
@@ -56,7 +56,7 @@ class FoldResults:
         return folder
 
     def get(self, number: int) -> FoldPredictions | None:
-        """What was predicted for a fold; None when it is to be done."""
+        """The predictions for a fold; None if it is yet to be done."""
         path = self._folder / f"{number:04d}.json"
         if not path.exists():
             return None
@@ -75,7 +75,7 @@ class FoldResults:
 def run_in_processes(
     work: Callable[[Task], Found], tasks: Sequence[Task], workers: int | None, on_done: Callable[[Task, Found], None]
 ) -> None:
-    """Do every task, several at a time where there are several GPUs or pairs of cores; `on_done` as each one ends."""
+    """Run all tasks, several at once with several GPUs or pairs of cores; calls `on_done` after each."""
     num_gpus = torch.cuda.device_count()
     workers = min(workers or num_gpus or max(1, (os.cpu_count() or 1) // _CORES_PER_PROCESS), len(tasks))
     if workers <= 1:
@@ -90,7 +90,7 @@ def run_in_processes(
 def _work_alone(
     work: Callable[[Task], Found], threads: int, num_gpus: int, numbered: tuple[int, Task]
 ) -> tuple[int, Found]:
-    """In a process of its own: with its share of the cores, on its GPU."""
+    """Run in a separate process, with its share of the cores, on its GPU."""
     number, task = numbered
     torch.set_num_threads(threads)
     if num_gpus:
@@ -104,7 +104,7 @@ class FinetuneTask:
 
     number: int
     fold: Fold
-    expressions: Expressions  # of the whole protocol; their frames are read in the process that does the fold
+    expressions: Expressions  # of the whole protocol; frames are read in the process that runs the fold
     classes: Sequence[str]
     checkpoint: Path | str
     config: FinetuneConfig
@@ -113,10 +113,10 @@ class FinetuneTask:
 
 
 def finetune_fold(task: FinetuneTask) -> FoldPredictions:
-    """Train on a fold's training side and name the classes of its test side, as places in `classes`.
+    """Train on a fold's training side and predict its test side, as indices into `classes`.
 
-    `inner` counts epochs on an inner split by subject, then trains on the whole side for so many. `oracle` takes the
-    epoch that is best on the test side. A fold that was interrupted resumes.
+    `inner` picks the number of epochs on an inner split by subject, then trains on the whole side for that many.
+    `oracle` takes the epoch that is best on the test side. An interrupted fold resumes.
     """
     config = task.config
     test = _side(task, task.fold.test)
@@ -138,7 +138,7 @@ def finetune_fold(task: FinetuneTask) -> FoldPredictions:
 def _train(
     task: FinetuneTask, indices: Iterable[int], config: FinetuneConfig, name: str, watched: LabelledPairs | None
 ) -> list[list[int]]:
-    """Train, or resume; gives the predictions of the watched pairs after each epoch."""
+    """Train, or resume; returns the predictions of the watched pairs after each epoch."""
     watch = None if watched is None else Watch(lambda classifier: predict_places(classifier, watched).places)
     run = task.folder / name
     learned = _side(task, indices)
@@ -154,7 +154,7 @@ def _side(task: FinetuneTask, indices: Iterable[int]) -> LabelledPairs:
 
 
 def _best(watched: Sequence[Sequence[int]], labels: Sequence[int], *, by_accuracy: bool = False) -> int:
-    """The first epoch that does best."""
+    """The best epoch, the first of equals."""
     truth = [str(label) for label in labels]
 
     def quality(epoch: int) -> float:
@@ -164,7 +164,7 @@ def _best(watched: Sequence[Sequence[int]], labels: Sequence[int], *, by_accurac
 
 
 def predict_places(classifier: Classifier, pairs: LabelledPairs) -> FoldPredictions:
-    """The class of each pair, as its place among the classifier's classes, and how sure the classifier is of it."""
+    """The class of each pair, as its index in the classifier's classes, and the classifier's confidence."""
     compute = pick_compute()
     was_training = classifier.training
     classifier.to(compute.device).eval()
@@ -193,17 +193,17 @@ class FlowTask:
     images: Features  # (n, 3 K, h, w), of all samples
     labels: Sequence[int]  # of all samples, in [0, num_classes)
     num_classes: int
-    choice: Choice  # of the number of steps
+    choice: Choice  # for the number of steps
     seed: int
-    folder: Path  # not used: nothing is kept of a fold in work
+    folder: Path  # not used: an unfinished fold keeps nothing
 
 
 def flow_fold(task: FlowTask) -> FoldPredictions:
-    """Choose the steps, train on a fold's training side, and name the classes of its test side by their numbers."""
+    """Choose the steps, train on a fold's training side, and predict its test side as class numbers."""
     labels = task.labels
 
     def named(train: Sequence[int], test: Sequence[int], steps: int) -> list[int]:
-        if len({labels[index] for index in train}) == 1:  # nothing to tell apart
+        if len({labels[index] for index in train}) == 1:  # nothing to distinguish
             return [labels[train[0]]] * len(test)
         found = predict_flow_cnn(task.images, labels, train, test, task.num_classes, seed=task.seed, steps=steps)
         return [int(place) for place in found]

@@ -1,4 +1,4 @@
-"""Runs and forgotten inputs: which have seen them, what of their files shows or names them."""
+"""Runs and forgotten inputs: which runs have seen them, and which of their files show or name them."""
 
 import dataclasses
 import shutil
@@ -17,17 +17,17 @@ from mbert.manifests.subject import Subject
 from mbert.model.network.weights import STATE
 
 _RESULTS, _CONFIG = "results.json", "config.json"
-# What shows pairs, or is made of each sample: it cannot be told whose a part of it is.
+# Files that show pairs or combine samples: their parts cannot be attributed to a person.
 _SHOWING = ("pictures", "tensorboard", "features", "folds", REPORT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """What was in the inputs, for asking a run whether it has seen them."""
+    """The content of the inputs, to check whether a run has seen them."""
 
-    persons: Collection[str]  # who are seen
+    persons: Collection[str]  # shown in them
     corpora: Collection[str]  # fingerprints of the corpus and its shards
-    all_shown_named: bool  # somebody is named in each
+    all_shown_named: bool  # each names somebody
     scrubber: Scrubber
 
 
@@ -41,9 +41,9 @@ class RunFound:
 
 
 def find_runs(folder: Path, seen: Seen) -> list[RunFound]:
-    """The runs below a folder that have seen the inputs, or of which it cannot be excluded.
+    """The runs below a folder that have, or may have, seen the inputs.
 
-    Raises ManifestError where one is at work: it would write down again what is taken out.
+    Raises ManifestError if one is in progress: it would write again what is removed.
     """
     found = []
     for run in sorted(path for path in folder.glob("*") if path.is_dir()):
@@ -61,19 +61,19 @@ def find_runs(folder: Path, seen: Seen) -> list[RunFound]:
 
 
 def _is_link(file: Path, run: Path) -> bool:
-    """Whether a file is reached by `last` or `best`."""
+    """Whether a file is reached through `last` or `best`."""
     return any(parent.is_symlink() for parent in file.parents if run in parent.parents)
 
 
 def _has_seen(state: Mapping[str, Any], config: Mapping[str, Any], seen: Seen) -> bool | None:
-    """None: it cannot be known."""
+    """Whether a run has seen the inputs; None if that cannot be known."""
     persons = {person(Subject.parse(name)) for name in seen.persons}
     if persons & {person(Subject.parse(name)) for name in state.get("subjects", ())}:
         return True
     excluded = set((config.get("settings") or {}).get("exclude_subjects") or ())
     if seen.all_shown_named and all({name, Subject.parse(name).dataset} & excluded for name in seen.persons):
         return False
-    if config.get("kind") == "finetune" and seen.all_shown_named:  # it learns from people who are named
+    if config.get("kind") == "finetune" and seen.all_shown_named:  # it learns only from people who are named
         return False
     return True if state.get("corpus") in seen.corpora else None
 
@@ -88,9 +88,9 @@ def _has_rows(run: Path, scrubber: Scrubber) -> bool:
 
 
 def forget_in_runs(folder: Path, found: Collection[RunFound], scrubber: Scrubber, ids: Collection[str]) -> list[str]:
-    """Take names and rows out of all runs, delete what shows faces, and say in what has seen them that it has.
+    """Remove names and rows from all runs, delete files that show faces, and record it in the runs that saw the inputs.
 
-    Gives the files and folders that were deleted or rewritten. The weights stay as they are.
+    Returns the files and folders that were deleted or rewritten. The weights stay as they are.
     """
     done = []
     for run in map(Path, sorted(each.run for each in found)):

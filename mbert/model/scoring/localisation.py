@@ -1,7 +1,7 @@
-"""Does a map of change point at the patches that really moved? Scores against the motion that a synthetic pair has.
+"""Does a map of change point at the patches that really moved? Scores against the known motion of a synthetic pair.
 
 Shapes: P pairs, maps (P, h, w) of any scale, large where something changed; truth as boolean (P, h, w). A patch has
-moved, or is still, or is left out, which is neither and is asked nothing.
+moved, is still, or is left out: then it is neither and is not scored.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ _MOST_DISTRACTION_PX = 0.1  # above it, a patch moves for another reason
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PatchTruth:
-    """Which patches of a pair moved by the expression; those that are neither moved nor still are left out."""
+    """Which patches of a pair the expression moved; those neither moved nor still are left out."""
 
     moved: Patches  # (grid, grid)
     still: Patches
@@ -34,27 +34,27 @@ class PatchTruth:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Share:
-    """A score that is one sum over pairs divided by another, kept apart by pairs so that people can be resampled."""
+    """A score that is a ratio of two sums over pairs, stored per pair so that people can be resampled."""
 
-    won: Floats  # (P,) of each pair, or (P, P) of each pair against each
-    asked: Floats  # of the same shape; 0 where a pair has nothing to say
+    won: Floats  # (P,) per pair, or (P, P) for all pairs of pairs
+    asked: Floats  # same shape; 0 for a pair that cannot contribute
 
     @property
     def value(self) -> float:
-        """The share. NaN where no pair has anything to say."""
+        """The share. NaN if no pair contributes."""
         asked = self.asked.sum()
         return float(self.won.sum() / asked) if asked else float("nan")
 
     def interval(self, people: Sequence[str], *, seed: int = 0) -> Interval | None:
-        """Of 95 %, by drawing people with replacement; `people` says whom each of the P pairs shows.
+        """95 % interval from drawing people with replacement; `people` names the person in each of the P pairs.
 
-        None for a single person, and where no draw has anything to say.
+        None for a single person, or if no draw contributes.
         """
         values = self._resampled(people, seed)
         return interval(values[~np.isnan(values)], len(set(people)))
 
     def difference(self, other: "Share", people: Sequence[str], *, seed: int = 0) -> "Difference":
-        """This score less that of another method on the same pairs, with intervals of 95 % that draw the same people
+        """This score minus that of another method on the same pairs, with 95 % intervals that draw the same people
         for both sides.
         """
         ours, theirs = (share._resampled(people, seed) for share in (self, other))
@@ -69,7 +69,7 @@ class Share:
         )
 
     def _resampled(self, people: Sequence[str], seed: int) -> Floats:
-        """(R,) values with people drawn; NaN where a draw has nothing to say."""
+        """(R,) values for resampled people; NaN for a draw that does not contribute."""
         names, of_pair = group_by_name(people, len(self.won))
         belongs = np.eye(len(names))[of_pair]  # (P, S)
         times = resample_subjects(np.eye(len(names), dtype=np.int64), np.random.default_rng(seed))  # (R, S)
@@ -79,12 +79,12 @@ class Share:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Difference:
-    """How one score compares with another; the error is what lacks to 1."""
+    """How one score compares with another; the error is 1 minus the score."""
 
-    value: float  # the one less the other
+    value: float  # the first minus the second
     interval: Interval | None
-    error_ratio: float | None  # error of the one over error of the other; None where the other has none
-    error_ratio_interval: Interval | None  # draws in which the other has no error are left out
+    error_ratio: float | None  # error of the first over that of the second; None if the second has none
+    error_ratio_interval: Interval | None  # without draws in which the second has no error
 
 
 def patch_truth(
@@ -94,13 +94,13 @@ def patch_truth(
     *,
     distracted_is_still: bool = False,
 ) -> PatchTruth:
-    """Two fields of motion (S, S, 2), in pixels of the crop -> what each of grid x grid patches did.
+    """Classify each of grid x grid patches from two fields of motion (S, S, 2), in pixels of the crop.
 
-    A patch's motion is the mean length of `expression` over its pixels. It moved above 0.3 of the largest motion of a
-    patch, and is still up to 0.05 of it; without an expression all are still. What lies between is the rim of a motion
-    and is left out. So is a patch whose mean length of `distractor` is above 0.1 px: it does move, and no map can know
-    that this was not meant. `distracted_is_still` counts it as still where the expression leaves it still, which asks
-    of a map that it tell what was meant.
+    A patch's motion is the mean length of `expression` over its pixels. It moved if above 0.3 of the largest motion of
+    a patch, and is still up to 0.05 of it; without an expression all are still. Values in between are the rim of a
+    motion and are left out. So is a patch whose mean length of `distractor` is above 0.1 px: it does move, and no map
+    can know that this was not meant. `distracted_is_still` counts it as still if the expression leaves it still, which
+    requires a map to distinguish what was meant.
     """
     motion, distraction = patch_means(np.linalg.norm(np.stack([expression, distractor]), axis=-1), grid)
     meant, largest = distraction <= _MOST_DISTRACTION_PX, motion.max()
@@ -116,11 +116,12 @@ def patch_means(maps: Maps, grid: int) -> npt.NDArray[np.float32]:
 
 
 def auroc_within(maps: Maps, moved: Patches, still: Patches) -> Share:
-    """How often, within a pair, a patch that moved has more than one that is still; ties count half.
+    """How often, within a pair, a moved patch has a higher value than a still one; ties count half.
 
-    The AUROC of each pair over its own patches, averaged over the pairs that have patches of both kinds. Where action
-    units lie is known in advance: a map that is the same for all pairs reaches about 0.9, so this measures a prior of
-    place first, see `auroc_same_place`. Raises ModelError for shapes that differ and for values that are not finite.
+    The AUROC of each pair over its own patches, averaged over the pairs that have patches of both kinds. As the
+    location of action units is known in advance, a map that is the same for all pairs reaches about 0.9, so this mainly
+    measures a prior of place, see `auroc_same_place`. Raises ModelError for differing shapes and values that are not
+    finite.
     """
     _check(maps, moved, still)
     won, asked = np.zeros(len(maps)), np.zeros(len(maps))
@@ -131,12 +132,12 @@ def auroc_within(maps: Maps, moved: Patches, still: Patches) -> Share:
 
 
 def auroc_same_place(maps: Maps, moved: Patches, still: Patches) -> Share:
-    """How often a patch that moved has more than the patch at the same place of a pair where it is still.
+    """How often a moved patch has a higher value than the same patch in a pair where it is still.
 
-    Ties count half; all comparisons of all places weigh alike. As only equal places are compared, knowing where faces
-    usually move is worth nothing: a map that is the same for all pairs has exactly 0.5. Maps of different pairs are
-    compared here, so one that is stretched to its own ends, or that is large all over when the light changes, loses.
-    `won` and `asked` are (P, P): the pair of the moved patch, the pair of the still one. Raises ModelError as
+    Ties count half; all comparisons of all places have equal weight. As only equal places are compared, knowing where
+    faces usually move does not help: a map that is the same for all pairs has exactly 0.5. Maps of different pairs are
+    compared here, so a map that is scaled per pair, or that is large everywhere when the light changes, loses. `won`
+    and `asked` are (P, P): the pair of the moved patch, the pair of the still one. Raises ModelError as
     `auroc_within` does.
     """
     _check(maps, moved, still)
@@ -150,9 +151,9 @@ def auroc_same_place(maps: Maps, moved: Patches, still: Patches) -> Share:
 
 
 def pointing_game(maps: Maps, moved: Patches, still: Patches) -> Share:
-    """How often the largest patch of a pair is one that moved; of equally large ones, the share that did.
+    """How often the largest value of a pair is at a moved patch; of equally large ones, the share that moved.
 
-    Patches that are left out are set aside, and so are pairs in which nothing moved. Raises ModelError as
+    Skips patches that are left out, and pairs in which nothing moved. Raises ModelError as
     `auroc_within` does.
     """
     _check(maps, moved, still)
@@ -173,7 +174,7 @@ def _wins(moved: Maps, still: Maps) -> Floats:
 
 
 def _drawn(sums: Floats, belongs: Floats, times: Floats) -> Floats:
-    """Sums of pairs (P,) or (P, P), whom they show (P, S), how often each is drawn (R, S) -> (R,)."""
+    """Sums over pairs (P,) or (P, P), people shown (P, S), how often each is drawn (R, S) -> (R,)."""
     if sums.ndim == 1:
         return np.asarray(times @ (belongs.T @ sums))
     return np.asarray(((times @ (belongs.T @ sums @ belongs)) * times).sum(axis=1))

@@ -48,8 +48,8 @@ from mbert.model.scoring.probe import OwnUnits, fit_probe, predict_folds, predic
 from mbert.shards.pair import FramePair
 
 _BATCH = 32
-EVIDENCE = ("measured",)  # of the model's inputs, the one that nothing has learned
-# Whose features do not depend on the model: what is computed, by what, in which units.
+EVIDENCE = ("measured",)  # the one input of the model that is not learned
+# Methods whose features do not depend on the model: what is computed, by which function, in which units.
 _OF_FRAMES = {
     "frame_difference": ("frame difference", difference_features, DIFFERENCE_UNITS),
     "optical_flow": ("optical flow", flow_features, FLOW_UNITS),
@@ -58,12 +58,12 @@ _OF_FRAMES = {
 
 Features = npt.NDArray[np.float32]
 Predictions = list[str] | npt.NDArray[np.bool_]  # classes (n,), or action units (n, U)
-Confidence = npt.NDArray[np.float64]  # (n,): the probability of the predicted class; NaN where it is not known
-OnProgress = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
+Confidence = npt.NDArray[np.float64]  # (n,): the probability of the predicted class; NaN if unknown
+OnProgress = Callable[[str, int, int], None]  # what is being done, how much of it is done, the total
 
 
 def pair_features(model: MicronBert, pairs: Sequence[FramePair], inputs: Sequence[str] = ("change",)) -> Features:
-    """(n, F): what a head looks at, names as in features.py; raises ConfigError for what the model cannot give."""
+    """(n, F): a head's inputs, names as in features.py; raises ConfigError if the model cannot give them."""
     compute = pick_compute()
     model.to(compute.device).eval()
     features = []
@@ -79,21 +79,21 @@ def pair_features(model: MicronBert, pairs: Sequence[FramePair], inputs: Sequenc
 
 
 def hash_of(value: Any) -> str:
-    """SHA-256 of something that JSON can hold."""
+    """SHA-256 of a JSON-serialisable value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Methods:
-    """An evaluation's samples, truth and folds, and what to predict them with.
+    """An evaluation's samples, truth and folds, and how to predict them.
 
-    Features and the predictions of trained folds are kept in `out` under a hash of all that decides them.
+    Features and the predictions of trained folds are kept in `out` under a hash of everything that affects them.
     """
 
     config: EvalConfig
     expressions: Expressions
     classes: Sequence[str]  # empty: action units
-    units: npt.NDArray[np.bool_] | None  # (n, U): the truth where it is action units
+    units: npt.NDArray[np.bool_] | None  # (n, U): the truth for action units
     folds: Sequence[Fold]
     model: MicronBert
     checkpoint: Path | str
@@ -112,11 +112,11 @@ class Methods:
         return [expression.annotation for expression in self.expressions.found]
 
     def select_of(self, method: str) -> Select:
-        """How each fold of a method chooses: as the evaluation is asked to, the model and its baselines alike."""
+        """How each fold of a method chooses: as configured, the same for the model and its baselines."""
         return "fixed" if method == "majority" else self.config.select
 
     def seeds_of(self, method: str) -> list[int]:
-        """Those of the evaluation, or one where another could not give another prediction."""
+        """The evaluation's seeds, or just one if the seed does not affect the predictions."""
         config = self.config
         is_random = method in ("flow_cnn", "random_weights") or self.select_of(method) == "inner"
         if method == OURS and config.mode == "finetune":
@@ -124,7 +124,7 @@ class Methods:
         return list(range(config.seed, config.seed + (config.seeds if is_random else 1)))
 
     def predict(self, method: str, seed: int) -> tuple[Predictions, Confidence]:
-        """What a method makes of every sample, each by what its fold's training side taught; "" in no fold."""
+        """A method's prediction for every sample, learned from its fold's training side; "" if in no fold."""
         unknown = np.full(len(self.expressions.found), np.nan)
         if method == OURS and self.config.mode == "finetune":
             return self._by_finetuning(seed)
@@ -135,9 +135,10 @@ class Methods:
         return self._by_heads(method, self._features_of(method, seed), seed)
 
     def classifier(self) -> Classifier | None:
-        """The head on the features of all samples, as a model that names emotions; None where there is no such head.
+        """The head on the features of all samples, as a model that names emotions; None if there is no such head.
 
-        For videos of other people: it has seen everybody here. Finetuned encoders are not kept, a fold has one each.
+        For videos of other people: it has seen everybody here. Finetuned encoders are not kept, as each fold has its
+        own.
         """
         if self.config.mode == "finetune" or self.config.frames > 1 or self.units is not None:
             return None
@@ -182,7 +183,7 @@ class Methods:
         return self._kept(what, [hash_weights(model), inputs, DEFINITION], compute)
 
     def _kept(self, what: str, about: Any, compute: Callable[[Sequence[FramePair]], Features]) -> Features:
-        """Features of every expression, its pairs side by side as in `join_steps`."""
+        """Features of every expression, with its pairs concatenated as in `join_steps`."""
         return join_steps([self._kept_step(what, about, compute, step) for step in range(self.config.frames)])
 
     def _kept_step(
@@ -190,7 +191,7 @@ class Methods:
     ) -> Features:
         """Features of one pair of every expression; computed once, then read."""
         pairs = self.expressions.pairs(step)
-        keys = [pair.key for pair in pairs]  # which frames a step is of depends on the shards and on how many are asked
+        keys = [pair.key for pair in pairs]  # a step's frames depend on the shards and on the number requested
         path = self.out / "features" / f"{hash_of([what, about, keys, self.samples])[:24]}.npy"
         if path.exists():
             found: Features = np.load(path, allow_pickle=False)
@@ -231,13 +232,13 @@ class Methods:
         return predicted, confidence
 
     def _own_units_of(self, method: str) -> OwnUnits:
-        """Which unit each feature of a method is in, (F,), the same at every step."""
+        """The unit of each feature of a method, (F,), the same at every step."""
         if method in _OF_FRAMES:
             return np.tile(_OF_FRAMES[method][2], self.config.frames)
         return np.tile(in_own_units(self.model.config, self._inputs_of(method)), self.config.frames)
 
     def _map_sides_of(self, method: str) -> list[int]:
-        """The side of each map that the features of a method are, over all steps."""
+        """The side of each map in a method's features, over all steps."""
         if method in _OF_FRAMES:
             return [MAP_REGIONS] * (len(self._own_units_of(method)) // MAP_REGIONS**2)
         return [int(side) for side in map_sides(self.model.config, self._inputs_of(method))] * self.config.frames
@@ -310,7 +311,7 @@ class Methods:
     def _trained(
         self, name: str, seed: int, tasks: Sequence[Any], work: Callable[[Any], FoldPredictions], about: Any
     ) -> list[FoldPredictions]:
-        """What was predicted for each fold; those that an earlier run has done are not done again."""
+        """The predictions for each fold; folds completed by an earlier run are not repeated."""
         sides = [[fold.train, fold.test] for fold in self.folds]
         results = FoldResults(
             self.out / "folds" / f"{name}-{seed}", hash_of([name, seed, self.samples, list(self.classes), sides, about])

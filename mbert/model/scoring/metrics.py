@@ -3,7 +3,7 @@
 Definitions as in the MEGC 2019 guideline: TP, FP, FN are summed over the folds first, then F1 and recall are taken per
 class and averaged without weights. Averages of per-fold scores are a different, misleading number.
 
-A score that is not defined is None. It is never a zero, nor a mean over fewer classes: both pass for a result.
+An undefined score is None, never zero or a mean over fewer classes: both would pass for a result.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ from mbert.model.scoring.confusion import (
 class ClassScore:
     """One class against all others."""
 
-    precision: float | None  # None when it is never predicted
-    recall: float | None  # None, as F1, when no sample has this label
+    precision: float | None  # None if it is never predicted
+    recall: float | None  # None, like F1, if no sample has this label
     f1: float | None
     support: int  # samples with this label
     predicted: int  # samples for which it was predicted
@@ -67,7 +67,7 @@ class Scores:
     uf1_interval: Interval | None  # 95 %, bootstrap over subjects; None for a single subject
     uar_interval: Interval | None
     accuracy_interval: Interval | None  # of all resamples
-    resamples_left_out: int  # of the 1000 of the bootstrap: they drew no sample of some class
+    resamples_left_out: int  # of the bootstrap's 1000: they drew no sample of some class
     chance_uf1: float | None  # mean over random reassignments of the same predictions
     chance_uar: float | None
     num_samples: int
@@ -84,8 +84,8 @@ def score(
 ) -> Scores:
     """Score predictions pooled over all folds.
 
-    Without `classes` they are those of the labels, and another predicted class is an error, because UF1 is then not
-    defined. With `classes`, one of them without samples makes UF1 and UAR None. Raises ModelError for a name that is
+    Without `classes` they are those of the labels, and predicting any other class is an error, because UF1 is then
+    undefined. With `classes`, one of them without samples makes UF1 and UAR None. Raises ModelError for a name that is
     not a class, for sequences of unequal length and without predictions.
     """
     if classes is None:
@@ -139,10 +139,10 @@ def score_by_dataset(
 ) -> dict[str, Scores]:
     """The same predictions restricted to each dataset, as for the composite of MEGC 2019 (CDE).
 
-    The classes are those of the whole: UF1 and UAR of a dataset that lacks one are None. Raises ModelError as `score`.
+    The classes are those of all samples: UF1 and UAR of a dataset lacking one are None. Raises ModelError as `score`.
     """
     classes = sorted(set(truth)) if classes is None else classes
-    class_positions(truth, predicted, classes)  # said of the whole, not of a part
+    class_positions(truth, predicted, classes)  # reported for the whole, not for a part
     group_by_name(subjects, len(truth))
     names, groups = group_by_name(datasets, len(truth))
     parts = {name: np.flatnonzero(groups == index).tolist() for index, name in enumerate(names)}
@@ -160,7 +160,7 @@ def score_by_dataset(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
-    """One score over several seeds; mean and deviation are None when one of the values is."""
+    """One score over several seeds; mean and deviation are None if any value is."""
 
     mean: float | None
     standard_deviation: float | None  # of the sample (ddof 1); None for a single seed
@@ -178,7 +178,7 @@ class SeedScores:
 
 
 def over_seeds(scores: Sequence[Scores]) -> SeedScores:
-    """Mean, standard deviation and the values. Raises ModelError without scores, or for those of other samples."""
+    """Mean, standard deviation and the values. Raises ModelError without scores, or if their samples differ."""
     if not scores:
         raise ModelError("there are no scores to average; give those of at least one seed")
     supports = {tuple((name, one.support) for name, one in each.per_class.items()) for each in scores}
@@ -205,7 +205,7 @@ def _spread(values: list[float | None]) -> Spread:
 
 
 def _reassign(rows: Counts, columns: Counts, num_classes: int, rng: np.random.Generator) -> Counts:
-    """(R, C, C) confusion when the same predictions meet the labels in random order."""
+    """(R, C, C) confusion of the same predictions with the labels in random order."""
     one = np.zeros_like(rows)
     return np.concatenate(
         [

@@ -1,4 +1,4 @@
-"""Scores of a file of predictions, whoever made them."""
+"""Scores of a file of predictions from any source."""
 
 import dataclasses
 import re
@@ -18,14 +18,14 @@ class PredictionScores(Scores):
     """Scores pooled over all rows of a file. The mean of per-fold F1 is another number and is not reported."""
 
     file: str
-    per_dataset: dict[str, Scores]  # the same predictions; empty when the file names no dataset
+    per_dataset: dict[str, Scores]  # the same predictions; empty if the file names no dataset
     warnings: list[str]
 
 
 def score_predictions(path: Path, *, classes: Sequence[str] | None = None, seed: int = 0) -> PredictionScores:
     """Score the rows of `path` as one pool, and those of each dataset.
 
-    `classes` are those of the protocol, needed only when some have no sample. Raises ManifestError for a file that
+    `classes` are those of the protocol, needed only if some have no samples. Raises ManifestError for a file that
     cannot be read as predictions, ModelError as `score`.
     """
     rows = read_predictions(path)

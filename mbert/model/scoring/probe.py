@@ -1,9 +1,9 @@
-"""A linear head per fold on features that were computed once: standardised, regularised, fitted on the fold's training
-samples alone.
+"""A linear head per fold on features computed once: standardised, regularised, and fitted only on the fold's training
+samples.
 
 A face gives more features than there are expressions, and the solution of an L2-regularised linear model lies in the
-span of its training samples. So each fold turns its features to the axes of that span first: the same solution, from
-hundreds of numbers per sample instead of tens of thousands.
+span of its training samples. So each fold first projects its features onto the axes of that span: the same solution,
+from hundreds of numbers per sample instead of tens of thousands.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ from mbert.manifests.labels.folds import Fold
 from mbert.model.scoring.choice import Choice, Select
 
 REGULARISATION = 1.0  # scikit-learn's default C
-_GRID = (0.001, 0.01, 0.1, 1.0, 10.0)  # that a fold may choose from
-# Standard deviation of a Gaussian over neighbouring places, as a share of the map's side, that a fold may choose from:
-# as far as the evidence of motion is joined.
+_GRID = (0.001, 0.01, 0.1, 1.0, 10.0)  # choices for a fold
+# Standard deviation of a Gaussian over neighbouring places, as a share of the map's side; choices for a fold. They
+# set how far the evidence of motion is joined.
 _JOINED = (0.0, 0.043, 0.071)
-_CONSTANT = 1e-12  # scale below which a feature says nothing
-_NO_AXIS = 1e-6  # share of the largest eigenvalue below which there is rounding only
+_CONSTANT = 1e-12  # scale below which a feature carries no information
+_NO_AXIS = 1e-6  # share of the largest eigenvalue below which there is only rounding
 
 Features = npt.NDArray[np.float32]
-OwnUnits = npt.NDArray[np.int64]  # (F,): equal numbers above 0 are one unit, 0 is none, see `in_own_units`
+OwnUnits = npt.NDArray[np.int64]  # (F,): equal numbers above 0 share a unit, 0 has none, see `in_own_units`
 Axes = npt.NDArray[np.float64]
 
 
@@ -44,13 +44,13 @@ def predict_folds(
     confidence: npt.NDArray[np.float64] | None = None,
     on_fold: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """The class of every sample, named by the head that did not see its fold's test side; samples in no fold get "".
+    """The class of every sample, predicted by the head whose fold has it on its test side; "" for samples in no fold.
 
-    `features` (n, F), of which those of one unit in `own_units` (F,) keep their sizes to each other; where they are
-    maps, one after another, `map_sides` has the side of each. `select`: C is 1 and each place stands alone (fixed); C
-    and the distance over which the places of maps are joined are the best on inner splits by subject of the training
-    side (inner), or the best on the test side (oracle), which is no honest score. `confidence` (n,) is filled with the
-    probability that the head gives to the class it names.
+    `features` (n, F): those that share a unit in `own_units` (F,) keep their relative sizes; if they are concatenated
+    maps, `map_sides` has the side of each. `select`: C is 1 and each place stands alone (fixed); C and the distance
+    over which the places of maps are joined are the best on inner splits by subject of the training side (inner), or
+    the best on the test side (oracle), which is no honest score. `confidence` (n,) is filled with the head's
+    probability of the predicted class.
     """
     heads = Heads(features, truth, own_units=own_units, map_sides=map_sides if select != "fixed" else ())
     predicted = [""] * len(truth)
@@ -67,7 +67,7 @@ def predict_folds(
 
 
 class Heads:
-    """Linear heads on the same features: one for each set of training samples, C and distance of joining.
+    """Linear heads on the same features: one per set of training samples, C and joining distance.
 
     Features, `own_units` and `map_sides` as in `predict_folds`; without sides each place stands alone.
     """
@@ -86,19 +86,19 @@ class Heads:
         self.settings = list(itertools.product(_GRID, spreads))  # C, distance
 
     def predict(self, train: Sequence[int], test: Sequence[int], setting: tuple[float, float]) -> list[str]:
-        """The classes of `test`, in its order, by a head that is fitted on `train`."""
+        """The classes of `test`, in its order, by a head fitted on `train`."""
         return self.named(train, test, setting)[0]
 
     def named(
         self, train: Sequence[int], test: Sequence[int], setting: tuple[float, float]
     ) -> tuple[list[str], npt.NDArray[np.float64]]:
-        """The same, and the probability that the head gives to each."""
+        """The same, and the head's probability of each."""
         regularisation, spread = setting
         known, unknown = _axes(self._joined[spread], train, test, self._own_units)
         return _classify(known, [self._truth[index] for index in train], unknown, regularisation)
 
     def attempt(self, train: Sequence[int], test: Sequence[int]) -> dict[tuple[float, float], list[str]]:
-        """The same under every setting."""
+        """The same for every setting."""
         labels = [self._truth[index] for index in train]
         axes = {spread: _axes(joined, train, test, self._own_units) for spread, joined in self._joined.items()}
         return {
@@ -115,7 +115,7 @@ def predict_units(
     own_units: OwnUnits | None = None,
     on_fold: Callable[[], None] = lambda: None,
 ) -> npt.NDArray[np.bool_]:
-    """Action units of every sample, (n, U), each by a head of its own; C is 1. Features as in `predict_folds`."""
+    """Action units of every sample, (n, U), each by a separate head; C is 1. Features as in `predict_folds`."""
     predicted = np.zeros_like(targets)
     for fold in folds:
         train, test = list(fold.train), list(fold.test)
@@ -140,7 +140,7 @@ class Probe:
 
 
 def fit_probe(features: Features, truth: Sequence[str], *, own_units: OwnUnits | None = None) -> Probe:
-    """The head that `predict_folds` fits, on all samples; C is 1. It has no score: nobody is held out."""
+    """Fit the head of `predict_folds` on all samples; C is 1. It has no score: nobody is held out."""
     from sklearn.linear_model import LogisticRegression
 
     every = range(len(truth))
@@ -151,19 +151,19 @@ def fit_probe(features: Features, truth: Sequence[str], *, own_units: OwnUnits |
     axes, _ = _axes(features, every, every, own_units)
     head = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=2000, solver="newton-cg")
     head.fit(axes, list(truth))
-    # Back from the axes of the samples' span: the same linear function of the features.
+    # Convert back from the axes of the samples' span: the same linear function of the features.
     standard = (features[:, kept] - mean[kept]) / scale[kept]
     found = np.linalg.lstsq(standard, axes @ head.coef_.T, rcond=None)[0].T
     weights = np.zeros((len(found), features.shape[1]))
     weights[:, kept] = found
     bias = head.intercept_
-    if len(head.classes_) == 2:  # one function tells two classes apart
+    if len(head.classes_) == 2:  # one function separates two classes
         weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
     return Probe(tuple(str(name) for name in head.classes_), mean, np.where(kept, scale, 1.0), weights, bias)
 
 
 def _joined(features: Features, map_sides: Sequence[int], spread: float) -> Features:
-    """Each place of each map joined with its neighbours, under a Gaussian of some share of the side."""
+    """Join each place of each map with its neighbours, by a Gaussian of a given share of the side."""
     if not spread:
         return features
     from scipy.ndimage import gaussian_filter
@@ -181,10 +181,10 @@ def _joined(features: Features, map_sides: Sequence[int], spread: float) -> Feat
 def _classify(
     train: Axes, labels: Sequence[str], test: Axes, regularisation: float
 ) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """The class of each test sample, and the probability that the head gives to it."""
+    """The class of each test sample, and the head's probability of it."""
     from sklearn.linear_model import LogisticRegression
 
-    if len(set(labels)) == 1:  # nothing to tell apart
+    if len(set(labels)) == 1:  # nothing to distinguish
         return [labels[0]] * len(test), np.ones(len(test))
     # The axes differ in length by orders of magnitude; first-order solvers need hundreds of steps, this one a dozen.
     head = LogisticRegression(C=regularisation, class_weight="balanced", max_iter=2000, solver="newton-cg")
@@ -197,7 +197,7 @@ def _axes(
 ) -> tuple[Axes, Axes]:
     """Standardised features in the axes of the span of the training samples, (n_train, r) and (n_test, r).
 
-    Mean and scale are those of the training samples, one scale for each unit; a constant feature is left out.
+    Mean and scale come from the training samples, one scale per unit; constant features are left out.
     """
     known, unknown = features[list(train)], features[list(test)]
     mean, scale = known.mean(axis=0, dtype=np.float64), known.std(axis=0, dtype=np.float64)
@@ -215,7 +215,7 @@ def _axes(
 
 
 def by_unit(spread: npt.NDArray[np.floating[Any]], own_units: OwnUnits) -> npt.NDArray[np.floating[Any]]:
-    """The scale of each feature, (F,), of its standard deviation: of those in one unit the root of the mean square."""
+    """The scale of each feature, (F,), from its standard deviation: within a unit, the root mean square."""
     scale = spread.copy()
     for unit in np.unique(own_units[own_units > 0]):
         scale[own_units == unit] = np.sqrt(np.square(spread[own_units == unit]).mean())

@@ -1,4 +1,4 @@
-"""Leaks that no name shows: a tested recording that is in the corpus a second time, as somebody else's or nobody's."""
+"""Leaks that no name reveals: a tested recording that is in the corpus again, under another name or none."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -14,7 +14,7 @@ _MOST_CROPS = 100_000  # about two minutes of decoding
 def told_recordings(labels: Path | str, tested: Collection[str]) -> list[str]:
     """Warnings about the inputs `tested` (their video_ids), by how faces move in the corpus of a `labels.parquet`.
 
-    What one recording teaches, and what a pretraining on the corpus has seen, is then no stranger to its double.
+    A model that learned from one recording, or saw it in pretraining, is not new to its duplicate.
     """
     corpus = Path(labels).parent
     if is_url(str(labels)) or corpus.name != "corpus" or not (corpus / "videos.parquet").exists():

@@ -1,4 +1,4 @@
-"""An evaluation as its page shows it: read from the folder that `mbert eval` has written."""
+"""An evaluation as its page shows it: read from the folder that `mbert eval` wrote."""
 
 import datetime
 from collections import defaultdict
@@ -26,13 +26,13 @@ from mbert.model.scoring.worst_pairs import PREDICTIONS, worst_pairs
 from mbert.model.training.places import linked_run
 
 RESULTS = "results.json"
-# What people call a measure -> its name in results.json, there with `_interval` and below `chance_` too.
+# The displayed name of a measure -> its name in results.json, also with `_interval` and `chance_`.
 _MEASURES = {"UF1": "uf1", "UAR": "uar", "Accuracy": "accuracy", "Weighted F1": "weighted_f1"}
 _UNIT_MEASURES = {"F1": "binary_of_defined", "Macro F1": "macro_of_defined"}
 
 
 def read_evaluation(run: Path) -> EvaluationFacts:
-    """What an evaluation has to tell, with pictures of the pairs it got most wrong where shards and model are there.
+    """An evaluation's results, with pictures of the pairs it got most wrong if shards and model are available.
 
     Raises ManifestError naming the file that cannot be read.
     """
@@ -48,7 +48,7 @@ def read_evaluation(run: Path) -> EvaluationFacts:
 
 
 def read_entry(run: Path) -> RunEntry:
-    """The same evaluation as a row of a table; raises as `read_evaluation`."""
+    """The evaluation as a row of a table; raises as `read_evaluation`."""
     path = run / RESULTS
     results = read_json(path)
     try:
@@ -75,7 +75,7 @@ def read_entry(run: Path) -> RunEntry:
 
 
 def scored_model(run: Path) -> RunLink:
-    """The checkpoint that an evaluation has scored, and its run; raises as `read_evaluation`."""
+    """The checkpoint that an evaluation scored, and its run; raises as `read_evaluation`."""
     path = run / RESULTS
     results = read_json(path)
     try:
@@ -85,7 +85,7 @@ def scored_model(run: Path) -> RunLink:
 
 
 def evaluations_of(run: Path) -> list[RunLink]:
-    """The evaluations beside a training run that have scored one of its checkpoints, by name."""
+    """The evaluations next to a training run that scored one of its checkpoints, by name."""
     found = []
     for path in sorted(run.resolve().parent.glob(f"*/{RESULTS}")):
         try:
@@ -101,7 +101,7 @@ def evaluations_of(run: Path) -> list[RunLink]:
                 )
             )
         except (ManifestError, KeyError, TypeError, AttributeError):
-            continue  # of another version: it says nothing about this run
+            continue  # from another version: irrelevant to this run
     return found
 
 
@@ -160,7 +160,7 @@ def _measures(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _ordered(methods: Mapping[str, Any]) -> list[str]:
-    """The baselines in the order in which people read them: JSON has them by name."""
+    """The baselines in reading order: JSON sorts them by name."""
     known = list(METHODS)
     return sorted(set(methods) - {OURS}, key=lambda name: (known.index(name) if name in known else len(known), name))
 

@@ -38,7 +38,7 @@ class UnitScore:
 class ActionUnitScores:
     """F1 of each action unit on pooled predictions, and means over the units.
 
-    A mean over all units is None when one unit's F1 is. The means `of_defined` leave such units out: they compare only
+    A mean over all units is None if one unit's F1 is. The means `of_defined` leave such units out: compare them only
     with means over the same units.
     """
 
@@ -58,7 +58,7 @@ class ActionUnitScores:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ActionUnitResult:
-    """Scores of all samples, and of the same predictions restricted to each dataset."""
+    """Scores over all samples, and for the same predictions restricted to each dataset."""
 
     pooled: ActionUnitScores
     per_dataset: dict[str, ActionUnitScores]
@@ -73,7 +73,7 @@ def score_action_units(
     *,
     seed: int = 0,
 ) -> ActionUnitResult:
-    """Score multi-label predictions, as for CD6ME: which of `units` (numbers) are there; `truth`, `predicted` (n, U).
+    """Score multi-label predictions, as for CD6ME: which of `units` (numbers) are present; `truth`, `predicted` (n, U).
 
     Raises ModelError for arrays that are not boolean or not (n, U), and for sequences of unequal length.
     """
@@ -130,7 +130,7 @@ def _score_units(truth: Flags, predicted: Flags, units: Sequence[str], people: C
 
 
 def count_units(truth: Flags, predicted: Flags, people: Counts) -> Counts:
-    """(S, U, 2, 2) confusion of each person and unit, which is absent (0) or present (1); `people` (n,) are numbers."""
+    """(S, U, 2, 2) confusion per person and unit, which is absent (0) or present (1); `people` (n,) are numbers."""
     subjects, groups = np.unique(people, return_inverse=True)
     num_units = truth.shape[1]
     counts = count_groups(
@@ -144,5 +144,5 @@ def count_units(truth: Flags, predicted: Flags, people: Counts) -> Counts:
 
 
 def _mean(values: Floats) -> Floats:
-    """(R, U) to (R,); nothing without units."""
+    """(R, U) to (R,); empty without units."""
     return values.mean(axis=-1) if values.shape[-1] else np.empty(0)

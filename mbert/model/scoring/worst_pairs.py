@@ -1,4 +1,4 @@
-"""The expressions that an evaluation got most wrong, with their two crops and what the model says moved."""
+"""The expressions that an evaluation got most wrong, with their two crops and the model's map of what moved."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ _AGAIN = "run `mbert eval` again, then `mbert report`"
 def worst_pairs(
     run: Path, results: Mapping[str, Any], rows: Sequence[dict[str, Any]]
 ) -> tuple[int, list[WrongPair], str]:
-    """How many of the rows of an evaluation's predictions are wrong, the worst of them, and why they lack pictures.
+    """How many of the rows of an evaluation's predictions are wrong, the worst of them, and why any lack pictures.
 
-    The worst are those of which the head was surest; of action units those with most units wrong. Of equals the first
-    by key. The map is that of the model that was evaluated, and of no other: where its weights have changed since, or
-    shards or model are gone, it is left out and the reason says so.
+    The worst are those of which the head was most confident; for action units, those with most units wrong. Ties go to
+    the first by key. The map always comes from the evaluated model: if its weights have changed since, or shards or
+    model are gone, it is left out and the reason says why.
     """
     wrong = [row for row in rows if row["prediction"] != row["label"]]
     worst = sorted(wrong, key=lambda row: (-_wrongness(row), row["key"]))[:_MOST]

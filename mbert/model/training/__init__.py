@@ -1,1 +1,1 @@
-"""How it is learned: the loop, what it minimises, checkpoints, runs."""
+"""Training: the loop, what it minimises, checkpoints, runs."""

@@ -1,8 +1,8 @@
-"""Checkpoints of a training run: folders with a model and all that is needed to resume, written whole or not at all.
+"""Checkpoints of a training run: folders with a model and everything needed to resume, written all or nothing.
 
 checkpoints/step-0000400/   model.safetensors config.json state.json    the model, for use
                             optimizer.safetensors training.json         for resuming
-                            ema/                                        the averaged weights, a model of their own
+                            ema/                                        the averaged weights, as a separate model
 checkpoints/last, best      links
 """
 
@@ -31,19 +31,19 @@ LAST, BEST, AVERAGED = "last", "best", "ema"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Where a run stands, beside its tensors. Randomness needs no state: it is derived from seed and step."""
+    """The progress of a run, apart from its tensors. Randomness needs no state: it comes from seed and step."""
 
     step: int  # steps done
     position: dict[str, Any]  # of the loader
     scaler: dict[str, Any]  # of fp16's loss scaling, else empty
     best_loss: float | None  # lowest mean loss between two checkpoints so far
     world: int
-    revision: str | None  # of the code, where it is a git checkout
+    revision: str | None  # of the code, if it is a git checkout
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trained:
-    """The tensors of a run. `save` writes a model's files into a folder, with these tensors, after this step."""
+    """The tensors of a run. `save` writes a model's files into a folder, given tensors and the last step's report."""
 
     model: nn.Module
     optimizer: optim.Optimizer
@@ -55,7 +55,7 @@ class Trained:
 def save_checkpoint(folder: Path, trained: Trained, progress: Progress, *, is_best: bool, keep: int) -> Path:
     """Write `folder/step-<n>`, point `last` (and `best`) at it, and remove all but the `keep` newest and the best.
 
-    Raises MbertError when the disk is full or may not be written; the earlier checkpoints are then untouched.
+    Raises MbertError if the disk is full or not writable; earlier checkpoints then stay untouched.
     """
     target = folder / f"step-{progress.step:07d}"
     temporary = folder / f".{target.name}.tmp"
@@ -82,7 +82,7 @@ def save_checkpoint(folder: Path, trained: Trained, progress: Progress, *, is_be
 
 
 def read_progress(run: Path) -> Progress | None:
-    """Where a run stands, or None where it has no checkpoint; raises ModelError when that is damaged."""
+    """The progress of a run, or None without a checkpoint; raises ModelError if that is damaged."""
     folder = run / "checkpoints" / LAST
     if not folder.exists():
         return None
@@ -95,7 +95,7 @@ def read_progress(run: Path) -> Progress | None:
 def load_tensors(run: Path, trained: Trained) -> None:
     """Restore the optimiser's moments and the averages of the last checkpoint; raises ModelError when they do not fit.
 
-    The model itself is loaded by who made it.
+    The caller loads the model itself.
     """
     file = run / "checkpoints" / LAST / _OPTIMIZER
     names = {id(parameter): name for name, parameter in trained.model.named_parameters()}

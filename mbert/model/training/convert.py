@@ -10,12 +10,12 @@ from mbert.model.network.weights import write_model
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ConvertSummary:
-    """What a released checkpoint holds, and where it is now."""
+    """The content of a released checkpoint, and its new location."""
 
     num_tensors: int
     num_parameters: int
     epoch: int | None
-    dataset: str | None  # as its training called it
+    dataset: str | None  # as named in its training
     attention: str
     warning: str
     folder: str

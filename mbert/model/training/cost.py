@@ -1,4 +1,4 @@
-"""What training costs, counted before it begins: parameters, arithmetic, memory. Nothing is allocated for it."""
+"""The cost of training, counted before it begins: parameters, arithmetic, memory. Nothing is allocated for it."""
 
 import contextlib
 import dataclasses
@@ -22,10 +22,10 @@ _LEARNED_BYTES = 16  # weight, gradient and AdamW's two moments, 32 bits each
 class StepCost:
     """One pretraining step."""
 
-    num_parameters: int  # of all that is saved
+    num_parameters: int  # of everything that is saved
     num_learned: int
     flops_per_pair: int  # of matrix products, forward and backward, a multiplication and an addition counted as two
-    memory_bytes: int  # parameters, gradients, moments, and what the forward pass keeps; workspace comes on top
+    memory_bytes: int  # parameters, gradients, moments, and what the forward pass keeps; workspace is extra
 
 
 def step_cost(
@@ -38,7 +38,7 @@ def step_cost(
 ) -> StepCost:
     """Count a step of `batch_size` pairs in a few seconds, on any machine.
 
-    The memory is that of attention without its matrix, as on a GPU with 16-bit numbers and on a CPU.
+    Memory assumes attention without its matrix, as on a GPU with 16-bit numbers and on a CPU.
     """
     with FakeTensorMode():
         model = MicronBert(config)
@@ -63,10 +63,10 @@ def _loss(model: MicronBert, objective: ObjectiveConfig, batch_size: int) -> Ten
 
 
 def _kept_bytes(model: MicronBert, objective: ObjectiveConfig, batch_size: int, precision: str) -> int:
-    """What the forward pass keeps for the backward pass, without the parameters."""
+    """The memory that the forward pass keeps for the backward pass, without the parameters."""
     with _noting_kept() as kept, torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision != "fp32"):
         loss = _loss(model, objective, batch_size)
-    del loss  # until here nothing was freed, so that each storage has a name of its own
+    del loss  # nothing was freed before, so that each storage has a unique address
     for parameter in model.parameters():
         kept.pop(parameter.untyped_storage()._cdata, None)
     return sum(kept.values())
@@ -74,7 +74,7 @@ def _kept_bytes(model: MicronBert, objective: ObjectiveConfig, batch_size: int, 
 
 @contextlib.contextmanager
 def _noting_kept() -> Iterator[dict[int, int]]:
-    """Bytes of each storage that autograd keeps: one that is kept twice counts once."""
+    """Bytes of each storage that autograd keeps; a storage kept twice counts once."""
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:

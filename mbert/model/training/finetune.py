@@ -40,20 +40,20 @@ _CPU_BATCH, _GPU_BATCH = 16, 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneConfig(LoopConfig):
-    """A finetuning run. What is off by default is so because nothing has been measured about it here."""
+    """A finetuning run. Options that are off by default have not been measured here."""
 
     classes: str = "annotated"  # class map
-    inputs: tuple[str, ...] = ("change",)  # what the head looks at, names as in features.py
+    inputs: tuple[str, ...] = ("change",)  # the head's inputs, names as in features.py
     head: HeadKind = "linear"
     hidden_dim: int = 256  # of the mlp head
-    dropout: float = 0.0  # before the last layer; what it drops differs with the number of processes
-    frozen: bool = False  # learn the head alone
+    dropout: float = 0.0  # before the last layer; the dropped units depend on the number of processes
+    frozen: bool = False  # learn only the head
     layer_decay: float = 0.75  # factor of the learning rate from one block to the one below
     class_weights: ClassWeights = "balanced"
     label_smoothing: float = 0.0
     mixup: float = 0.0  # parameter of the Beta distribution; 0: pairs are not mixed
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-    exclude_subjects: tuple[str, ...] = ()  # held out: nothing of theirs is learned from
+    exclude_subjects: tuple[str, ...] = ()  # held out: never learned from
 
     def __post_init__(self) -> None:
         LoopConfig.__post_init__(self)
@@ -75,16 +75,16 @@ class FinetuneConfig(LoopConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class FinetunePlan(LoopPlan):
-    """A run with everything decided."""
+    """A run with all settings resolved."""
 
     config: FinetuneConfig
-    encoder: dict[str, object]  # which one is finetuned: its step, its corpus, a hash of its weights
+    encoder: dict[str, object]  # the finetuned encoder: its step, its corpus, a hash of its weights
     classes: dict[str, int]  # pairs of each
     subjects: tuple[str, ...]  # learned from
     pairs: str  # fingerprint of the pairs and their labels
 
     def identity(self) -> dict[str, object]:
-        """What must be equal for a run to be continued."""
+        """Settings that must match for a run to be resumed."""
         return {
             **LoopPlan.identity(self),
             "inputs": list(self.config.inputs),
@@ -98,7 +98,7 @@ class FinetunePlan(LoopPlan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneSummary:
-    """What a run ended with. `train_accuracy` is of pairs that were learned from: no score."""
+    """The result of a run. `train_accuracy` is measured on training pairs: it is not a score."""
 
     steps: int
     steps_done: int
@@ -113,7 +113,7 @@ class FinetuneSummary:
     seconds: float
     checkpoint: str
     run: str
-    page: str | None = None  # of the run, once there is one
+    page: str | None = None  # of the run, once it exists
 
 
 def run_finetune(
@@ -133,10 +133,10 @@ def run_finetune(
     """Finetune, or resume a run that was interrupted. Under torchrun, all processes call this.
 
     `shards` has the pairs of expressions: a folder, a URL or a brace pattern (`open_source`). `labels` is the
-    `labels.parquet` of their corpus, or its URL. `checkpoint` is whatever `MicronBert.from_pretrained` takes. Raises
-    ManifestError without labelled pairs and where the labels have changed since, ConfigError with fewer than two
-    classes, for an unknown excluded subject, for inputs that the model cannot give, and when `out` holds a run of
-    another configuration, ModelError without a checkpoint or when the loss is not finite.
+    `labels.parquet` of their corpus, or its URL. `checkpoint` is anything `MicronBert.from_pretrained` takes. Raises
+    ManifestError without labelled pairs and if the labels have changed since, ConfigError for fewer than two classes,
+    an unknown excluded subject, inputs that the model cannot give, and if `out` holds a run of another configuration,
+    ModelError without a checkpoint or if the loss is not finite.
     """
     source = open_source(shards, cache=cache)
     labelled = read_labelled(
@@ -158,9 +158,9 @@ def run_finetune(
 
 @dataclasses.dataclass(frozen=True)
 class Watch:
-    """Pairs that are not learned from, and what the model makes of them after each epoch, for choosing among epochs.
+    """Pairs that are not learned from, and the model's predictions for them after each epoch, to choose among epochs.
 
-    What is found is kept beside the checkpoints, so that a resumed run has all epochs.
+    Results are kept next to the checkpoints, so that a resumed run has all epochs.
     """
 
     predict: Callable[[Classifier], list[int]]
@@ -170,7 +170,7 @@ class Watch:
         write_json(self._path(run, epoch), self.predict(model))
 
     def read(self, run: Path, epochs: int) -> list[list[int]]:
-        """What was found after each epoch."""
+        """The results of each epoch."""
         return [list(read_json(self._path(run, epoch))) for epoch in range(1, epochs + 1)]
 
     def _path(self, run: Path, epoch: int) -> Path:
@@ -191,7 +191,7 @@ def finetune_pairs(
     on_plan: Callable[[FinetunePlan], None] = lambda plan: None,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> FinetuneSummary:
-    """As `run_finetune`, on pairs that are at hand; `corpus` is the fingerprint of the corpus they come from."""
+    """As `run_finetune`, for given pairs; `corpus` is the fingerprint of the corpus they come from."""
     began = time.monotonic()
     backbone = MicronBert.from_pretrained(checkpoint)
     check_inputs(config.inputs, backbone.config)
@@ -235,7 +235,7 @@ def decide(
     backbone: MicronBert,
     corpus: str,
 ) -> FinetunePlan:
-    """Fill in what was left to the hardware and to the number of pairs."""
+    """Fill in the settings that depend on the hardware and the number of pairs."""
     num_pairs, share = len(labelled.pairs), processes.world * config.accumulate
     wanted = min(_GPU_BATCH if compute.is_gpu else _CPU_BATCH, math.ceil(num_pairs / share))
     batch_size = config.batch_size or wanted
@@ -271,13 +271,13 @@ class FinetuneJob:
 
     model: Classifier
     plan: FinetunePlan
-    before: TrainingState | None  # what the encoder had seen when it came
-    after_epoch: Callable[[int], None] | None = None  # given each step: it knows whether an epoch ends
+    before: TrainingState | None  # what the encoder had seen before this run
+    after_epoch: Callable[[int], None] | None = None  # called at each step; checks whether an epoch ends
 
     def losses(
         self, forward: nn.Module, batch: LabelledBatch, rows: slice, places: range, total: int, step: int
     ) -> dict[str, Tensor]:
-        """Cross-entropy, and the share of pairs whose (heavier) label is named."""
+        """Cross-entropy, and the share of pairs whose (dominant) label is predicted."""
         config = self.plan.config
         t0, t1, targets = self._examples(batch, rows)
         if batch.partners is not None:
@@ -295,21 +295,21 @@ class FinetuneJob:
         }
 
     def after_step(self, step: int) -> None:
-        """Look at the pairs that are watched."""
+        """Check the watched pairs."""
         if self.after_epoch is not None:
             self.after_epoch(step)
 
     def lr_scale(self, name: str) -> float:
-        """By depth."""
+        """Depends on depth."""
         return self.model.lr_scale(name, self.plan.config.layer_decay)
 
     def picture(self, batch: LabelledBatch) -> npt.NDArray[np.uint8]:
-        """Some pairs and the maps of the model as it now is; the decoder has not followed."""
+        """Some pairs and the current model's maps; the decoder is not trained here."""
         t0, t1, _ = self._examples(batch, slice(0, 4))
         return picture_pairs(self.model.backbone, t0, t1, ObjectiveConfig())
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor], report: StepReport) -> None:
-        """A classifier whose μ-BERT says what it has seen, now and before."""
+        """Save a classifier; its μ-BERT's state lists what it has seen, now and before."""
         before, plan = self.before, self.plan
         labelled = set(before.labelled_subjects if before else ()) | set(() if plan.config.frozen else plan.subjects)
         state = TrainingState(

@@ -1,4 +1,4 @@
-"""The loss of labels: soft targets, mixed pairs, weighted classes. Nothing here depends on who holds which pairs."""
+"""The loss of labels: soft targets, mixed pairs, weighted classes. Independent of which process has which pairs."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def balanced_weights(counts: Sequence[int]) -> Tensor:
-    """(K,) weights inverse to the classes' numbers of pairs; over all pairs their mean is 1."""
+    """(K,) weights inverse to the number of pairs per class; their mean over all pairs is 1."""
     found = torch.tensor(counts, dtype=torch.float32)
     return found.sum() / (len(counts) * found)
 
@@ -22,7 +22,7 @@ def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
 def mixing_shares(alpha: float, places: range, total: int, *, seed: int, step: int) -> Tensor:
     """(len(places),) float32 shares of the first of two mixed pairs, from Beta(alpha, alpha).
 
-    Drawn for the whole global batch of `total` pairs by (seed, step), so that each place gets the same share on any
+    Drawn for the whole global batch of `total` pairs from (seed, step), so that each place gets the same share for any
     number of processes and after an interruption.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, step]))
@@ -31,7 +31,7 @@ def mixing_shares(alpha: float, places: range, total: int, *, seed: int, step: i
 
 
 def mix(one: Tensor, other: Tensor, shares: Tensor) -> Tensor:
-    """Share by share: (B, ...) and (B, ...) with (B,) -> (B, ...)."""
+    """Mix by share: (B, ...) and (B, ...) with (B,) -> (B, ...)."""
     weight = shares.view(-1, *[1] * (one.ndim - 1))
     return weight * one + (1 - weight) * other
 
@@ -39,6 +39,6 @@ def mix(one: Tensor, other: Tensor, shares: Tensor) -> Tensor:
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     """The mean over the pairs of -sum_c w_c * target_c * log p_c, for (B, K) and (B, K).
 
-    The sum of the weights in a batch does not divide: parts of a batch on several processes then add up to the whole.
+    Not divided by a batch's sum of weights: parts of a batch on several processes then add up to the whole.
     """
     return F.cross_entropy(logits.float(), targets, weight=weights, reduction="none").mean()

@@ -1,4 +1,4 @@
-"""The one training loop: pretraining and finetuning say what a loss is, everything else is here."""
+"""The single training loop: pretraining and finetuning define a loss, everything else is here."""
 
 import collections
 import contextlib
@@ -25,14 +25,14 @@ from mbert.model.training.checkpoint import Progress, Trained, load_tensors, rea
 from mbert.model.training.optim import AveragedWeights, adamw, learning_rate, set_learning_rate
 from mbert.model.training.run_log import Reporter, RunLog, StepReport
 
-# Of a field that may change from one part of a run to the next: it does not change what is learned, or the plan says
-# what it resolved to.
+# Marks a field that may change from one part of a run to the next, because it does not affect what is learned, or the
+# plan records what it resolved to.
 FREE = "free"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LoopConfig:
-    """What pretraining and finetuning have in common. None means: chosen by the hardware when the run starts."""
+    """Settings shared by pretraining and finetuning. None means: chosen by the hardware when the run starts."""
 
     steps: Annotated[int | None, FREE] = None  # either steps or epochs
     epochs: Annotated[float | None, FREE] = None
@@ -41,15 +41,15 @@ class LoopConfig:
     lr: Annotated[float | None, FREE] = None  # peak learning rate
     weight_decay: float = 0.05
     warmup_ratio: float = 0.05  # share of the steps
-    clip_norm: float = 1.0  # longest gradient
-    average_decay: float = 0.0  # of averaged weights, kept beside the others; 0: none
+    clip_norm: float = 1.0  # largest gradient norm
+    average_decay: float = 0.0  # of averaged weights, kept next to the others; 0: none
     precision: Annotated[Precision, FREE] = "auto"
     compile: Annotated[bool, FREE] = False  # with torch.compile; the first step then takes up to two minutes
     workers: Annotated[int | None, FREE] = None  # processes that load pairs, for each training process
     max_bad: Annotated[float, FREE] = 0.001  # share of an epoch's pairs that may be damaged
-    max_minutes: Annotated[float | None, FREE] = None  # save and stop after so many; rerun to resume
+    max_minutes: Annotated[float | None, FREE] = None  # save and stop after this many; rerun to resume
     save_every: Annotated[int, FREE] = 200  # steps between checkpoints
-    keep: Annotated[int, FREE] = 1  # newest checkpoints kept, beside the best
+    keep: Annotated[int, FREE] = 1  # newest checkpoints kept, apart from the best
     picture_every: Annotated[int, FREE] = 200  # steps between pictures; 0: none
     report_to: Annotated[Reporter, FREE] = "none"
     seed: int = 0
@@ -75,12 +75,12 @@ class LoopConfig:
 _ABOVE_0 = ("steps", "epochs", "batch_size", "lr", "accumulate", "clip_norm", "max_minutes", "save_every", "keep")
 
 
-FEWER_STEPS = "--steps"  # why a run stopped that was asked for fewer steps than it has
+FEWER_STEPS = "--steps"  # why a run stopped if fewer steps than its total were requested
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LoopPlan:
-    """A run with everything decided."""
+    """A run with all settings resolved."""
 
     steps: int
     batch_size: int  # pairs of one process in one pass
@@ -92,12 +92,12 @@ class LoopPlan:
     world: int  # processes
     num_pairs: int
     corpus: str  # fingerprint
-    done_before: int = 0  # steps that an earlier part of the run has done
-    stop_after: int | None = None  # a step before the last one, where fewer are asked for than the run has
-    notes: tuple[str, ...] = ()  # what was chosen for want of a GPU, what resuming means, what has no effect
+    done_before: int = 0  # steps done by an earlier part of the run
+    stop_after: int | None = None  # a step before the last one, if fewer are requested than the run has
+    notes: tuple[str, ...] = ()  # what was chosen because there is no GPU, what resuming means, what has no effect
 
     def identity(self) -> dict[str, object]:
-        """What must be equal for a run to be continued."""
+        """Settings that must match for a run to be resumed."""
         hints = typing.get_type_hints(type(self.config), include_extras=True)
         free = {name for name, hint in hints.items() if FREE in getattr(hint, "__metadata__", ())}
         kept = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in free}
@@ -116,29 +116,29 @@ class Job(Protocol):
     ) -> dict[str, Tensor]:
         """The loss of some rows of a batch, under `loss`, and its parts.
 
-        `places` are the places of these rows in the global batch, which has `total`. `forward` is the model as it is
-        wrapped for several processes.
+        `places` are the indices of these rows in the global batch of `total` pairs. `forward` is the model as wrapped
+        for several processes.
         """
 
     def after_step(self, step: int) -> None:
-        """What follows the optimiser's step."""
+        """Called after the optimiser's step."""
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor], report: StepReport) -> None:
         """Write the model's files, with these tensors, after the step of this report."""
 
     def picture(self, batch: Any) -> npt.NDArray[np.uint8]:
-        """What the model makes of some pairs, (H, W, 3) RGB."""
+        """A picture of the model's output for some pairs, (H, W, 3) RGB."""
 
     def lr_scale(self, name: str) -> float:
         """The share of the learning rate that a parameter gets."""
 
 
 class Loader(Protocol):
-    """Where batches come from; each knows its `keys`."""
+    """The source of batches; each has its `keys`."""
 
     @property
     def steps_per_epoch(self) -> float:
-        """For reports: no whole number where a batch may span epochs."""
+        """For reports: not a whole number if a batch may span epochs."""
 
     @property
     def position(self) -> Any: ...  # noqa: D102 - with to_json()
@@ -154,12 +154,13 @@ def train(
     log: RunLog | None,
     on_step: Callable[[StepReport], None],
 ) -> str:
-    """From where the run stands to its last step. Returns "" or why it stopped before: SIGTERM, or a limit.
+    """Train to the run's last step. Returns "", or why it stopped earlier: SIGTERM, or a limit.
 
-    On Ctrl-C the state is saved before KeyboardInterrupt is raised. Raises ModelError when the loss is not finite.
+    On Ctrl-C the state is saved before KeyboardInterrupt is raised. Raises ModelError if the loss is not finite.
     """
     config, compute = plan.config, plan.compute
-    # A process that has ever set this number rounds products of matrices otherwise than one that has not: now all have.
+    # Having ever set this number changes how a process rounds matrix products; setting it here makes all processes
+    # agree.
     torch.set_num_threads(torch.get_num_threads())
     model = job.model.to(compute.device).train()
     optimizer = adamw(model, weight_decay=config.weight_decay, lr_scale=job.lr_scale)
@@ -217,12 +218,12 @@ def _learning_rate(plan: LoopPlan, step: int) -> float:
 
 
 def _wrapped(model: nn.Module, compute: Compute, processes: Processes, compiled: bool) -> nn.Module:
-    """The model as it is called: compiled, its gradients averaged over the processes."""
+    """The model to call: compiled, with gradients averaged over the processes."""
     if compiled:
         model.compile()
     if not processes.are_joined:
         return model
-    # Buffers are constants, or are kept equal by who changes them.
+    # Buffers are constants, or the code that changes them keeps them equal.
     return DistributedDataParallel(
         model,
         device_ids=[compute.device.index] if compute.is_gpu else None,
@@ -242,7 +243,7 @@ def _step(
     step: int,
 ) -> dict[str, Tensor]:
     """Forward, backward, update; `step` counts from 0. Returns the parts of the loss and the gradient's length."""
-    torch.manual_seed(step_seed(plan.config.seed, step) + processes.rank)  # for whatever is random inside a model
+    torch.manual_seed(step_seed(plan.config.seed, step) + processes.rank)  # for randomness inside a model
     places = range(processes.rank, plan.global_batch, processes.world)
     total: dict[str, Tensor] = {}
     optimizer.zero_grad(set_to_none=True)
@@ -265,17 +266,17 @@ def _step(
 
 
 def step_seed(seed: int, step: int) -> int:
-    """Randomness of one step, from seed and step alone: a continued run draws what an unbroken one would."""
+    """The seed of one step, from seed and step alone: a resumed run draws what an uninterrupted one would."""
     return seed * 1_000_003 + step
 
 
 class _Reports:
-    """Turns the losses of steps into reports. On a GPU one step late, so that it never waits to be asked."""
+    """Turns the losses of steps into reports. On a GPU one step late, so that the GPU never waits for it."""
 
     _STOPS = ("SIGTERM", "SIGINT", "the time limit")
 
     def __init__(self, plan: LoopPlan, processes: Processes, steps_per_epoch: float) -> None:
-        self.stop = ""  # why the run is to end; the same on all processes
+        self.stop = ""  # why the run should end; the same on all processes
         self._plan, self._processes, self._steps_per_epoch = plan, processes, steps_per_epoch
         self._waiting: collections.deque[tuple[int, list[str], Tensor, _Arriving, list[str], float, float]]
         self._waiting = collections.deque()
@@ -284,7 +285,7 @@ class _Reports:
     def add(
         self, step: int, losses: dict[str, Tensor], keys: list[str], lr: float, waited: float, stop: str
     ) -> list[StepReport]:
-        """Note a step; gives back the reports that are ready. Raises ModelError when a loss was not finite."""
+        """Note a step; returns the reports that are ready. Raises ModelError if a loss was not finite."""
         own = torch.stack([value.float() for value in losses.values()])
         flags = torch.tensor([float(name == stop) for name in self._STOPS]).to(own.device, non_blocking=True)
         summed = self._processes.sum(torch.cat([own / self._processes.world, flags]))
@@ -293,11 +294,11 @@ class _Reports:
 
     @property
     def is_card_busy(self) -> bool:
-        """Whether a card still works on the last step: then nobody has waited for the next batch."""
+        """Whether a GPU is still working on the last step, so that loading the next batch cost no time."""
         return bool(self._waiting) and not self._waiting[-1][3].are_there()
 
     def rest(self) -> list[StepReport]:
-        """All that is left."""
+        """All remaining reports."""
         return self._finish(0)
 
     def _finish(self, num_left: int) -> list[StepReport]:
@@ -327,7 +328,7 @@ class _Reports:
         return found
 
     def _fail(self, step: int, loss: float, own: Tensor, keys: list[str]) -> None:
-        """Every process comes here: the sum is the same everywhere."""
+        """Every process gets here: the sum is the same everywhere."""
         blamed = self._processes.gather(keys if not math.isfinite(float(own[0])) else [])
         found = [key for part in blamed for key in part]
         more = f" and {len(found) - 8} more" if len(found) > 8 else ""
@@ -338,7 +339,7 @@ class _Reports:
 
 
 class _Arriving:
-    """Numbers on their way from a card: asking for them waits for what they are made of, not for what came after."""
+    """Numbers being copied from a GPU: reading them waits for their computation, not for later work."""
 
     def __init__(self, values: Tensor) -> None:
         self._values = values.to("cpu", non_blocking=True)
@@ -347,7 +348,7 @@ class _Arriving:
             self._there.record()
 
     def are_there(self) -> bool:
-        """Whether nobody would wait for them."""
+        """Whether they can be read without waiting."""
         return self._there is None or bool(self._there.query())  # type: ignore[no-untyped-call]
 
     def tolist(self) -> list[float]:
@@ -395,7 +396,7 @@ class _Keeper:
 
 
 def code_revision() -> str | None:
-    """The commit that this code is at, where it is a git checkout of its own."""
+    """The commit of this code, if it is a git checkout."""
     folder = Path(__file__).parents[3]
     if not (folder / ".git").exists():
         return None
@@ -410,10 +411,10 @@ def code_revision() -> str | None:
 
 @contextlib.contextmanager
 def _noting_signals(max_minutes: float | None) -> Iterator[Callable[[], str]]:
-    """Turn Ctrl-C, a scheduler's SIGTERM and the time limit into an answer between two steps: why to stop, or "".
+    """Turn Ctrl-C, a scheduler's SIGTERM and the time limit into a check between steps: why to stop, or "".
 
-    A second Ctrl-C ends the run at once. A second SIGTERM does not: a scheduler signals a process and torchrun, which
-    passes it on.
+    A second Ctrl-C ends the run at once. A second SIGTERM does not: a scheduler signals both a process and torchrun,
+    which passes it on.
     """
     ends = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
     caught: list[str] = []
@@ -421,7 +422,7 @@ def _noting_signals(max_minutes: float | None) -> Iterator[Callable[[], str]]:
     def answer() -> str:
         return caught[0] if caught else "the time limit" if time.monotonic() > ends else ""
 
-    if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
         yield answer
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

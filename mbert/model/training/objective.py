@@ -1,4 +1,4 @@
-"""What μ-BERT learns from: Blockwise Swapping, the crop for the contextual agent, and both losses of the paper."""
+"""What μ-BERT is trained on: Blockwise Swapping, the crop for the contextual agent, and both losses of the paper."""
 
 import dataclasses
 import functools
@@ -59,7 +59,7 @@ class Losses:
     total: Tensor
     reconstruction: Tensor  # L_r
     agent: Tensor  # L_agg
-    motion: Tensor  # of the warped pairs; 0 but for attention `motion`
+    motion: Tensor  # of the warped pairs; 0 except with attention `motion`
     token_std: Tensor  # spread of the contextual token over the batch; its own size is about 1
 
 
@@ -73,11 +73,11 @@ def pretraining_losses(
 ) -> Losses:
     """L = L_r + agent_weight * L_agg (+ motion_weight * L_motion) for normalised frames (B, C, H, W).
 
-    L_r = MSE(decoder output, I_t); L_agg = MSE(p^CT of I_{t+δ}, p^CT of a random crop of I_{t+δ}). The token of
-    the whole frame is the target and takes no gradient: two tokens that may both move meet soonest at a constant.
-    With the agent `mse_ema` a moving average of the encoder gives the target; with `dino`, L_agg is DINO's
-    cross-entropy over 2 large and 8 small crops. L_motion, of attention `motion`, is that of frames made from t1 by
-    known local motion (`warp.py`). `forward` is the model as it is wrapped for several processes.
+    L_r = MSE(decoder output, I_t); L_agg = MSE(p^CT of I_{t+δ}, p^CT of a random crop of I_{t+δ}). The token of the
+    whole frame is the target and takes no gradient: if both tokens could move, they would soon meet at a constant. With
+    the agent `mse_ema` the target comes from a moving average of the encoder; with `dino`, L_agg is DINO's
+    cross-entropy over 2 large and 8 small crops. L_motion, for attention `motion`, is the loss on frames made from t1
+    by known local motion (`warp.py`). `forward` is the model as wrapped for several processes.
     """
     forward = forward or model
     warped = None
@@ -115,22 +115,22 @@ def pretraining_losses(
 
 
 def agent_weight(model: MicronBert, config: ObjectiveConfig) -> float:
-    """What was asked for, or what suits the agent."""
+    """The configured weight, or the default for the agent."""
     if config.agent_weight is not None:
         return config.agent_weight
     return 1.0 if model.config.agent == "dino" else 0.01
 
 
 def is_collapsed(token_std: float) -> bool:
-    """Whether the contextual token says nearly the same of every face: its spread is below 2 % of its size."""
+    """Whether the contextual token is nearly the same for every face: its spread is below 2 % of its size."""
     return token_std < _COLLAPSED
 
 
 def random_swap_mask(grid: int, config: ObjectiveConfig, draws: Draws, *, device: torch.device | str = "cpu") -> Tensor:
     """(B, N) bool, True where a patch is swapped, N = grid²; drawn again for each pair.
 
-    `exact` swaps round(ratio * N) patches of each pair. A block of several patches may then be swapped in part, so that
-    the number is exact. Blocks at the right and lower border are cut off where the grid ends.
+    `exact` swaps round(ratio * N) patches of each pair. To keep that number exact, a block of several patches may be
+    swapped in part. Blocks at the right and bottom border are cut off where the grid ends.
     """
     block = config.swap_block
     blocks = -(-grid // block)

@@ -1,4 +1,4 @@
-"""AdamW with decay where it belongs, the learning rate as a pure function of the step, averaged weights."""
+"""AdamW with selective decay, the learning rate as a pure function of the step, averaged weights."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def learning_rate(step: int, *, num_steps: int, num_warmup: int, peak: float) ->
 def adamw(model: nn.Module, *, weight_decay: float, lr_scale: Callable[[str], float] = lambda name: 1.0) -> optim.AdamW:
     """AdamW; biases, norms and the contextual token are not decayed. `set_learning_rate` before each step.
 
-    `lr_scale` gives the share of the learning rate that a parameter of this name gets.
+    `lr_scale` returns the share of the learning rate for the parameter of a given name.
     """
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -34,13 +34,13 @@ def adamw(model: nn.Module, *, weight_decay: float, lr_scale: Callable[[str], fl
 
 
 def set_learning_rate(optimizer: optim.Optimizer, lr: float) -> None:
-    """Give each group its share."""
+    """Set the learning rate of each group, scaled by its share."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
 
 class AveragedWeights:
-    """A moving average of everything that is saved of a model, in 32 bits."""
+    """A moving average of all saved tensors of a model, in 32 bits."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -48,7 +48,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def follow(self, model: nn.Module, step: int) -> None:
-        """After a step; `step` counts from 0. The first steps weigh more, so that the start is soon forgotten."""
+        """Update after a step; `step` counts from 0. The first steps weigh more, so that initial weights fade soon."""
         decay = min(self.decay, (1 + step) / (10 + step))
         state = model.state_dict()
         torch._foreach_lerp_(list(self.tensors.values()), [state[name] for name in self.tensors], 1 - decay)

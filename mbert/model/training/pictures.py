@@ -1,4 +1,4 @@
-"""Pictures of what a model makes of pairs: one row for each pair."""
+"""Pictures of a model's output for pairs: one row per pair."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from mbert.shards.optical_flow import Flow, optical_flow
 _LINE = 16  # px of a line of text
 _GAP = 8  # px below a row's text
 _BORDER = 2
-_MAP_SIDE = 112  # px of a picture of `picture_maps`, whatever size frames and maps have
+_MAP_SIDE = 112  # px of a picture of `picture_maps`, regardless of the size of frames and maps
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def picture_pairs(model: MicronBert, t0: Tensor, t1: Tensor, config: ObjectiveCo
     was_training = model.training
     model.eval()
     mask = random_swap_mask(model.config.grid, config, Draws(0, range(len(t0))), device=t0.device)
-    restored = model.forward(t0, t1, mask).reconstruction  # not by a call: that would compile for this batch size
+    restored = model.forward(t0, t1, mask).reconstruction  # calling the model would compile it for this batch size
     columns: dict[str, Iterable[Image]] = {
         "t0": denormalize(t0),
         "t1": denormalize(t1),
@@ -82,18 +82,18 @@ def write_png(path: Path, image: Image) -> None:
 
 
 def _table(columns: Mapping[str, Iterable[Image]], texts: Sequence[str] = ()) -> Image:
-    """Columns of equally many pictures of one size, their names above, a text below each row where there are texts."""
+    """Columns of pictures of one size, with names above and, if there are `texts`, a text below each row."""
     rows = [np.concatenate([_framed(image) for image in row], axis=1) for row in zip(*columns.values(), strict=True)]
     width = rows[0].shape[1]
     parts = [np.concatenate([_line(name, width // len(columns)) for name in columns], axis=1)]
-    gap = np.full((_GAP, width, 3), 255, np.uint8)  # a text is nearer to its own row than to the next
+    gap = np.full((_GAP, width, 3), 255, np.uint8)  # keeps a text closer to its own row than to the next
     for row, text in itertools.zip_longest(rows, texts):
         parts += [row] if text is None else [row, _line(text, width), gap]
     return np.concatenate(parts)
 
 
 def _heat(maps: Tensor, size: int) -> list[Image]:
-    """(B, h, w) -> B pictures (size, size, 3) in false colours, dark to bright between each map's own ends."""
+    """(B, h, w) -> B pictures (size, size, 3) in false colours, dark to bright, scaled per map."""
     maps = F.interpolate(maps[:, None].float(), (size, size), mode="area")[:, 0]
     low, high = maps.flatten(1).amin(1)[:, None, None], maps.flatten(1).amax(1)[:, None, None]
     scaled = (maps - low) / (high - low).clamp(min=1e-12)
@@ -102,7 +102,7 @@ def _heat(maps: Tensor, size: int) -> list[Image]:
 
 
 def _line(text: str, width: int) -> Image:
-    """(_LINE, width, 3): black on white; what does not fit is cut off."""
+    """(_LINE, width, 3): black on white; cut off if too long."""
     line = np.full((_LINE, width, 3), 255, np.uint8)
     cv2.putText(line, text, (4, _LINE - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
     return line

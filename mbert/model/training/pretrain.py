@@ -1,4 +1,4 @@
-"""`mbert train pretrain`: learn from unlabelled pairs. What is learned and from which pairs; the loop is in loop.py."""
+"""`mbert train pretrain`: learn from unlabelled pairs. What is learned from which pairs; the loop is in loop.py."""
 
 import dataclasses
 import time
@@ -44,10 +44,10 @@ class PretrainConfig(LoopConfig):
     """A pretraining run."""
 
     preset: str | None = None  # tiny, small or base
-    variant: str = "motion"  # or paper, or released: the authors' code; see docs/model.md
-    ema_momentum: float = 0.997  # of the agent's teacher at the start, as in the released run
+    variant: str = "motion"  # or paper, or released (the authors' code); see docs/model.md
+    ema_momentum: float = 0.997  # initial value for the agent's teacher, as in the released run
     grad_checkpointing: Annotated[bool, FREE] = False  # less memory, a third slower
-    exclude_subjects: tuple[str, ...] = ()  # subjects or whole datasets never looked at, see `without_subjects`
+    exclude_subjects: tuple[str, ...] = ()  # subjects or whole datasets never used, see `without_subjects`
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     model: dict[str, Any] = dataclasses.field(default_factory=dict)  # changes to preset and variant, by field name
@@ -63,20 +63,20 @@ class PretrainConfig(LoopConfig):
         self.model_config(self.preset or "tiny")
 
     def model_config(self, preset: str) -> MicronBertConfig:
-        """Size by the preset, the rest by the variant, then what `model` changes; raises ConfigError where wrong."""
+        """Size from the preset, the rest from the variant, then `model`'s changes; raises ConfigError if invalid."""
         return with_settings(dataclasses.replace(PRESETS[preset], **VARIANTS[self.variant]), self.model, group="model.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainPlan(LoopPlan):
-    """A run with everything decided; saved as the run's config.json."""
+    """A run with all settings resolved; saved as the run's config.json."""
 
     config: PretrainConfig
     preset: str
     num_shards: int
     steps_per_epoch: int
-    num_dropped: int  # pairs of an epoch that fill no whole batch
-    pairs: str  # fingerprint of the pairs that are learned from
+    num_dropped: int  # pairs of an epoch that do not fill a whole batch
+    pairs: str  # fingerprint of the training pairs
 
     @property
     def model_config(self) -> MicronBertConfig:
@@ -84,14 +84,14 @@ class PretrainPlan(LoopPlan):
         return self.config.model_config(self.preset)
 
     def identity(self) -> dict[str, object]:
-        """What must be equal for a run to be continued."""
+        """Settings that must match for a run to be resumed."""
         excluded = sorted(set(self.config.exclude_subjects)) or None
         return {**LoopPlan.identity(self), "preset": self.preset, "pairs": self.pairs, "exclude_subjects": excluded}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainSummary:
-    """What a run ended with."""
+    """The result of a run."""
 
     steps: int
     steps_done: int
@@ -99,17 +99,17 @@ class PretrainSummary:
     first: StepReport
     last: StepReport
     stopped: str  # why it ended before its last step, or ""
-    collapsed: bool  # the contextual token said nearly the same of every face at the end
-    num_bad: int  # damaged pairs that were met by this process in the last epoch
+    collapsed: bool  # at the end, the contextual token was nearly the same for every face
+    num_bad: int  # damaged pairs that this process met in the last epoch
     seconds: float
     checkpoint: str
     run: str
-    page: str | None = None  # of the run, once there is one
+    page: str | None = None  # of the run, once it exists
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainEstimate:
-    """What `--dry-run` tells."""
+    """What `--dry-run` reports."""
 
     preset: str
     device: str
@@ -140,10 +140,10 @@ def run_pretrain(
 ) -> PretrainSummary:
     """Pretrain, or resume a run that was interrupted. Under torchrun, all processes call this.
 
-    `shards` is a folder, a URL or a brace pattern (`open_source`). `resume` asks for a run to resume. Raises
-    ShardError without shards, ConfigError for excluded subjects that do not occur and when `out` holds a run of another
-    configuration (`force` resumes it nevertheless), ModelError when the loss is not finite. On Ctrl-C the state is
-    saved before the interruption is passed on.
+    `shards` is a folder, a URL or a brace pattern (`open_source`). `resume` requires an existing run to resume. Raises
+    ShardError without shards, ConfigError for excluded subjects that do not occur and if `out` holds a run of another
+    configuration (`force` resumes it nevertheless), ModelError if the loss is not finite. On Ctrl-C, saves the state
+    before passing on the interruption.
     """
     began = time.monotonic()
     source = without_subjects(open_source(shards, cache=cache), config.exclude_subjects)
@@ -180,7 +180,7 @@ def run_pretrain(
 
 
 def estimate_pretrain(shards: Path | str, config: PretrainConfig, *, cache: Path | None = None) -> PretrainEstimate:
-    """What a run would cost, without beginning it; raises as `run_pretrain` does."""
+    """Estimate the cost of a run without starting it; raises as `run_pretrain` does."""
     source = without_subjects(open_source(shards, cache=cache), config.exclude_subjects)
     with joined_processes() as processes:
         plan = decide(config, pick_compute(config.precision, processes.local_rank), processes, source)
@@ -220,7 +220,7 @@ class PretrainJob:
     def losses(
         self, forward: nn.Module, batch: Batch, rows: slice, places: range, total: int, step: int
     ) -> dict[str, Tensor]:
-        """Reconstruction, agent and, with its attention, motion."""
+        """Reconstruction, agent and, with attention `motion`, motion."""
         config = self.plan.config
         t0, t1 = self._frames(batch, rows)
         draws = Draws(step_seed(config.seed, step), places, total)
@@ -234,14 +234,14 @@ class PretrainJob:
         }
 
     def after_step(self, step: int) -> None:
-        """The agent's teacher follows."""
+        """Update the agent's teacher."""
         if self.model.agent is not None:
             start = self.plan.config.ema_momentum
             momentum = ema_momentum(step, num_steps=self.plan.steps, start=start)
             self.model.agent.follow(self.model.encoder, momentum=momentum)
 
     def lr_scale(self, name: str) -> float:
-        """The same everywhere."""
+        """The same for all parameters."""
         return 1.0
 
     def picture(self, batch: Batch) -> npt.NDArray[np.uint8]:
@@ -250,7 +250,7 @@ class PretrainJob:
         return picture_pairs(self.model, t0, t1, self.plan.config.objective)
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor], report: StepReport) -> None:
-        """A model that says what it has seen."""
+        """Save the model with a state that lists what it has seen."""
         state = TrainingState(
             step=report.step,
             seed=self.plan.config.seed,
@@ -271,7 +271,7 @@ class PretrainJob:
 
 
 def decide(config: PretrainConfig, compute: Compute, processes: Processes, source: ShardSource) -> PretrainPlan:
-    """Fill in what was left to the hardware; raises ConfigError where the pairs do not fill a batch."""
+    """Fill in the settings that depend on the hardware; raises ConfigError if the pairs do not fill a batch."""
     preset = config.preset or ("small" if compute.is_gpu else "tiny")
     workers = config.workers if config.workers is not None else (_GPU_WORKERS if compute.is_gpu else 0)
     lanes = num_lanes(processes.world, workers, source.num_pairs)
@@ -349,7 +349,7 @@ def _open_loader(
         workers=plan.workers,
         max_bad=plan.config.max_bad,
         lends=True,
-        position=None if is_another_corpus and force else at,  # forced: from the start of the other corpus
+        position=None if is_another_corpus and force else at,  # forced: start the other corpus from the beginning
     )
 
 
@@ -358,6 +358,6 @@ def _begin(out: Path, plan: PretrainPlan, source: ShardSource) -> PretrainJob:
     model = MicronBert.from_pretrained(out) if plan.done_before else MicronBert(plan.model_config)
     model.set_grad_checkpointing(plan.config.grad_checkpointing)
     before = read_state(out) if plan.done_before else None
-    seen = before.subjects if before else ()  # more than now, where --force went on with others
+    seen = before.subjects if before else ()  # more than now if --force continued with others
     subjects = tuple(sorted({*seen, *(source.subjects or ())}))
     return PretrainJob(model, plan, subjects, before.forgotten if before else ())

@@ -1,4 +1,4 @@
-"""A training run as its page shows it: read from the run's folder, at work or not."""
+"""A training run as its page shows it: read from the run's folder, finished or in progress."""
 
 import contextlib
 import math
@@ -30,7 +30,7 @@ _OWN = ("epoch", "loss", "grad_norm", "lr", "pairs_per_second", "data_wait_share
 
 
 def read_training(run: Path) -> TrainingFacts:
-    """What a training run has to tell. Raises ManifestError or ModelError naming the file that cannot be read."""
+    """The facts of a training run. Raises ManifestError or ModelError naming the file that cannot be read."""
     config, reports = read_json(run / "config.json"), read_reports(run)
     row = read_run(run, reports)
     state = _state(run)
@@ -41,7 +41,7 @@ def read_training(run: Path) -> TrainingFacts:
 
 
 def read_entry(run: Path) -> RunEntry:
-    """The same run as a row of a table; raises as `read_training`."""
+    """The run as a row of a table; raises as `read_training`."""
     config, reports = read_json(run / "config.json"), read_reports(run)
     row = read_run(run, reports)
     recent = reports[-max(1, len(reports) // _RECENT) :]
@@ -125,7 +125,7 @@ def _subjects(config: dict[str, Any], state: TrainingState | None) -> tuple[str,
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """As they were given, with what was chosen by the hardware and the number of pairs."""
+    """The given settings, with those chosen by the hardware and the number of pairs."""
     identity = config.get("identity", {})
     chosen = {name: identity[name] for name in ("lr", "steps", "preset", "global_batch") if name in identity}
     corpus = str(identity.get("corpus", ""))[:12]
@@ -134,7 +134,7 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _num_parameters(run: Path) -> int | None:
-    """Of the last checkpoint, by the headers of its files."""
+    """The number of parameters of the last checkpoint, from the headers of its files."""
     folder = run / "checkpoints" / LAST
     files = [file for file in folder.glob("*.safetensors") if file.name != "optimizer.safetensors"]
     try:
@@ -148,7 +148,7 @@ def _num_parameters(run: Path) -> int | None:
 
 
 def _pictures(files: list[Path]) -> list[RunPicture]:
-    """The first, the last and some between, small enough for a page; what cannot be read is left out."""
+    """The first, the last and some between, small enough for a page; unreadable ones are left out."""
     places = np.unique(np.linspace(0, len(files) - 1, min(len(files), _MOST_PICTURES)).round().astype(int))
     found = []
     for file in (files[place] for place in places.tolist()):

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, pictures, TensorBoard, Weights & Biases if asked, its state."""
+"""The log of a training run: metrics.jsonl, pictures, TensorBoard, Weights & Biases if requested, its state."""
 
 import contextlib
 import dataclasses
@@ -28,21 +28,21 @@ class StepReport:
     step: int  # steps done
     epoch: float  # passes over the pairs
     loss: float
-    parts: dict[str, float]  # what the loss is made of, and what is watched beside it
+    parts: dict[str, float]  # the parts of the loss, and other monitored values
     grad_norm: float  # before clipping
     lr: float
     pairs_per_second: float
-    data_wait_share: float  # of the time, spent waiting for pairs while the device had nothing to do
+    data_wait_share: float  # share of the time spent waiting for pairs while the device was idle
     memory_mb: float | None  # highest so far on this GPU
 
     def to_line(self) -> dict[str, float | None]:
-        """Flat, without what is not known."""
+        """As a flat dict, without unknown values."""
         plain = dataclasses.asdict(self)
         return {name: value for name, value in {**plain.pop("parts"), **plain}.items() if value is not None}
 
     @classmethod
     def from_line(cls, line: dict[str, Any]) -> "StepReport":
-        """Read what `to_line` gave."""
+        """Read the output of `to_line`."""
         own = {field.name for field in dataclasses.fields(cls)}
         parts = {name: value for name, value in line.items() if name not in own}
         return cls(**{"memory_mb": None, **{name: value for name, value in line.items() if name in own}}, parts=parts)
@@ -51,7 +51,7 @@ class StepReport:
 def read_reports(run: Path) -> list[StepReport]:
     """The lines of a run's metrics; a killed run may have left half a line.
 
-    Raises ModelError naming a line that is damaged otherwise.
+    Raises ModelError naming any other damaged line.
     """
     path = run / _METRICS
     if not path.exists():
@@ -68,7 +68,7 @@ def read_reports(run: Path) -> list[StepReport]:
 
 
 class RunLog:
-    """Writes what a run has to tell. Only the first process has one."""
+    """Writes the log of a run. Only the first process has one."""
 
     def __init__(self, run: Path, metrics: Any, board: Any, online: Any) -> None:
         self._run, self._metrics, self._board, self._online = run, metrics, board, online
@@ -91,7 +91,7 @@ class RunLog:
             self._board.add_image("pairs", image, step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Before a checkpoint: what it says is then on disk too."""
+        """Flush before a checkpoint, so that the log up to it is on disk too."""
         self._metrics.flush()
         if self._board is not None:
             self._board.flush()
@@ -99,9 +99,9 @@ class RunLog:
 
 @contextlib.contextmanager
 def logging_run(run: Path, *, done: int, report_to: Reporter, config: dict[str, Any]) -> Iterator[RunLog]:
-    """Open the log of a run after `done` steps: lines that a killed run wrote beyond its checkpoint are taken away.
+    """Open the log of a run after `done` steps: lines that a killed run wrote after its checkpoint are removed.
 
-    Raises ConfigError when Weights & Biases is asked for and not installed.
+    Raises ConfigError if Weights & Biases is requested and not installed.
     """
     if report_to == "wandb" and importlib.util.find_spec("wandb") is None:
         raise ConfigError("--report-to wandb needs the package wandb: pip install wandb")
@@ -124,6 +124,6 @@ def logging_run(run: Path, *, done: int, report_to: Reporter, config: dict[str, 
 
 
 def write_status(run: Path, state: Literal["running", "finished", "stopped", "failed"], reason: str = "") -> None:
-    """Say in the run's folder how it stands, for `mbert runs`."""
+    """Record a run's state in its folder, for `mbert runs`."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_json(run / STATUS, {"state": state, "reason": reason, "at": now})

@@ -1,4 +1,4 @@
-"""A run's folder: begun or resumed, locked while it is at work, and listed."""
+"""A run's folder: started or resumed, locked while in use, and listed."""
 
 import contextlib
 import dataclasses
@@ -26,28 +26,28 @@ class RunRow:
 
     name: str
     kind: str  # pretrain or finetune
-    state: str  # running, finished, stopped, failed; killed: it stopped without a word
+    state: str  # running, finished, stopped, failed; killed: it stopped without reporting it
     step: int
     steps: int
     loss: float | None  # of the last step
-    at: str  # when it last said something, ISO 8601
+    at: str  # time of its last report, ISO 8601
     reason: str
     checkpoint: str | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a run is."""
+    """The progress of a run."""
 
     progress: Progress | None  # None: at the beginning
-    steps: int  # of the run, as it was begun
+    steps: int  # of the run, as it was started
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ended:
     """How a run, or this part of it, ended."""
 
-    stopped: str  # why before its last step, or ""
+    stopped: str  # why it stopped before its last step, or ""
     first: StepReport  # of the run
     recent: list[StepReport]  # the last ones
 
@@ -55,12 +55,12 @@ class Ended:
 def settle_run(
     run: Path, kind: str, plan: LoopPlan, about: dict[str, Any], *, overwrite: bool, force: bool, resume: bool
 ) -> Standing:
-    """Begin a run folder, or check that its run can be resumed. Returns where it stands.
+    """Start a run folder, or check that its run can be resumed. Returns its progress.
 
-    Fewer steps than the run has are no other run: it stops after them, and its schedule stays. `about` goes into
-    config.json beside what all plans have. Raises ConfigError when the folder holds a run of another identity, with the
-    differences; `force` resumes it nevertheless and writes them into config.json. With `resume` also where there is
-    nothing to resume.
+    Fewer steps than the run has do not make another run: it stops after them, and its schedule stays. `about` is added
+    to config.json along with what all plans have. Raises ConfigError, with the differences, if the folder holds a run
+    of another identity; `force` resumes it nevertheless and records them in config.json. With `resume`, also raises it
+    if there is nothing to resume.
     """
     path, identity = run / _CONFIG, plan.identity()
     if overwrite:
@@ -91,7 +91,7 @@ Plan = TypeVar("Plan", bound=LoopPlan)
 
 
 def resumed(plan: Plan, standing: Standing) -> Plan:
-    """The plan from where the run stands."""
+    """The plan of the rest of the run."""
     done = standing.progress.step if standing.progress is not None else 0
     if standing.steps == plan.steps:
         return dataclasses.replace(plan, done_before=done)
@@ -124,13 +124,13 @@ def train_and_tell(
     *,
     num_recent: int,
 ) -> Ended:
-    """The loop, with a log and a status by the first process. All processes learn how it ended."""
+    """Run the loop; the first process writes log and status. All processes get the outcome."""
     stopped = (
         _train_first(job, loader, run, plan, processes, on_step)
         if processes.is_first
         else train(job, loader, run, plan, processes, None, lambda report: None)
     )
-    # Others do not read the log: it may not be written yet, or not be seen yet on another node.
+    # Other processes do not read the log: it may not be written yet, or not visible yet on another node.
     first, *recent = processes.on_first(lambda: _first_and_recent(read_reports(run), num_recent))
     return Ended(stopped, first, recent)
 
@@ -159,7 +159,7 @@ def _first_and_recent(reports: list[StepReport], num_recent: int) -> list[StepRe
 
 @contextlib.contextmanager
 def holding(run: Path, processes: Processes) -> Iterator[None]:
-    """Hold a run's folder; raises ManifestError when another command is at work in it."""
+    """Lock a run's folder; raises ManifestError if another command is using it."""
     with contextlib.ExitStack() as stack:
         processes.on_first(lambda: stack.enter_context(exclusive(run)))
         yield
@@ -180,7 +180,7 @@ def _telling_exceptions(run: Path) -> Iterator[None]:
 
 
 def list_runs(folder: Path) -> list[RunRow]:
-    """The runs below a folder, the latest first; folders that are none are passed over."""
+    """The runs below a folder, the latest first; other folders are skipped."""
     found = []
     for path in sorted(folder.glob(f"*/{_CONFIG}")):
         with contextlib.suppress(ManifestError, ModelError):
@@ -189,7 +189,7 @@ def list_runs(folder: Path) -> list[RunRow]:
 
 
 def read_run(run: Path, reports: Sequence[StepReport] | None = None) -> RunRow:
-    """How a run stands; `reports` where they were read already.
+    """The state of a run; pass `reports` if they were read already.
 
     Raises ManifestError or ModelError naming the file that cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Options of a run from a YAML file and from `key=value` words: checked against the fields of a configuration."""
+"""Options of a run from a YAML file and from `key=value` words, checked against the fields of a configuration."""
 
 import dataclasses
 import difflib
@@ -13,7 +13,7 @@ import yaml
 from mbert import ConfigError
 
 Config = TypeVar("Config")
-_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 takes 1e-4, without a point, for a word
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 reads 1e-4, without a point, as a string
 
 
 def read_settings(file: Path | None, words: Sequence[str]) -> dict[str, Any]:
@@ -47,10 +47,10 @@ def configured(
     assignments: Sequence[str] | Mapping[str, Any] | None,
     options: Mapping[str, Any],
 ) -> Config:
-    """A configuration with the settings of a YAML file, then those of `assignments`, then the options that are given.
+    """A configuration with the settings of a YAML file, then those of `assignments`, then the given options.
 
-    `assignments` are words as `objective.swap_ratio=0.3`, or names with their values. An option that is None, or a
-    group of such, was not given. Raises ConfigError as `read_settings` and `with_settings` do.
+    `assignments` are words such as `objective.swap_ratio=0.3`, or names with values. An option that is None, or a group
+    of such options, counts as not given. Raises ConfigError as `read_settings` and `with_settings` do.
     """
     words = [] if assignments is None or isinstance(assignments, Mapping) else assignments
     settings = read_settings(None if file is None else Path(file), words)
@@ -96,7 +96,7 @@ def with_settings(config: Config, settings: Mapping[str, Any], *, group: str = "
 
 
 def _checked(value: Any, hint: Any, name: str) -> Any:
-    """`value` as the type of its field; numbers without a point are fine where one with a point is expected."""
+    """`value` as the type of its field; an integer is accepted for a float."""
     options = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else None
     if options is not None:
         if value not in options:

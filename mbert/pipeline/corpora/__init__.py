@@ -1,1 +1,1 @@
-"""One small module per raw corpus: which inputs it has and what their labels are."""
+"""One small module per raw corpus: its inputs and their labels."""

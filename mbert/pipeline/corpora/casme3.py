@@ -1,12 +1,12 @@
 """CAS(ME)^3: `spNO.1/a/color/166.jpg` (whole videos) or `frame/spNO.1_a_166/166.jpg` (excerpts), 30 frames per second.
 
 Part A has labels (sheets whose frames are image numbers, `...JpgIndex...`), part B none, part C is a mock crime with
-its own people (`01/a/color/373.jpg`). Depth images are left alone. Of part A there are packages of excerpts, one folder
-for each expression, named after its onset; they are read where the whole videos are missing.
+its own people (`01/a/color/373.jpg`). Depth images are ignored. Part A also comes as packages of excerpts, one folder
+for each expression, named after its onset; they are read if the whole videos are missing.
 
-Parts A and B share one numbering of people, and are read as if a number were the same person in both: then nobody is
-on both sides of a split. That no number names two people was not verified. Part C numbers its people again; whether
-some of them are also in A or B is not known.
+Parts A and B share one numbering of people, and the same number is treated as the same person: then nobody is on both
+sides of a split. That no number names two people was not verified. Part C numbers its people separately; whether some
+of them are also in A or B is not known.
 """
 
 import re
@@ -47,7 +47,7 @@ _MACRO = re.compile(r"mae[ _-]?clip", re.IGNORECASE)
 
 _Kind = Literal["part A", "part B", "part C", "excerpts", "excerpts of macro-expressions"]
 _OF_A: frozenset[_Kind] = frozenset(["part A", "excerpts", "excerpts of macro-expressions"])
-_Key = tuple[str, ...]  # subject and video; of an excerpt also the onset
+_Key = tuple[str, ...]  # subject and video; for an excerpt also the onset
 
 
 def _recognise(root: Path) -> str | None:
@@ -107,7 +107,7 @@ def _read_a(root: Path, trees: Mapping[Path, _Kind], annotation: Path | None) ->
 
 
 def _micro_rows(annotation: Path) -> list[SheetRow]:
-    """Of the sheet called `label` where there is one: others hold drafts."""
+    """The rows of the sheet called `label` if there is one: others hold drafts."""
     own = [sheet.name for sheet in read_sheets(annotation) if sheet.name.casefold() == "label"]
     header = ("Subject", "Filename", "Onset", "Apex", "Offset", "emotion")
     return read_sheet(annotation, header, sheet=own[0] if own else None)
@@ -128,7 +128,7 @@ def _labels_of_a(
             folder = folders.get((subject, video.casefold()), tree / name / video / "color")
         else:
             folder = folders.get((subject, video.casefold(), str(onset)), tree / f"{name}_{video}_{onset}")
-        # An expression has no name of its own: videos hold up to 17, so the onset tells them apart.
+        # Expressions have no names: videos hold up to 17, so the onset distinguishes them.
         sample = f"{video.casefold()}_{f'line{row.line}' if onset is None else onset}"
         labels.append(
             Label(
@@ -186,7 +186,7 @@ def _trees(root: Path) -> dict[Path, _Kind]:
 
 
 def _kind(folder: Path) -> _Kind | None:
-    """What begins in a folder, told from the first of its folders that holds an image where one is expected."""
+    """The kind of tree in a folder, from the first of its subfolders with an image where one is expected."""
     for child in subfolders(folder):
         if _PERSON.fullmatch(child.name) and _has_images(_colors(child)):
             return "part B" if _part(str(folder)) == "b" else "part A"
@@ -199,7 +199,7 @@ def _kind(folder: Path) -> _Kind | None:
 
 
 def _part(path: str) -> str | None:
-    """`a`, `b` or `c`, as the last folder says that says it."""
+    """`a`, `b` or `c`, from the last folder in the path that names a part."""
     found = _PART.findall(path)
     return str(found[-1]).casefold() if found else None
 
@@ -218,7 +218,7 @@ def _tree(trees: Mapping[Path, _Kind], kind: _Kind) -> Path:
 
 
 def _folders(trees: Mapping[Path, _Kind], kind: _Kind) -> dict[_Key, Path]:
-    """The folders of frames of all trees of a kind; one that is there twice counts once."""
+    """The folders of frames of all trees of a kind; duplicates count once."""
     folders: dict[_Key, Path] = {}
     for tree in (folder for folder, found in trees.items() if found == kind):
         for child in subfolders(tree):
@@ -241,7 +241,7 @@ def _sources(root: Path, folders: Mapping[_Key, Path], dataset: str, people: str
 
 
 def _subject(text: str) -> str | None:
-    """`spno.1` of `spNO.1`, `spNo.1` and the like: the case differs between sheets and folders."""
+    """`spno.1` for `spNO.1`, `spNo.1` and the like: the case differs between sheets and folders."""
     found = _PERSON.fullmatch(text.strip())
     return f"spno.{int(found[1])}" if found else None
 

@@ -1,9 +1,9 @@
 """CAS(ME)^2: `rawpic/s15/15_0101disgustingteeth/img001.jpg` or the same in `cropped`, 30 frames per second.
 
 Whole videos with micro- and macro-expressions. The workbook (CAS(ME)^2code_final.xlsx) has no header. Its first sheet
-has the expressions, by a number of the person and the name of the video; the second says which folder (`s15`) a number
-is, the third which code (`0101`) a name is. Folders are found by these two alone, as one lies in another person's
-folder with its own person's number in its name.
+lists the expressions, by person number and video name; the second maps a number to its folder (`s15`), the third maps a
+name to its code (`0101`). Folders are found by these two alone, because one lies in another person's folder with its
+own person's number in its name.
 """
 
 import re
@@ -85,7 +85,7 @@ def _trees(root: Path) -> list[Tree]:
 
 
 def _is_tree(folder: Path) -> bool:
-    """Of `selectedpic`, which repeats parts of the videos, none is one."""
+    """Folders of `selectedpic`, which repeats parts of the videos, are not."""
     if "selected" in folder.name.casefold():
         return False
     for subject in subfolders(folder):
@@ -97,7 +97,7 @@ def _is_tree(folder: Path) -> bool:
 
 
 def _subject(text: str) -> str | None:
-    """`s15` of `s15`; the sheet of subjects writes it alike."""
+    """`s15` for `s15`; the sheet of subjects uses the same form."""
     found = _SUBJECT.fullmatch(text.strip())
     return f"s{int(found[1]):02d}" if found else None
 

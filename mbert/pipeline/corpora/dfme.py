@@ -1,7 +1,7 @@
 """DFME: `sub0003_01/00109.png` in one folder for each split, whose names do not matter.
 
-Each split has a sheet of its own (training_full_with_AU.xlsx, testA..., testB...). Clips were recorded at 200, 300 or
-500 frames per second; only the sheets tell which. Frames count from 0.
+Each split has its own sheet (training_full_with_AU.xlsx, testA..., testB...). Clips were recorded at 200, 300 or 500
+frames per second, as given in the sheets only. Frames count from 0.
 """
 
 import re
@@ -37,7 +37,7 @@ def _recognise(root: Path) -> str | None:
 
 def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Listing:
     trees = _trees(root)
-    choose_tree(trees, distribution, root, _TITLE, _LAYOUT)  # that there is one
+    choose_tree(trees, distribution, root, _TITLE, _LAYOUT)  # raises if there is none
     clips, notes = _clips(trees)
     found = [annotation] if annotation else [search_annotation(root, (pattern,)) for pattern in _SHEETS]
     sheets = [sheet for sheet in found if sheet] or [find_annotation(root, None, _SHEETS, _TITLE)]
@@ -82,7 +82,7 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
 
 
 def _clips(trees: list[Tree]) -> tuple[dict[str, Path], list[str]]:
-    """The folders of all splits by name, and notes. Of a clip that is there twice, the first counts."""
+    """The folders of all splits by name, and notes. Of duplicate clips, the first counts."""
     clips: dict[str, Path] = {}
     twice: Counter[Path] = Counter()
     for tree in trees:
@@ -106,7 +106,7 @@ def _is_tree(folder: Path) -> bool:
 
 
 def _subject(text: str) -> Subject | None:
-    """`dfme/sub0003` of `sub0003`, `0003` or `3`."""
+    """`dfme/sub0003` for `sub0003`, `0003` or `3`."""
     found = re.fullmatch(r"(?:sub)?\s*0*(\d+)", text.strip(), re.IGNORECASE)
     return Subject("dfme", f"sub{int(found[1]):04d}") if found else None
 

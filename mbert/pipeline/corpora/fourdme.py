@@ -78,7 +78,7 @@ def _trees(root: Path) -> list[Tree]:
 
 
 def _subject(text: str) -> Subject:
-    """`4dme/01` of `sub01`, `01` or `1`; another form of name stays as it is, in small letters."""
+    """`4dme/01` for `sub01`, `01` or `1`; other names are only converted to lower case."""
     found = re.fullmatch(r"(?:sub|s)?[-_ ]*0*(\d+)", text.strip(), re.IGNORECASE)
     return Subject("4dme", f"{int(found[1]):02d}" if found else matched(text))
 

@@ -1,4 +1,4 @@
-"""Finding one's way in unpacked datasets: folders by their names, the raw and the cropped tree, annotation files."""
+"""Navigation of unpacked datasets: folders by name, the raw and the cropped tree, annotation files."""
 
 import dataclasses
 import itertools
@@ -12,7 +12,7 @@ from mbert.pipeline.corpora.sheet import SHEET_SUFFIXES
 from mbert.pipeline.video.source import IMAGE_SUFFIXES, Distribution, followed, natural_order, suffix_of
 
 _DEPTH = 3  # levels below the given folder at which a dataset may begin
-_ENOUGH = 32  # images, and nothing else, at the beginning of a folder: it is one of frames
+_ENOUGH = 32  # a folder that starts with this many images and nothing else is a frame folder
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Tree:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders directly in a folder, in reading order; none where it cannot be read. Hidden ones are left out."""
+    """The folders directly in a folder, in reading order; empty if it cannot be read. Hidden ones are left out."""
     try:
         with os.scandir(folder) as entries:
             found = [e.name for e in entries if not e.name.startswith(".") and followed(e).is_dir()]
@@ -36,8 +36,8 @@ def subfolders(folder: Path) -> list[Path]:
 def folders_below(root: Path, depth: int = _DEPTH, *, beginning: Collection[Path] = ()) -> Iterator[Path]:
     """A folder and those below it, level by level, down to `depth` levels.
 
-    Folders of frames are left out, as reading millions of names takes long. What lies inside of a folder in `beginning`
-    is left out too; the caller may add to it what it was given.
+    Skips folders of frames, because reading millions of names is slow. Also skips everything inside the folders in
+    `beginning`; the caller may add folders to it while iterating.
     """
     yield root
     level = [root]
@@ -57,7 +57,7 @@ def _is_of_frames(folder: Path) -> bool:
 
 
 def first_image(folder: Path) -> str | None:
-    """The name of some image in a folder; None where there is none."""
+    """The name of any one image in a folder; None if there is none."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -69,7 +69,7 @@ def first_image(folder: Path) -> str | None:
 
 
 def find_trees(root: Path, is_tree: Callable[[Path], bool], is_cropped: Callable[[Path], bool]) -> list[Tree]:
-    """Every folder at which a dataset begins; what lies inside of one is not searched again."""
+    """Every folder at which a dataset begins; the inside of one is not searched again."""
     found: dict[Path, Tree] = {}
     for folder in folders_below(root, beginning=found.keys()):
         if is_tree(folder):
@@ -82,7 +82,7 @@ def choose_tree(
 ) -> tuple[Tree, tuple[str, ...]]:
     """The tree of the wanted distribution (raw before cropped), and notes for the user.
 
-    Raises ConfigError when there is none; `layout` says what is looked for.
+    Raises ConfigError if there is none; `layout` describes what is expected.
     """
     kinds = {"raw": False, "cropped": True}
     wanted = [tree for tree in trees if distribution == "auto" or tree.is_cropped == kinds[distribution]]
@@ -99,10 +99,10 @@ def choose_tree(
 
 
 def find_annotation(root: Path, given: Path | None, patterns: Sequence[str], title: str) -> Path:
-    """The annotation file: the given one, else the one in `root` (two levels deep) or beside it that fits.
+    """The annotation file: the given one, else the one in `root` (two levels deep) or next to it that matches.
 
-    `patterns` are regular expressions for names, case ignored, the most wanted first. Raises ManifestError naming what
-    was looked for.
+    `patterns` are regular expressions for names, case-insensitive, preferred first. Raises ManifestError naming what
+    was searched for.
     """
     if given is not None:
         return given
@@ -117,7 +117,7 @@ def find_annotation(root: Path, given: Path | None, patterns: Sequence[str], tit
 
 
 def search_annotation(root: Path, patterns: Sequence[str]) -> Path | None:
-    """As `find_annotation`; None where there is none."""
+    """As `find_annotation`; None if there is none."""
     files = [file for folder in (*folders_below(root, 2), root.parent) for file in _sheets(folder)]
     for pattern in patterns:
         for file in files:
@@ -136,10 +136,10 @@ def _sheets(folder: Path) -> Iterator[Path]:
 
 
 def matched(name: str) -> str:
-    """What is compared of a folder's name and an annotated one: case and spaces differ within one dataset."""
+    """The form in which folder names and annotated names are compared: case and spaces vary within a dataset."""
     return re.sub(r"\s+", "", name.casefold())
 
 
 def by_name(folders: Iterable[Path]) -> dict[str, Path]:
-    """Folders by what is compared of their names."""
+    """Folders by the compared form of their names."""
     return {matched(folder.name): folder for folder in folders}

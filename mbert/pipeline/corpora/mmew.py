@@ -87,14 +87,14 @@ def _read(root: Path, annotation: Path | None, distribution: Distribution) -> Li
 
 
 def _clip_folder(clips: list[Path], name: str, emotion: str | None) -> Path | None:
-    """The folder of a clip; of several with its name, the one that lies in the folder of its emotion."""
+    """The folder of a clip; of several with its name, the one in its emotion's folder."""
     found = [clip for clip in clips if matched(clip.name) == matched(name)]
     return max(found, key=lambda clip: matched(clip.parent.name) == matched(emotion or ""), default=None)
 
 
 def _counted_as_in(folder: Path, label: Label) -> Label:
-    """The label with frames as numbered in its folder, where that holds just the expression under other numbers."""
-    numbers = frame_numbers(folder)  # none where it is missing
+    """The label with its folder's frame numbers, if that holds just the expression under different numbers."""
+    numbers = frame_numbers(folder)  # empty if missing
     if not numbers or label.onset is None or label.offset is None or label.onset >= label.offset:
         return label
     shift = numbers[0] - label.onset
@@ -128,7 +128,7 @@ def _emotion_folders(folder: Path) -> Iterator[Path]:
 
 
 def _subject(text: str) -> Subject | None:
-    """`mmew/s03` of `S03`, `03` or `3`."""
+    """`mmew/s03` for `S03`, `03` or `3`."""
     found = re.fullmatch(r"(?:S|sub)?\s*0*(\d+)", text.strip(), re.IGNORECASE)
     return Subject("mmew", f"s{int(found[1]):02d}") if found else None
 

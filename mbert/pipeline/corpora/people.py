@@ -1,4 +1,4 @@
-"""Datasets with a folder for each person, and in it one for each clip: `sub01/EP02_01f/img46.jpg`."""
+"""Datasets with a folder for each person, which has one for each clip: `sub01/EP02_01f/img46.jpg`."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ class People:
     clips: dict[str, dict[str, Path]]  # subject -> name as compared -> folder
 
     def folder(self, subject: str, clip: str) -> Path:
-        """Where a clip lies, or would lie."""
+        """The actual or expected folder of a clip."""
         expected = self.folders.get(subject, self.tree / subject) / clip
         return self.clips.get(subject, {}).get(matched(clip), expected)
 
@@ -36,7 +36,7 @@ class People:
 class PeopleLayout:
     """How a dataset names people, clips and images; the images of its cropped distribution begin with `reg_`."""
 
-    subject: Callable[[str], str | None]  # the subject that the name of a person's folder tells; None: no such folder
+    subject: Callable[[str], str | None]  # from the name of a person's folder; None: not such a folder
     clip: re.Pattern[str]
     image: re.Pattern[str]
 
@@ -45,7 +45,7 @@ class PeopleLayout:
         return find_trees(root, self._is_tree, self._is_cropped)
 
     def people(self, tree: Tree) -> People:
-        """The clip folders of a tree, those without images too."""
+        """The clip folders of a tree, including those without images."""
         folders = {name: folder for folder in subfolders(tree.folder) if (name := self.subject(folder.name))}
         return People(tree.folder, folders, {name: by_name(subfolders(folder)) for name, folder in folders.items()})
 
@@ -65,6 +65,6 @@ class PeopleLayout:
 
 
 def sub_number(text: str) -> str | None:
-    """`sub01` of `sub01`, `01` or `1`."""
+    """`sub01` for `sub01`, `01` or `1`."""
     found = re.fullmatch(r"(?:sub)?\s*0*(\d+)", text.strip(), re.IGNORECASE)
     return f"sub{int(found[1]):02d}" if found else None

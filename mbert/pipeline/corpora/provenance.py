@@ -1,4 +1,4 @@
-"""`videos.csv` beside the videos of any corpus: each input is told what its line says."""
+"""`videos.csv` next to the videos of any corpus: each input gets the facts on its line."""
 
 import dataclasses
 
@@ -7,9 +7,9 @@ from mbert.pipeline.video.source import Listing
 
 
 def with_provenance(listing: Listing) -> Listing:
-    """The listing with what the `videos.csv` of its folder says, where there is one.
+    """The listing with the facts of its folder's `videos.csv`, if there is one.
 
-    Labels that name nobody get the subject of their input; what labels say goes before it. Raises ManifestError for a
+    Labels without a subject get that of their input; a label's own subject wins. Raises ManifestError for a
     file that cannot be used.
     """
     table = find_videos_table(listing.root)

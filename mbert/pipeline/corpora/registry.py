@@ -40,10 +40,10 @@ def list_corpus(
     labels_path: Path | None = None,
     distribution: Distribution = "auto",
 ) -> Listing:
-    """The inputs and labels under a folder. With `auto`, of the one dataset that recognises it, else as any videos.
+    """The inputs and labels under a folder. With `auto`, as the one dataset that recognises it, else as any videos.
 
-    A folder with a `labels.csv`, a single file and a folder that is given a `name` are taken as any videos. Raises
-    ConfigError for an unknown dataset, for a folder that several recognise, and when there is no input.
+    A folder with a `labels.csv`, a single file, and a folder given a `name` are treated as any videos. Raises
+    ConfigError for an unknown dataset, for a folder that several datasets recognise, and if there is no input.
     """
     if dataset not in DATASETS:
         raise ConfigError(f"--dataset is {dataset!r}; allowed are {', '.join(DATASETS)}")

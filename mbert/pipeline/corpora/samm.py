@@ -21,7 +21,7 @@ _LAYOUT = "006/006_1_2/006_05562.jpg"
 
 
 def subject_of(text: str) -> str | None:
-    """`006` of `006` or `6`."""
+    """`006` for `006` or `6`."""
     text = text.strip()
     return f"{int(text):03d}" if re.fullmatch(r"\d{1,3}", text, re.ASCII) else None
 

@@ -93,7 +93,7 @@ def _label(row: SheetRow, name: str, video: str, path: str, emotions: dict[str, 
 
 
 def _with_own_names(labels: list[Label]) -> tuple[Label, ...]:
-    """Expressions of the same name are told apart by their onset."""
+    """Distinguish expressions of the same name by their onset."""
     counts = Counter(label.sample for label in labels)
     return tuple(
         dataclasses.replace(label, sample=f"{label.sample}_{label.onset}") if counts[label.sample] > 1 else label
@@ -112,7 +112,7 @@ def _is_tree(folder: Path) -> bool:
 
 
 def _video(name: str) -> str | None:
-    """`006_1`, of subject and stimulus, of `006_1` or of an expression in it, `006_1_2`."""
+    """`006_1` (subject and stimulus) for `006_1` or for an expression in it, `006_1_2`."""
     found = _VIDEO.match(name)
     return f"{samm.subject_of(found[1])}_{int(found[2])}" if found else None
 

@@ -1,4 +1,4 @@
-"""Annotation sheets of any spreadsheet format: found by what their header says, not by where it stands."""
+"""Annotation sheets of any spreadsheet format: found by the content of their header, not by its position."""
 
 import dataclasses
 import re
@@ -14,21 +14,21 @@ SHEET_SUFFIXES = frozenset([".csv", ".xls", ".xlsx"])
 
 @dataclasses.dataclass(slots=True)
 class SheetRow:
-    """One row below a header. Columns go by their letters and digits alone: `Onset Frame` and `OnsetFrame` are one."""
+    """One row below a header. Only letters and digits of column names count: `Onset Frame` equals `OnsetFrame`."""
 
     line: int  # in the sheet, from 1
     cells: dict[str, str]
     faults: list[str] = dataclasses.field(default_factory=list)
 
     def text(self, *names: str) -> str | None:
-        """The first of some columns that is there and holds something."""
+        """The text of the first of `names` that exists and is not empty."""
         for name in names:
             if value := self.cells.get(_plain(name), ""):
                 return value
         return None
 
     def number(self, *names: str) -> int | None:
-        """A whole number; None where nothing, a slash or the like stands. Anything else is noted in `faults`."""
+        """A whole number; None for an empty cell, a slash or the like. Anything else is noted in `faults`."""
         value = self.text(*names)
         if value is None or is_absent(value):
             return None
@@ -39,7 +39,7 @@ class SheetRow:
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with the cells that were asked for."""
+        """What is wrong with the requested cells."""
         return f"label line {self.line}: {', '.join(self.faults)}" if self.faults else None
 
 
@@ -47,7 +47,7 @@ def read_sheet(path: Path, header: Sequence[str | tuple[str, ...]], *, sheet: st
     """The rows below the first row that has all of the `header` columns; empty rows are left out.
 
     A tuple holds the names that a column has in different editions. All sheets are searched, or those whose name
-    contains `sheet`. Raises ManifestError naming file and columns when no sheet has such a row.
+    contains `sheet`. Raises ManifestError naming file and columns if no sheet has such a row.
     """
     columns = [(name,) if isinstance(name, str) else name for name in header]
     found: list[str] = []
@@ -65,9 +65,9 @@ def read_sheet(path: Path, header: Sequence[str | tuple[str, ...]], *, sheet: st
 
 
 def columns_by_place(path: Path, sheet: int, columns: Sequence[str]) -> list[SheetRow]:
-    """The rows of a sheet without a header, whose columns are named here; empty rows are left out.
+    """The rows of a sheet without a header, with columns named by `columns`; empty rows are left out.
 
-    `sheet` counts from 0. Raises ManifestError when the file has not so many.
+    `sheet` counts from 0. Raises ManifestError if the file has fewer sheets.
     """
     sheets = read_sheets(path)
     if sheet >= len(sheets):

@@ -1,9 +1,9 @@
 """SMIC, short clips: `HS/s1/micro/negative/s1_ne_01/image257900.bmp` (raw) or `reg_image257900.bmp` (cropped).
 
-Three cameras stand side by side: HS (100 frames per second, dataset `smic`), VIS (25, `smic_vis`) and NIR (25,
-`smic_nir`). There is no annotation file: a clip is one expression, from its first image to its last; its name tells
-the class; nobody marked an apex. Clips below `non_micro` are inputs without a label. The people of all cameras, and of
-SMIC-E, are the same, so they are one subject: `smic/s01`. The line of a label is its place in reading order.
+Up to three cameras: HS (100 frames per second, dataset `smic`), VIS (25, `smic_vis`) and NIR (25, `smic_nir`). There is
+no annotation file: a clip is one expression, from its first image to its last; its name gives the class; no apex is
+marked. Clips below `non_micro` are inputs without a label. The people of all cameras, and of SMIC-E, are the same, so
+each is one subject: `smic/s01`. The line of a label is its position in reading order.
 """
 
 import re
@@ -42,13 +42,13 @@ _CLIP = re.compile(r"s0*(\d+)_((?:ne|po|sur)[a-z]*_\d+)", re.IGNORECASE)
 
 
 def sample_of(clip: str) -> str | None:
-    """`s1_ne_01` of `s1_ne_01` or `s01_ne_01`; None of what is no name of a clip."""
+    """`s1_ne_01` for `s1_ne_01` or `s01_ne_01`; None if it is not the name of a clip."""
     found = _CLIP.fullmatch(clip.strip())
     return f"s{found[1]}_{found[2]}".casefold() if found else None
 
 
 def subject_of(folder: str) -> Subject | None:
-    """`smic/s01` of `s1` or `s01`; None of what is no name of a person."""
+    """`smic/s01` for `s1` or `s01`; None if it is not the name of a person."""
     found = _SUBJECT.fullmatch(folder.strip())
     return Subject("smic", f"s{int(found[1]):02d}") if found else None
 
@@ -56,9 +56,9 @@ def subject_of(folder: str) -> Subject | None:
 def choose_by_camera(
     trees: Sequence[Tree], distribution: Distribution, root: Path, title: str, layout: str
 ) -> tuple[dict[str, Tree], tuple[str, ...]]:
-    """One tree for each camera that is there (`hs`, `vis`, `nir`), chosen as by `choose_tree`, and notes.
+    """One tree for each camera present (`hs`, `vis`, `nir`), chosen as by `choose_tree`, and notes.
 
-    The camera is in the name of the tree or of the nearest folder above it; where none tells, it is HS.
+    The camera is in the name of the tree or of the nearest folder above it; by default, it is HS.
     """
     groups: dict[str, list[Tree]] = {}
     for tree in trees:
@@ -123,7 +123,7 @@ def _is_cropped(folder: Path) -> bool:
 
 
 def _clips(folder: Path) -> Iterator[tuple[Subject, str, Path]]:
-    """Subject, `micro` or `non_micro`, and folder of every clip; empty ones too where the name tells a clip."""
+    """Subject, `micro` or `non_micro`, and folder of every clip; including empty ones if the name is that of a clip."""
     for person in subfolders(folder):
         subject, groups = subject_of(person.name), by_name(subfolders(person))
         for group in ("micro", "non_micro"):

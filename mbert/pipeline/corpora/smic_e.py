@@ -1,9 +1,9 @@
 """SMIC-E, long clips: `SMIC-HS-E/s01/s1_ne_01/image559740.jpg`, with frames before and after the expression.
 
-As SMIC it has up to three cameras, HS (100 frames per second, dataset `smic_e`), VIS (25, `smic_e_vis`) and NIR (25,
-`smic_e_nir`), and the same people. Each has a sheet of its own (SMIC-HS-E_annotation.xlsx). A row tells up to three
-expressions of one clip, in the numbers of the camera, which are those in the file names too. The first bears the name
-of the clip, further ones that name and their onset. No apex is marked, except in one edition.
+Like SMIC, it has up to three cameras, HS (100 frames per second, dataset `smic_e`), VIS (25, `smic_e_vis`) and NIR (25,
+`smic_e_nir`), and the same people. Each has its own sheet (SMIC-HS-E_annotation.xlsx). A row lists up to three
+expressions of one clip, in the camera's frame numbers, which the file names also use. The first has the name of the
+clip, further ones that name and their onset. No apex is marked, except in one edition.
 """
 
 import dataclasses
@@ -85,12 +85,12 @@ def _sheets(root: Path, given: Path | None, cameras: list[str]) -> dict[str, Pat
 def _expressions(row: SheetRow, path: str, dataset: str, subject: Subject, sample: str) -> list[Label]:
     labels = []
     for which in _EXPRESSIONS:
-        # 0 is an empty cell here: frame numbers are those of a camera that ran before.
+        # 0 is an empty cell here: frame numbers are those of a camera that was already running.
         onset, apex, offset = (row.number(f"{name}{which}F") or None for name in ("Onset", "Apex", "Offset"))
         if which == "" or (onset, offset) != (None, None):
             fault = row.fault
             if fault is None and onset is None:
-                fault = f"label line {row.line}: onset is missing"  # else it would stand for the whole long clip
+                fault = f"label line {row.line}: onset is missing"  # else it would cover the whole long clip
             labels.append(
                 Label(
                     line=row.line,
@@ -109,7 +109,7 @@ def _expressions(row: SheetRow, path: str, dataset: str, subject: Subject, sampl
 
 
 def _in_file_numbers(label: Label, folder: Path, first: str) -> Label:
-    """The label as the file names count: where they were renumbered, the first image is the camera's `FirstF`."""
+    """The label in the file names' numbers: if those were renumbered, the first image is the camera's `FirstF`."""
     files = frame_numbers(folder)
     if not files or label.span is None or not first.isdecimal():
         return label

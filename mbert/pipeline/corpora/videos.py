@@ -27,21 +27,21 @@ from mbert.pipeline.video.source import (
 )
 
 DATASET = "videos"
-_STILLS = frozenset(["covers", "posters", "previews", "screenshots", "stills", "thumbnails", "thumbs"])  # of folders
-_ASKED = 3  # images of a suffix that are asked whether they are animated
+_STILLS = frozenset(["covers", "posters", "previews", "screenshots", "stills", "thumbnails", "thumbs"])  # folders
+_ASKED = 3  # images of a suffix that are checked for animation
 
 
 def list_videos(
     path: Path, labels_path: Path | None = None, *, dataset: str = DATASET, with_labels: bool = True
 ) -> Listing:
-    """Find every input under a folder (or the one file given), and its labels. Raises ConfigError when there is none.
+    """Find every input under a folder (or the one file given), and its labels. Raises ConfigError if there is none.
 
-    A folder that holds images is one input, its images are the frames; images beside videos are none, nor are those
-    without a numbered series beside other inputs, and a note says so. An animated image is a video. A folder without
-    anything in it is an input too, so that it gets a row that says so. What is reached twice, through links, is one
-    input under its real path. Hidden files and folders are left out. Labels are read from `labels_path`,
-    else from `labels.csv` in the folder, where it is there and they are wanted. `dataset` is the prefix of all ids. An
-    overlay that `mbert predict` has made is no input.
+    A folder that holds images is one input with the images as frames; images next to videos are not, nor are images
+    without a numbered series next to other inputs, and a note says so. An animated image is a video. An empty folder is
+    an input too, so that it gets a row that says so. Anything reached twice, through links, is one input under its real
+    path. Hidden files and folders are left out. Labels are read from `labels_path`, else from `labels.csv` in the
+    folder, if it exists and labels are wanted. `dataset` is the prefix of all ids. An overlay made by `mbert predict`
+    is not an input.
     """
     path = path.absolute()
     walk = _Walk(path if path.is_dir() else path.parent, dataset)
@@ -75,7 +75,7 @@ def list_videos(
 
 
 def count_suffixes(paths: Iterable[str]) -> str:
-    """How many files of which suffix there are, the most first: `12 .braw, 3 .txt, 1 without`."""
+    """The number of files per suffix, most frequent first: `12 .braw, 3 .txt, 1 without`."""
     counts = Counter(suffix_of(path.rpartition("/")[2]) or "without" for path in paths)
     return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
 
@@ -85,24 +85,24 @@ def _told_suffixes(ignored: Sequence[str]) -> str:
 
 
 class _Walk:
-    """Collects the inputs below a folder. Links come last, so that what is reached twice has its real path."""
+    """Collects the inputs below a folder. Links come last, so that anything reached twice has its real path."""
 
     def __init__(self, root: Path, dataset: str) -> None:
         self.root, self._dataset = root, dataset
         self.sources: list[Source] = []
         self.ignored: list[str] = []
         self.notes: list[str] = []
-        self._seen: dict[tuple[int, ...], Path] = {}  # by what the file system knows a file or folder
+        self._seen: dict[tuple[int, ...], Path] = {}  # by the file system's identity of a file or folder
         self._links: list[Path] = []
 
     def into(self, folder: Path) -> None:
         """Look at a folder, then at those below it."""
         self._is_new(folder)
         try:
-            with os.scandir(folder) as found:  # tells what each entry is, without asking for it
+            with os.scandir(folder) as found:  # gives the type of each entry without a further query
                 entries = sorted((entry for entry in found if not _is_hidden(entry.name)), key=lambda e: e.name)
         except OSError:
-            self.sources.append(frames_source(self.root, folder, self._dataset))  # opening it will give the reason
+            self.sources.append(frames_source(self.root, folder, self._dataset))  # opening it will report the reason
             return
         names = [entry.name for entry in entries]
         images = [
@@ -132,7 +132,7 @@ class _Walk:
             self._add_frames(folder, stills, has_videos=has_videos, has_inputs=len(self.sources) > num_before)
 
     def follow_links(self) -> None:
-        """Take in what links lead to, where it was not reached without them."""
+        """Add the targets of links that were not reached without them."""
         while self._links:
             links, self._links = self._links, []
             for path in links:
@@ -147,7 +147,7 @@ class _Walk:
             self.sources.append(video_source(self.root, path, self._dataset))
 
     def _add_frames(self, folder: Path, stills: Sequence[str], *, has_videos: bool, has_inputs: bool) -> None:
-        """Add the images of a folder as frames, unless they are stills beside other inputs."""
+        """Add the images of a folder as frames, unless they are stills next to other inputs."""
         reason = None
         if has_videos:
             reason = "next to videos"
@@ -163,12 +163,12 @@ class _Walk:
         self.notes.append(escaped(f"{where}{images} no clip ({reason}); frames need a folder of their own"))
 
     def _is_new(self, path: Path) -> bool:
-        """Whether a file or folder is seen for the first time; said, where not."""
+        """Whether a file or folder is seen for the first time; noted if not."""
         try:
             status = path.stat()
-        except OSError:  # opening it will give the reason
+        except OSError:  # opening it will report the reason
             return True
-        # Some file systems have no numbers of files, or not for good.
+        # Some file systems have no file numbers, or no stable ones.
         known = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         first = self._seen.setdefault(known, path) if status.st_ino else path
         if first == path:
@@ -180,7 +180,7 @@ class _Walk:
 
 
 def _is_hidden(name: str) -> bool:
-    """Also of the folders that archives and network drives add."""
+    """Whether a name is hidden, including the folders that archives and network drives add."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
@@ -192,7 +192,7 @@ def _series(stills: Sequence[str]) -> list[str]:
 
 
 def _animated(folder: Path, images: Sequence[str]) -> set[str]:
-    """Those images that hold several frames. Of many of a suffix, the first tell whether the others are asked."""
+    """The images that hold several frames. With many of a suffix, the first ones decide whether to check the others."""
     found: set[str] = set()
     by_suffix: dict[str, list[str]] = {}
     for name in images:

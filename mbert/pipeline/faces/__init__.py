@@ -1,1 +1,1 @@
-"""Frames as tracks of aligned faces."""
+"""From frames to tracks of aligned faces."""

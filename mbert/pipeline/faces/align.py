@@ -1,8 +1,8 @@
 """Landmarks at a few Hz -> one stable similarity transform per frame -> crops.
 
 A crop is placed by four numbers, its *pose*: the centre of the crop in source pixels (x, y), the logarithm of the scale
-(crop widths per source pixel) and the angle. They are nearly independent of each other, so they can be filtered one
-by one; the six entries of an affine matrix can not.
+(crop widths per source pixel) and the angle. They are nearly independent, so they can be filtered separately; the six
+entries of an affine matrix cannot.
 """
 
 from typing import Literal
@@ -19,17 +19,17 @@ _EYE_DISTANCE = 0.30
 _EYE_MIDDLE = (0.50, 0.40)
 
 _SMOOTHING_SECONDS = 0.4  # standard deviation of the low-pass; expressions are faster, heads slower
-_STILL_RATIO = 0.3 / 224  # crop widths: a head that moves less is still
+_STILL_RATIO = 0.3 / 224  # crop widths: a head that moves less counts as still
 _FACE_CORNERS = np.array([(-0.25, -0.25), (0.25, -0.25), (-0.25, 0.35), (0.25, 0.35)])  # from the crop's centre
 
 
 def template(layout: Layout = MESH) -> Points:
-    """Where the rigid points lie in the crop, (R, 2) in crop widths."""
+    """The positions of the rigid points in the crop, (R, 2) in crop widths."""
     return layout.frontal * _EYE_DISTANCE + _EYE_MIDDLE
 
 
 def fit_pose(points: Points, layout: Layout = MESH) -> Points:
-    """The pose, (4,), that puts the rigid ones of some landmarks (P, 2) onto the template (least squares)."""
+    """The pose, (4,), that maps the rigid landmarks of `points` (P, 2) onto the template (least squares)."""
     source, target = points[list(layout.rigid)], template(layout)
     source_mean, template_mean = source.mean(axis=0), target.mean(axis=0)
     a, b = source - source_mean, target - template_mean
@@ -41,7 +41,7 @@ def fit_pose(points: Points, layout: Layout = MESH) -> Points:
 
 
 def pose_matrices(poses: Points, size: int) -> Points:
-    """Poses (N, 4) -> matrices (N, 2, 3) that take source pixels to pixels of a crop `size` wide."""
+    """Poses (N, 4) -> matrices (N, 2, 3) from source pixels to pixels of a crop `size` wide."""
     center_x, center_y, log_scale, angle = poses.T
     scale = np.exp(log_scale) * size
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
@@ -75,7 +75,7 @@ def stable_poses(
 
 
 def is_still(poses: Points) -> bool:
-    """Whether one transform does for all frames: the face hardly moves between these poses (N, 4)."""
+    """Whether one transform suffices for all frames: the face hardly moves between these poses (N, 4)."""
     return bool(crop_motion(poses, np.median(poses, axis=0)).max() <= _STILL_RATIO)
 
 
@@ -99,13 +99,13 @@ def _inliers(seconds: Points, poses: Points) -> npt.NDArray[np.bool_]:
         near = poses[np.abs(seconds - moment) <= 1.0]
         median = np.median(near, axis=0)
         spread = 1.4826 * np.median(np.abs(near - median), axis=0)
-        # A head that moves steadily spreads its poses too: the bound follows the spread.
+        # A steadily moving head spreads its poses too: the bound follows the spread.
         keep[index] = bool(np.all(np.abs(poses[index] - median) <= 3 * np.maximum(spread, floor)))
     return keep if keep.sum() >= 3 else np.ones(len(seconds), dtype=bool)
 
 
 def _smooth(seconds: Points, poses: Points, at: Points) -> Points:
-    """Local linear regression with Gaussian weights: no delay, no bias for steady motion, no bend at the ends."""
+    """Local linear regression with Gaussian weights: no delay, no bias for steady motion, no distortion at the ends."""
     distance = seconds[None, :] - at[:, None]  # (N, T)
     weight = np.exp(-0.5 * (distance / _SMOOTHING_SECONDS) ** 2) + 1e-12
     s0, s1, s2 = weight.sum(1), (weight * distance).sum(1), (weight * distance**2).sum(1)

@@ -1,6 +1,6 @@
-"""What no file says and only faces show: that a recording stands on its head, or holds two pictures for two eyes.
+"""Faults that only faces reveal: a recording that is upside down, or that holds two pictures for two eyes.
 
-Landmarks are found in a face upside down, too, but they are nonsense. What tells is the detector's confidence: 0.69 to
+Landmarks are also found in an upside-down face, but they are nonsense. The detector's confidence reveals it: 0.69 to
 0.97 upright and 0.50 to 0.83 upside down on 40 clips, and on each of them higher upright by 0.1 or more.
 """
 
@@ -16,9 +16,9 @@ from mbert.pipeline.faces.track import Span
 from mbert.pipeline.video.decode import Fixes
 from mbert.shards.image import Image
 
-_SURE = 0.88  # a median score from which nothing is doubted
+_SURE = 0.88  # from this median score on, the orientation is not doubted
 _BETTER = 0.1  # how much higher the score has to be upside down
-_SHORTER_SIDE_PX = 480  # of the pictures that are kept
+_SHORTER_SIDE_PX = 480  # of the pictures kept
 _MOST_KEPT = 12
 _ALIKE = 0.9  # correlation of two pictures of one scene for two eyes
 _SHIFT = 0.1  # between them, in widths
@@ -26,18 +26,18 @@ _SHIFT = 0.1  # between them, in widths
 
 @dataclasses.dataclass(slots=True)
 class Doubts:
-    """Keeps a few of the pictures that were measured, and says afterwards whether the input was looked at wrongly."""
+    """Keeps a few of the measured pictures, and decides afterwards whether the input was read wrongly."""
 
     _ticks: int = 0
     _scores: list[float] = dataclasses.field(default_factory=list)
     _kept: list[tuple[Image, list[Face]]] = dataclasses.field(default_factory=list)
 
     def watch(self, spans: Iterable[Span]) -> Iterator[Span]:
-        """The spans as they come."""
+        """Pass on the spans unchanged."""
         for span in spans:
             faces = span.stop.faces
             self._scores += [face.score for face in faces[:1] if face.score is not None]
-            # Numbers 0, 1, 2, 4, 8, ...: from all over the input, and few.
+            # Numbers 0, 1, 2, 4, 8, ...: a few from all over the input.
             is_kept = self._ticks & (self._ticks - 1) == 0 and len(self._kept) < _MOST_KEPT
             self._ticks += 1
             if is_kept:
@@ -45,7 +45,7 @@ class Doubts:
             yield span
 
     def fixes(self, landmarker: Landmarker) -> Fixes | None:
-        """How to look at the input again; None where it was looked at rightly, or nothing can be told."""
+        """How to read the input again; None if it was read correctly, or this cannot be decided."""
         if packing := self._packing(landmarker):
             return packing
         if self._scores and np.median(self._scores) >= _SURE:
@@ -60,12 +60,12 @@ class Doubts:
         return Fixes(turned=180) if np.mean((turned > upright)[seen]) > 0.5 else None
 
     def _packing(self, landmarker: Landmarker) -> Fixes | None:
-        """Two halves that show the same face, if most pictures with faces are so."""
+        """The packing, if most pictures with faces have two halves that show the same face."""
         seen = [kept for kept in self._kept if kept[1]]
         eyes = [image[:, : image.shape[1] // 2] for image, faces in seen if _has_like_halves(image, faces)]
         if not eyes or len(eyes) <= len(seen) / 2:
             return None
-        # A face that is squeezed to half its width is a worse face.
+        # A face squeezed to half its width scores lower.
         as_stored, widened = (
             np.mean([_best(landmarker.detect(cv2.resize(eye, None, fx=width, fy=1))) for eye in eyes])
             for width in (1, 2)

@@ -1,7 +1,7 @@
 """The programs that find landmarks: MediaPipe's face mesh, with its bundled or newer weights, and FAN.
 
-For alignment each frame is measured by itself: a tracking mode would smooth towards the past, and its lag looks like
-motion. Within crops that are aligned already, following a face only saves the search for it.
+For alignment, each frame is measured independently: a tracking mode would smooth towards the past, and its lag looks
+like motion. Within aligned crops, following a face merely saves searching for it.
 """
 
 import atexit
@@ -32,7 +32,7 @@ from mbert.shards.image import Image
 LandmarkerName = Literal["mediapipe", "fan"]
 _MAX_FACES = 16
 _MIN_CONFIDENCE = 0.5
-_DETECTOR = "face_detector.tflite"  # in a face_landmarker.task
+_DETECTOR = "face_detector.tflite"  # inside a face_landmarker.task
 
 _TASK_ADDRESS = (
     "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
@@ -45,10 +45,10 @@ def open_landmarker(
 ) -> Landmarker:
     """Open a landmarker; `model` is a `face_landmarker.task` for MediaPipe.
 
-    Raises ConfigError when weights are missing. One that `follows` looks for one face where it was in the picture
-    before, which suits aligned crops: on them its lids are steadier and it takes half the time. FAN cannot, and finds
+    Raises ConfigError if weights are missing. One that `follows` searches for one face where it was in the previous
+    picture, which suits aligned crops: its eyelids are steadier there and it takes half the time. FAN cannot, and finds
     all faces. MediaPipe's bundled weights come first, so that the same installation gives the same landmarks; releases
-    that carry none use the file from the cache, or fetch it once.
+    without them use the file from the cache, or download it once.
     """
     if name == "fan":
         if model is not None:
@@ -62,9 +62,9 @@ def open_landmarker(
 
 
 def weights_sha256(name: LandmarkerName, *, model: Path | None = None) -> str:
-    """A hash of the weights that `open_landmarker` takes for the same arguments, wherever the files lie.
+    """A hash of the weights that `open_landmarker` uses for the same arguments, wherever the files are.
 
-    Call it when the landmarker has been opened, or can be: raises ConfigError when there are no weights.
+    Call it once the landmarker has been, or can be, opened: raises ConfigError without weights.
     """
     digest = hashlib.sha256()
     for file in _weight_files(name, model):
@@ -95,9 +95,9 @@ def _weight_files(name: LandmarkerName, model: Path | None) -> list[Path]:
 
 
 def _cached_task() -> Path:
-    """The face landmarker's file for releases of MediaPipe that carry no model, fetched once.
+    """The face landmarker's file for releases of MediaPipe without a model, downloaded once.
 
-    It may have been put there by hand, so its hash is compared: another model would give other landmarks unnoticed.
+    It may have been put there by hand, so its hash is checked: another model would silently give other landmarks.
     """
     path = cache_folder() / "face_landmarker.task"
     try:
@@ -117,7 +117,7 @@ def _cached_task() -> Path:
 
 
 class MediaPipeMesh:
-    """MediaPipe's face mesh with the weights that its wheel carries (up to release 0.10.21)."""
+    """MediaPipe's face mesh with the weights bundled in its wheel (up to release 0.10.21)."""
 
     def __init__(self, *, max_faces: int = _MAX_FACES, follows: bool = False) -> None:
         os.environ.setdefault("GLOG_minloglevel", "2")
@@ -126,26 +126,26 @@ class MediaPipeMesh:
         self.name = f"mediapipe {_mediapipe().__version__} face mesh"
         with _quiet_native_log():
             self._graph = _open_graph(1 if follows else max_faces, follows)
-            # The graph opens in threads of its own; a first frame waits until they have had their say.
+            # The graph opens in its own threads; a first frame waits until they have finished logging.
             self._graph.process(input_data={"image": np.zeros((64, 64, 3), np.uint8)})
 
     def detect(self, rgb: Image) -> list[Face]:
         """Faces of an (H, W, 3) uint8 RGB frame, largest first; the score is the detector's."""
         if self._seen_a_face:
             found = self._graph.process(input_data={"image": rgb})
-        else:  # some stages speak up with the first face only
+        else:  # some stages log only with the first face
             with _quiet_native_log():
                 found = self._graph.process(input_data={"image": rgb})
             self._seen_a_face = bool(found.multi_face_landmarks)
         meshes = found.multi_face_landmarks or []
         scores: list[float | None] = [float(detection.score[0]) for detection in found.face_detections or []]
-        if self._follows:  # the detector is asked only where there was no face before
+        if self._follows:  # the detector runs only if there was no face before
             scores = [None] * len(meshes)
         faces = [_mesh_face(mesh.landmark, rgb, score) for mesh, score in zip(meshes, scores, strict=False)]
         return sorted(faces, key=lambda face: -face.size_px)
 
     def forget(self) -> None:
-        """Look for the next face everywhere."""
+        """Search for the next face in the whole picture."""
         if self._follows:
             with _quiet_native_log():
                 self._graph.reset()
@@ -160,7 +160,7 @@ class MediaPipeMesh:
 class MediaPipeTask:
     """MediaPipe's Tasks API with a `face_landmarker.task` file: works with every release.
 
-    The task itself gives no confidence; the detector that lies in the file beside the mesh does, so it runs once more.
+    The task itself gives no confidence; the detector in the same file does, so it runs once more.
     """
 
     def __init__(self, model: Path, *, max_faces: int = _MAX_FACES, follows: bool = False) -> None:
@@ -185,7 +185,7 @@ class MediaPipeTask:
             self._detector: Any = None
             try:
                 self._task = self._open()
-                if not follows:  # as in the mesh: who follows a face asks for no score
+                if not follows:  # as in the mesh: following a face needs no score
                     with zipfile.ZipFile(io.BytesIO(data)) as parts:
                         detector = BaseOptions(model_asset_buffer=parts.read(_DETECTOR))
                     self._detector = vision.FaceDetector.create_from_options(
@@ -207,7 +207,7 @@ class MediaPipeTask:
             with _quiet_native_log():
                 meshes, detections = self._look(picture)
             self._seen_a_face = bool(meshes)
-        # Ten more points are the irises.
+        # The ten additional points are the irises.
         faces = [_mesh_face(points[: MESH.num_points], rgb, None) for points in meshes]
         faces = [dataclasses.replace(face, score=_score_of(face, detections)) for face in faces]
         return sorted(faces, key=lambda face: -face.size_px)
@@ -220,7 +220,7 @@ class MediaPipeTask:
         return meshes, self._detector.detect(picture).detections if meshes else []
 
     def forget(self) -> None:
-        """Look for the next face everywhere."""
+        """Search for the next face in the whole picture."""
         if self._follows:
             self._task.close()
             with _quiet_native_log():
@@ -239,10 +239,10 @@ _OPEN: weakref.WeakSet[MediaPipeTask] = weakref.WeakSet()
 
 
 class Fan:
-    """The 68 points of face-alignment's 2D-FAN-4, on the GPU where there is one.
+    """The 68 points of face-alignment's 2D-FAN-4, on the GPU if there is one.
 
-    `detector` is one of face-alignment's, its files already in torch's hub folder or fetched from the address that
-    face-alignment names. All weights are loaded as tensors only, never unpickled.
+    `detector` is one of face-alignment's, with files already in torch's hub folder or downloaded from face-alignment's
+    address. All weights are loaded as tensors only, never unpickled.
     """
 
     def __init__(self, *, detector: Literal["sfd", "blazeface"] = "sfd") -> None:
@@ -272,7 +272,7 @@ class Fan:
                 compile=False,
                 max_batch_size=8,
             )
-        except Exception as exc:  # torch raises many kinds for a file that holds something else
+        except Exception as exc:  # torch raises many kinds for a file with other content
             raise ConfigError(f"{network} or {files['path_to_detector']} does not hold FAN's weights: {exc}") from exc
         self.name = f"face-alignment {importlib.metadata.version('face-alignment')} 2D-FAN-4 {detector}"
 
@@ -290,22 +290,22 @@ class Fan:
         return sorted(faces, key=lambda face: -face.size_px)
 
     def forget(self) -> None:
-        """Nothing: each picture is looked at by itself."""
+        """Do nothing: each picture is processed independently."""
 
     def close(self) -> None:
         """Nothing to free."""
 
 
 def cache_folder() -> Path:
-    """Where weights are kept that are fetched once: `$XDG_CACHE_HOME/mbert`, else `~/.cache/mbert`."""
+    """The folder for downloaded weights: `$XDG_CACHE_HOME/mbert`, else `~/.cache/mbert`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mbert"
 
 
 def fetched(address: str, place: Path, *, sha256: str | None = None) -> Path:
-    """The file at `place` (a folder: under its own name), fetched from `address` once when it is not there.
+    """The file at `place` (a folder: under its own name), downloaded from `address` once if it is not there.
 
-    A download whose SHA-256 does not begin with `sha256` is thrown away; without it, the digits after the dash in the
-    file's name are used, as torch's hub does. Raises ConfigError that names file, address and folder.
+    Discards a download whose SHA-256 does not begin with `sha256`, by default the digits after the dash in the file's
+    name, as in torch's hub. Raises ConfigError naming file, address and folder.
     """
     name = Path(urllib.parse.urlparse(address).path).name
     path = place if place.suffix else place / name
@@ -331,7 +331,7 @@ def fetched(address: str, place: Path, *, sha256: str | None = None) -> Path:
 
 @functools.cache
 def _mediapipe() -> Any:
-    """The package, imported when it is needed: that takes seconds."""
+    """The package, imported on first use because that takes seconds."""
     atexit.register(_leave_open)
     with _quiet_native_log():
         import mediapipe
@@ -351,7 +351,7 @@ def _mesh_face(landmarks: Any, rgb: Image, score: float | None) -> Face:
 
 
 def _score_of(face: Face, detections: Sequence[Any]) -> float | None:
-    """The score of the detection in whose box the middle of a face lies, the nearest where there are several."""
+    """The score of the detection whose box contains the middle of a face, the nearest if there are several."""
     found = []
     for detection in detections:
         box = detection.bounding_box

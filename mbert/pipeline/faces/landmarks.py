@@ -1,6 +1,6 @@
-"""A face and its landmarks: what the points are called, and what they say about the face. Pure numpy.
+"""A face and its landmarks: names of the points, and what can be derived from them. Pure numpy.
 
-`landmarkers.py` has the programs that find them.
+The programs that find them are in `landmarkers.py`.
 """
 
 import dataclasses
@@ -14,15 +14,15 @@ from mbert.shards.image import Image
 Points = npt.NDArray[np.float64]
 Pair = tuple[int, int]
 
-# A face turned to the camera, measured like the rigid points below: how far the tip of the nose lies under the eyes,
-# and how far before them.
+# A face turned to the camera, measured like the rigid points below: how far the tip of the nose is below the eyes, and
+# how far in front of them.
 _NOSE_BELOW_EYES = 0.50
 _NOSE_BEFORE_EYES = 0.75
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What the points of a landmarker are, by index. "Left" is the left side of the image."""
+    """The meaning of a landmarker's points, by index. "Left" is the left side of the image."""
 
     num_points: int
     rigid: tuple[int, ...]  # points that expressions hardly move
@@ -34,7 +34,7 @@ class Layout:
     left_lids: tuple[Pair, ...]  # points of the upper lid with their opposites
     right_lids: tuple[Pair, ...]
     lips: Pair  # middle of the inner lips
-    regions: tuple[tuple[int, ...], ...]  # points amid each of `manifests.regions.REGIONS`
+    regions: tuple[tuple[int, ...], ...]  # points around the centre of each of `manifests.regions.REGIONS`
 
 
 # MediaPipe's face mesh. Its rigid points are eye corners, bridge of the nose, temples and cheekbones: medians over 42
@@ -72,7 +72,7 @@ MESH = Layout(
         *((61, 57), (291, 287), (0, 13, 37, 267), (17, 14, 84, 314), (152, 199, 200, 175)),  # lips, chin
     ),
 )
-# The 68 points of the 300-W challenge, as FAN finds them. The eye corners lie where the mesh has them; the bridge of
+# The 68 points of the 300-W challenge, as FAN finds them. The eye corners are as in the mesh; the bridge of
 # the nose is annotated in even steps down to the tip.
 FAN68 = Layout(
     num_points=68,
@@ -88,7 +88,7 @@ FAN68 = Layout(
     regions=(
         *((17, 18, 19), (20, 21), (22, 23), (24, 25, 26)),
         *((37, 38, 40, 41), (43, 44, 46, 47)),
-        *((30, 33), (31, 41, 48), (35, 46, 54)),  # no point lies on a cheek: between eye, nose and mouth
+        *((30, 33), (31, 41, 48), (35, 46, 54)),  # no point is on a cheek: use points between eye, nose and mouth
         *((48,), (54,), (50, 51, 52, 62), (56, 57, 58, 66), (7, 8, 9, 57)),
     ),
 )
@@ -100,11 +100,11 @@ class Face:
 
     points: Points  # (P, 2): x, y in upright source pixels
     layout: Layout = MESH
-    score: float | None = None  # the landmarker's confidence, 0-1: low where the face is partly hidden
+    score: float | None = None  # the landmarker's confidence, 0-1: low if the face is partly hidden
 
     def enlarged(self, factor: int) -> "Face":
-        """The same face in a picture that has `factor` x `factor` pixels for each."""
-        # A pixel's centre lies amid those it stands for.
+        """The same face in a picture with `factor` x `factor` pixels for each original one."""
+        # A pixel's centre is in the middle of those it represents.
         return dataclasses.replace(self, points=self.points * factor + (factor - 1) / 2)
 
     @property
@@ -126,7 +126,7 @@ class Face:
 
     @property
     def pose_degrees(self) -> tuple[float, float, float]:
-        """Yaw, pitch, roll from where the nose lies under the eyes: for filtering, not for measuring.
+        """Yaw, pitch, roll from the nose's position below the eyes: for filtering, not for measuring.
 
         Against the depth of MediaPipe's mesh, on 172 frames and photos of all poses: yaw within 1, pitch within 4
         degrees (medians).
@@ -155,7 +155,7 @@ class Face:
 
     @property
     def region_centres(self) -> Points:
-        """Where the regions of `mbert.manifests.regions.REGIONS` lie, (R, 2)."""
+        """The centres of the regions of `mbert.manifests.regions.REGIONS`, (R, 2)."""
         return np.stack([self.points[list(region)].mean(axis=0) for region in self.layout.regions])
 
     @property
@@ -170,14 +170,14 @@ class Face:
 class Landmarker(Protocol):
     """Finds faces in one frame, without memory of earlier frames."""
 
-    name: str  # with the version: it decides the bytes of a corpus
+    name: str  # with the version: it affects the bytes of a corpus
 
     def detect(self, rgb: Image) -> list[Face]:
         """Faces of an (H, W, 3) uint8 RGB frame, largest first."""
         ...
 
     def forget(self) -> None:
-        """What comes next is another video: only a landmarker that follows a face has anything to forget."""
+        """Called before another video: only affects a landmarker that follows a face."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How good a crop or a clip is: pure functions."""
+"""Quality of a crop or a clip: pure functions."""
 
 import functools
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from mbert.shards.image import Image
 
-# The bridge and root of the nose: skin on bone, the least moved by expressions. In crop widths.
+# The bridge and root of the nose: skin on bone, moved least by expressions. In crop widths.
 _RIGID_REGION = (0.34, 0.28, 0.66, 0.60)
 
-_LOW_FREQUENCY = 0.15  # cycles per pixel: below it lies the face, above it mostly noise
+_LOW_FREQUENCY = 0.15  # cycles per pixel: below it is the face, above it mostly noise
 
 Luma = npt.NDArray[np.uint8]
 Region = npt.NDArray[np.float32]
@@ -43,7 +43,7 @@ def clipped(gray: Luma) -> float:
 
 
 def rigid_region(gray: Luma) -> Region:
-    """The part of a crop in which motion means that the alignment moved."""
+    """The part of a crop in which any motion is due to the alignment."""
     height, width = gray.shape
     left, top, right, bottom = _RIGID_REGION
     rows, columns = (
@@ -64,10 +64,10 @@ def jitter_px(regions: Sequence[Region]) -> float | None:
 
 
 def region_shift(one: Region, other: Region) -> Shift:
-    """The translation (x, y) in pixels that takes one region to another, by sub-pixel phase correlation.
+    """The translation (x, y) in pixels from one region to another, by sub-pixel phase correlation.
 
     It is the slope of the phase of the cross spectrum over the low frequencies, weighted by amplitude; whole pixels,
-    where there are any, are taken away first. The centroid of the correlation's peak, often used instead, is drawn
+    if any, are removed first. The centroid of the correlation's peak, often used instead, is drawn
     towards zero.
     """
     return _shift(one, other, _low_spectrum(one), _low_spectrum(other))

@@ -1,9 +1,9 @@
-"""How a face lies in each frame of a clip, to hundredths of a pixel: registration of its rigid part to a reference.
+"""The pose of a face in each frame of a clip, to hundredths of a pixel: registration of its rigid part to a reference.
 
-Landmarks say where the face is, give or take half a pixel; they cannot say how it moved since the last frame. Pixels
-can. The face in each frame is aligned to a reference frame of its clip by Gauss-Newton steps over the four numbers of a
-pose (inverse compositional Lucas-Kanade, Baker & Matthews 2004). An expression must not be taken for head motion: each
-pixel has a robust weight, and the whole face takes part, so that what moves by itself is a minority.
+Landmarks locate the face to about half a pixel; they cannot say how it moved since the last frame. Pixels can. The face
+in each frame is aligned to a reference frame of its clip by Gauss-Newton steps over the four numbers of a pose (inverse
+compositional Lucas-Kanade, Baker & Matthews 2004). An expression must not be taken for head motion: each pixel has a
+robust weight, and the whole face takes part, so that local motion is a minority.
 """
 
 import dataclasses
@@ -39,11 +39,11 @@ class _Reference:
 
 
 def register_poses(regions: Sequence[Region], poses: Points) -> Points:
-    """Refine the poses (N, 4) that landmarks gave the frames of one clip; returns (N, 4).
+    """Refine the poses (N, 4) that landmarks gave for the frames of one clip; returns (N, 4).
 
-    Between frames the pixels decide, over the whole clip the landmarks: registration leaves one constant open, where
-    the face lies in the reference frame, and that is the median over all frames. Where a frame cannot be registered
-    (hidden, or turned too far), the landmarks' pose is kept, moved by what its neighbours were moved.
+    Pixels decide between frames, landmarks over the whole clip: registration leaves one constant undetermined, the
+    position of the face in the reference frame, which is the median over all frames. If a frame cannot be registered
+    (hidden, or turned too far), the landmarks' pose is kept, shifted like its neighbours.
     """
     moved, found = _register(regions, poses)
     if found.sum() < 2:
@@ -55,7 +55,7 @@ def register_poses(regions: Sequence[Region], poses: Points) -> Points:
 
 
 def _register(regions: Sequence[Region], poses: Points) -> tuple[Points, npt.NDArray[np.bool_]]:
-    """How far each pose has to move to agree with the reference, (N, 4), and where that was found out, (N,)."""
+    """How far each pose has to move to agree with the reference, (N, 4), and for which frames that is known, (N,)."""
     middle = len(regions) // 2
     moved = np.zeros_like(poses)
     found = np.ones(len(regions), dtype=bool)
@@ -63,7 +63,7 @@ def _register(regions: Sequence[Region], poses: Points) -> tuple[Points, npt.NDA
         reference = _reference(regions[middle], poses[middle])
         last, drift = middle, np.zeros(4)
         for index in order:
-            guess = poses[index] + moved[last] + drift  # the neighbour nearer to the reference was moved as much
+            guess = poses[index] + moved[last] + drift  # moved as far as the neighbour nearer to the reference
             pose, correlation = _align(reference, regions[index], guess)
             if correlation < _FADING_CORRELATION:  # the head turns away from the reference: hand over to the neighbour
                 reference = _reference(regions[last], poses[last] + moved[last])
@@ -76,14 +76,14 @@ def _register(regions: Sequence[Region], poses: Points) -> tuple[Points, npt.NDA
                 moved[index] = pose - poses[index]
                 drift = (moved[index] - moved[last]) / abs(index - last)
                 last = index
-            elif abs(index - last) >= _LOST_FRAMES:  # hidden for a while: take what is there now
+            elif abs(index - last) >= _LOST_FRAMES:  # hidden for a while: use what is visible now
                 moved[index], last, drift = moved[last], index, np.zeros(4)
                 reference = _reference(regions[index], poses[index] + moved[index])
     return moved, found
 
 
 def _grid() -> npt.NDArray[np.complex128]:
-    """Where the patch's pixels lie, as complex numbers in crop widths from the crop's centre, (H, W)."""
+    """The positions of the patch's pixels, as complex numbers in crop widths from the crop's centre, (H, W)."""
     left, top, right, bottom = _PATCH
     columns = np.arange(round((right - left) * _PATCH_PER_CROP)) / _PATCH_PER_CROP + left - 0.5
     rows = np.arange(round((bottom - top) * _PATCH_PER_CROP)) / _PATCH_PER_CROP + top - 0.5
@@ -134,7 +134,7 @@ def _align(reference: _Reference, region: Region, pose: Points) -> tuple[Points,
         error = standard - reference.patch
         sample = np.abs(error[::2, ::2]).ravel()
         scale = 1.4826 * float(np.partition(sample, len(sample) // 2)[len(sample) // 2]) + 1e-6
-        # Geman-McClure: what moves by itself counts for next to nothing, or it would drag the head along.
+        # Geman-McClure: local motion has nearly no weight, or it would drag the head along.
         weight = (_OVAL / (1 + (error / (_OUTLIER * scale)) ** 2) ** 2).ravel()
         weighted = reference.steepest * weight
         step = np.linalg.solve(weighted @ reference.steepest.T + 1e-6 * np.eye(4), weighted @ error.ravel())
@@ -163,7 +163,7 @@ def _undo(pose: Points, step: Points) -> Points:
 
 
 def _standard(patch: Patch) -> Patch:
-    """Zero mean, unit variance: light may change."""
+    """Zero mean, unit variance: removes changes of light."""
     mean, deviation = cv2.meanStdDev(patch)
     standard: Patch = (patch - np.float32(mean[0, 0])) / np.float32(max(deviation[0, 0], 1e-3))
     return standard

@@ -1,6 +1,6 @@
 """Frames with sparse landmarks -> spans between two measurements -> face tracks, cut into clips.
 
-Everything streams: at any moment there are at most the frames between two measurements and the open clips in memory.
+Everything streams: memory never holds more than the frames between two measurements and the open clips.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from mbert.pipeline.video.frame import Frame
 _CUT_LEVEL = 30.0  # mean change of coarse luma samples, 0-255, between two frames of different scenes
 _MAX_STEP = 0.35  # face sizes that a face may move between two ticks
 _MAX_GROWTH = 1.35  # ratio of its sizes
-_LOYALTY = 1.5  # how much larger a face must be than the one that is followed to take its place
-_MIN_TICKS = 3  # a detector that fires once or twice has seen no face
-_LOOK_SIDE_PX = 480  # landmarks are looked for in a picture whose shorter side is at least this
+_LOYALTY = 1.5  # how much larger than the followed face another must be to replace it
+_MIN_TICKS = 3  # one or two detections are no face
+_LOOK_SIDE_PX = 480  # landmarks are searched in a picture with at least this shorter side
 _LOOK_FACE_PX = 128
 _MAX_SPAN_BYTES = 128 << 20  # frames that wait for the next tick; very large ones get their ticks sooner
-_SPARE_SECONDS = 0.25  # beside labelled times: their frames may be half a frame away
+_SPARE_SECONDS = 0.25  # around labelled times: their frames may be half a frame away
 _REGION_MARGIN = 0.15  # crop widths kept around the crop: room for the low-pass track to differ from the measured one
 
 
@@ -62,15 +62,15 @@ def spans(frames: Iterable[Frame], landmarker: Landmarker, *, tick_seconds: floa
             if start is not None or is_last:
                 yield Span(waiting, start or stop, stop, has_cut)
             waiting, num_bytes, start, has_cut = [frame], 0, stop, False
-        if is_last:  # coordinates of another size are others: nothing goes across
+        if is_last:  # coordinates differ between sizes: nothing continues across
             waiting, start, signature = [], None, None
 
 
 def find_faces(frame: Frame, landmarker: Landmarker) -> list[Face]:
-    """The faces of a frame, measured on a smaller picture where that loses nothing: on large frames it is faster.
+    """The faces of a frame, measured on a smaller picture if that loses nothing: faster for large frames.
 
-    Landmark networks look at a face of about 128 pixels. One that is smaller than that in the smaller picture is
-    measured in the full one.
+    Landmark networks see a face at about 128 pixels. A face that would be smaller in the smaller picture is measured in
+    the full one.
     """
     width, height = frame.size
     shrink = max(1, min(width, height) // _LOOK_SIDE_PX)
@@ -118,7 +118,7 @@ class Region:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class CutRules:
-    """When a clip ends although its face track goes on."""
+    """When a clip ends although its face track continues."""
 
     max_seconds: float  # bounds the memory of an open clip in time ...
     max_bytes: int  # ... and in space
@@ -153,7 +153,7 @@ class _Track:
     clip: Clip
     num_ticks: int = 1
     last_frame: int = -1
-    finished: list[Clip] = dataclasses.field(default_factory=list)  # held until the track has proved to be one
+    finished: list[Clip] = dataclasses.field(default_factory=list)  # held until the track is confirmed
 
 
 def follow_faces(
@@ -162,9 +162,8 @@ def follow_faces(
     """Follow faces from tick to tick and yield their clips as they end.
 
     A track ends where its face is lost, at a scene cut, where the size changes, and where two faces could be the same
-    one: never swapped
-    silently. A track with fewer than three ticks is no face, unless the whole input has fewer. With `max_faces`, the
-    largest are followed; one that is being followed gives way only to a face half as large again.
+    one: they are never swapped silently. A track with fewer than three ticks is not a face, unless the whole input has
+    fewer. With `max_faces`, the largest are followed; a followed face is only replaced by one half as large again.
     """
     tracks: list[_Track] = []
     num_tracks, num_ticks = 0, 1
@@ -202,7 +201,7 @@ def _long_enough(clips: Iterable[Clip]) -> Iterator[Clip]:
 
 
 def _link(before: Sequence[Face], after: Sequence[Face]) -> list[tuple[Face, Face]]:
-    """Faces of two ticks that are the same: near, of like size, and without a second candidate."""
+    """Faces of two ticks that are the same: close, of similar size, and without a second candidate."""
     candidates = [(one, other) for one in before for other in after if _is_near(one, other)]
     return [
         (one, other)
@@ -218,7 +217,7 @@ def _is_near(one: Face, other: Face) -> bool:
 
 
 def _extend(track: _Track, span: Span, face: Face, crop_size: int, rules: CutRules) -> None:
-    """Add the frames of a span to a track, whose face is `face` at the end of it."""
+    """Add the frames of a span to a track, whose face is `face` at its end."""
     ticks = {
         span.start.frame.index: (span.start.frame.pts_seconds, track.face),
         span.stop.frame.index: (span.stop.frame.pts_seconds, face),
@@ -244,7 +243,7 @@ def _extend(track: _Track, span: Span, face: Face, crop_size: int, rules: CutRul
 
 def onto_region(matrix: Points, region: Region) -> Points:
     """A matrix (2, 3) from source pixels, changed to start from the pixels of a region."""
-    corner = np.array(region.origin) + (region.shrink - 1) / 2  # a shrunk pixel lies amid those it averages
+    corner = np.array(region.origin) + (region.shrink - 1) / 2  # a shrunk pixel is in the middle of those it averages
     linear = matrix[:, :2]
     return np.concatenate([linear * region.shrink, (linear @ corner + matrix[:, 2])[:, None]], axis=1)
 

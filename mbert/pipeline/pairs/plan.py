@@ -1,9 +1,9 @@
-"""All pairs of a corpus as small records in a file, in reading order, and the shuffle that deals them to shards.
+"""All pairs of a corpus as small records in a file, in reading order, and the shuffle that assigns them to shards.
 
-There are two sets of pairs, each with a plan of its own: pairs sampled by time, which no label changes, and the pairs
-of labelled expressions. A plan is a folder with a snapshot of the clips (`clips.parquet`) and of the labels
-(`labels.parquet`) and a file of fixed-size records (`pairs.bin`), so that a task needs nothing but two numbers: memory
-does not grow with the number of pairs, here or in a worker.
+There are two sets of pairs, each with its own plan: pairs sampled by time, which labels do not affect, and the pairs of
+labelled expressions. A plan is a folder with a snapshot of the clips (`clips.parquet`) and of the labels
+(`labels.parquet`) and a file of fixed-size records (`pairs.bin`), so that a task needs only two numbers: memory does
+not grow with the number of pairs, here or in a worker.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ Records = npt.NDArray[np.void]
 RECORD = np.dtype(
     [
         ("clip", "<u4"),  # row of the clip in the plan's clips.parquet
-        ("label", "<u4"),  # row of the label in the plan's labels.parquet; of a sampled pair, nothing
+        ("label", "<u4"),  # row of the label in the plan's labels.parquet; unused for a sampled pair
         ("t0", "<i8"),  # frame_index
         ("t1", "<i8"),
         ("delta_seconds", "<f8"),
-        ("kind", "u1"),  # place in KINDS
-        ("apex_source", "u1"),  # place in APEX_SOURCES, of the pairs of an expression
-        ("copy", "u1"),  # 1, 2, ... where several labels of a clip give the same two frames
+        ("kind", "u1"),  # index in KINDS
+        ("apex_source", "u1"),  # index in APEX_SOURCES, for the pairs of an expression
+        ("copy", "u1"),  # 1, 2, ... if several labels of a clip give the same two frames
         ("t0_offset", "<u8"),  # byte range of each JPEG in the tar of its video
         ("t0_size", "<u4"),
         ("t1_offset", "<u8"),
@@ -58,18 +58,18 @@ _ROUNDS = 6
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PairOptions:
-    """Which pairs are made and how they are dealt to shards."""
+    """Which pairs are made and how they are assigned to shards."""
 
     min_delta_ms: float = 167.0  # 5 frames at 30 fps
     max_delta_ms: float = 367.0  # 11 frames at 30 fps
     pairs_per_second: float = 10.0  # first frames drawn per second of video
     pairs_per_shard: int = 2048  # about 65 MB at 224 px
-    # What stands in for an apex that is not annotated: nothing (such an expression gives no pair), the frame half-way
-    # between onset and offset, or the frame that has moved most since the onset.
+    # Replacement for an apex that is not annotated: none (such an expression gives no pair), the frame half-way between
+    # onset and offset, or the frame that has moved most since the onset.
     apex: ApexChoice = "middle"
-    # Pairs of the onset with so many frames between it and the apex, for `mbert eval --frames`.
+    # Pairs of the onset with this many frames between it and the apex, for `mbert eval --frames`.
     frames_between: int = 0
-    where: str | None = None  # SQL: both frames of a pair must fulfil it
+    where: str | None = None  # SQL: both frames of a pair must satisfy it
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class PairOptions:
             )
 
     def of(self, pairs: PairSet) -> dict[str, object]:
-        """The options that decide a set of pairs, by name."""
+        """The options that affect a set of pairs, by name."""
         others = _OF_SAMPLED if pairs == "expressions" else _OF_EXPRESSIONS
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
 
@@ -98,20 +98,20 @@ _OF_EXPRESSIONS = ("apex", "frames_between")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PairPlan:
-    """What was planned."""
+    """The content of a plan."""
 
     num_pairs: int
-    pairs_left_out: int  # that do not fulfil `where`
+    pairs_left_out: int  # that do not satisfy `where`
     clips_without_pairs: int = 0  # of the sampled ones
     num_onset_apex: int = 0  # of the expressions
     num_onset_between: int = 0
     num_apexes_filled: int = 0  # onset-apex pairs whose apex is not annotated
     labels_without_pair: int = 0  # labels in a clip that give no onset-apex pair
-    digest: str  # of all that is in the plan: the same crops and equal plans give equal shards
+    digest: str  # of the whole plan: the same crops and equal plans give equal shards
 
 
 def pair_condition(workspace: Workspace, options: PairOptions) -> FrameCondition | None:
-    """What both frames of a pair must fulfil. Raises ConfigError when `options.where` cannot be used."""
+    """The condition on both frames of a pair. Raises ConfigError if `options.where` cannot be used."""
     if options.where is None:
         return None
     clips, videos = read_table(workspace.clips, ClipRow), read_table(workspace.videos, VideoRow)
@@ -121,11 +121,11 @@ def pair_condition(workspace: Workspace, options: PairOptions) -> FrameCondition
 def plan_sampled(
     workspace: Workspace, clips: list[ClipRow], options: PairOptions, condition: FrameCondition | None, folder: Path
 ) -> PairPlan:
-    """Write the plan of the pairs that are sampled by time to `folder`. Raises MbertError when the disk is full."""
+    """Write the plan of the pairs sampled by time to `folder`. Raises MbertError if the disk is full."""
     counts: Counter[str] = Counter()
     with _writing_records(folder, clips, []) as records:
         for frames in _frames_of_clips(workspace, clips, range(len(clips)), condition):
-            different = np.flatnonzero(~frames.repeated)  # pictures, each at the time when it came
+            different = np.flatnonzero(~frames.repeated)  # distinct pictures, each at the time when it first appeared
             pairs = sample_pairs(
                 frames.pts_seconds[different],
                 min_delta_seconds=options.min_delta_ms / 1000,
@@ -191,7 +191,7 @@ def plan_expressions(
 
 
 class _RecordFile:
-    """Records as they are written, their number and a hash of them."""
+    """The file of records being written, their number and hash."""
 
     def __init__(self, file: BinaryIO, about: Iterable[Sequence[str | None]]) -> None:
         self._file, self._hash, self.num_records = file, hashlib.sha256(), 0
@@ -211,7 +211,7 @@ class _RecordFile:
 
 @contextlib.contextmanager
 def _writing_records(folder: Path, clips: list[ClipRow], labels: list[LabelRow]) -> Iterator[_RecordFile]:
-    _plan_of.cache_clear()  # this process may have worked with an earlier plan in the same folder
+    _plan_of.cache_clear()  # this process may have used an earlier plan in the same folder
     shutil.rmtree(folder, ignore_errors=True)
     write_rows(folder / "clips.parquet", ClipRow, clips)
     write_rows(folder / "labels.parquet", LabelRow, labels)
@@ -230,13 +230,13 @@ class _ClipFrames:
     pts_seconds: npt.NDArray[np.float64]
     offset: npt.NDArray[np.int64]
     size: npt.NDArray[np.int64]
-    repeated: npt.NDArray[np.bool_]  # which show the picture before once more
+    repeated: npt.NDArray[np.bool_]  # which repeat the previous picture
     fulfil: npt.NDArray[np.bool_]  # which may be in a pair
 
     def records(
         self, pairs: npt.NDArray[np.int64], kinds: Any, label: int = 0, source: ApexSource = "annotated"
     ) -> Any:
-        """The records of pairs of positions (P, 2)."""
+        """The records for pairs of positions (P, 2)."""
         records = np.zeros(len(pairs), RECORD)
         t0, t1 = pairs.T
         records["clip"], records["label"] = self.clip, label
@@ -296,7 +296,7 @@ class _Expression:
 
 
 def _find_expression(label: LabelRow, frames: _ClipFrames, choice: ApexChoice) -> _Expression | None:
-    """Onset and apex of a labelled expression; None where no onset is annotated or no apex is to be had."""
+    """Onset and apex of a labelled expression; None if no onset is annotated or there is no apex."""
     if label.onset is None:
         return None
     onset = nearest_frame(frames.frame_index, label.onset)
@@ -314,7 +314,7 @@ def _find_expression(label: LabelRow, frames: _ClipFrames, choice: ApexChoice) -
 
 
 def dealt_pairs(folder: Path, places: range, *, seed: int) -> tuple[Records, Sequence[ClipRow], Sequence[LabelRow]]:
-    """The pairs that stand at some places of the shuffled order, and all clips and labels of the plan."""
+    """The pairs at `places` in the shuffled order, and all clips and labels of the plan."""
     records = np.memmap(folder / "pairs.bin", RECORD, "r")
     chosen: Records = records[shuffled(np.arange(places.start, places.stop), len(records), seed)]
     return chosen, *_plan_of(folder)
@@ -326,9 +326,9 @@ def _plan_of(folder: Path) -> tuple[list[ClipRow], list[LabelRow]]:
 
 
 def shuffled(places: npt.NDArray[np.int64], total: int, seed: int) -> npt.NDArray[np.int64]:
-    """Which items stand at some places of a seeded random order of `total` items, without making the whole order.
+    """The items at `places` in a seeded random order of `total` items, without building the whole order.
 
-    A Feistel network permutes the numbers of some bits; those that leave the range are sent through it again.
+    A Feistel network permutes numbers of a fixed bit width; those outside the range are sent through it again.
     """
     half = np.uint64(max(1, (max(total - 1, 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
@@ -345,7 +345,7 @@ def shuffled(places: npt.NDArray[np.int64], total: int, seed: int) -> npt.NDArra
 
 
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Every bit of the output depends on every bit of the input (the finaliser of splitmix64)."""
+    """Mix bits: every bit of the output depends on every bit of the input (the finaliser of splitmix64)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(31))

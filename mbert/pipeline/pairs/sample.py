@@ -11,7 +11,7 @@ _TOLERANCE_SECONDS = 0.0005  # 5 frames at 30 fps are 166.67 ms and count as 167
 
 
 def clip_rng(seed: int, clip_id: str) -> np.random.Generator:
-    """A generator that depends on the clip alone, so that adding a clip changes no other clip's pairs."""
+    """A generator that depends only on seed and clip, so that adding a clip changes no other clip's pairs."""
     digest = hashlib.sha256(clip_id.encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
 
@@ -28,7 +28,7 @@ def sample_pairs(
 
     One first frame is drawn in each slot of 1 / `pairs_per_second`, its partner uniformly in time between the two
     distances; a slot without a frame between them (the end of the clip, a gap) gives no pair. Gaps that no pair can
-    reach over have no slots, so that the work grows with the frames and not with the time.
+    reach over have no slots, so that the work grows with the number of frames, not with time.
     """
     ends = np.flatnonzero(np.diff(pts_seconds) > max_delta_seconds + _TOLERANCE_SECONDS) + 1
     starts = [0, *ends.tolist()]
@@ -64,7 +64,7 @@ def _sample_stretch(
 
 
 def nearest_frame(frame_indices: Indices, frame_index: int) -> int:
-    """Position of the existing frame nearest to an annotated one; annotated frames may be missing."""
+    """Position of the frame nearest to an annotated one, which may be missing."""
     return int(np.abs(frame_indices - frame_index).argmin())
 
 

@@ -1,9 +1,9 @@
 """Facial action units -> how the skin moves, as smooth local fields over a still picture of a face.
 
-A unit moves the skin around a few landmarks of MediaPipe's mesh; the motion falls off smoothly to nothing. Fields are
-velocities: skin follows one for one unit of time (`follow`). So motion can be undone, it never folds, and
-what happens at the same time is a sum. Lengths are in crop widths and directions in the axes
-of the face (see `align`): the motion is the same in the aligned crop whatever the size and tilt of the face.
+A unit moves the skin around a few landmarks of MediaPipe's mesh; the motion falls off smoothly to zero. Fields are
+velocities: skin follows one for one unit of time (`follow`). So motion can be undone, never folds, and simultaneous
+motions add up. Lengths are in crop widths and directions in the axes of the face (see `align`): the motion is the same
+in the aligned crop whatever the size and tilt of the face.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from mbert.pipeline.faces.landmarks import Points
 CROP_PX = 224  # amplitudes are given in pixels of the default crop
 Field = npt.NDArray[np.float32]  # (H, W, 2): x, y in pixels
 
-_SQUARINGS = 3  # the flow is made of 2**3 small steps
+_SQUARINGS = 3  # the flow consists of 2**3 small steps
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pull:
-    """Skin around some points goes one way. Left is the left of the image; there x leads to the middle of the face."""
+    """Skin around some points moves one way. Left is the image's left; there x points to the middle of the face."""
 
     left: tuple[int, ...]
     right: tuple[int, ...]  # the mirror images of `left`
@@ -42,7 +42,7 @@ class UnitMotion:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ActiveUnit:
-    """A unit at work; each side of the image has a strength of its own, at most 1."""
+    """An active unit; each side of the image has its own strength, at most 1."""
 
     number: int
     left: float = 1.0
@@ -55,7 +55,7 @@ _UPPER_LIP = ((37, 39), (267, 269))
 _INNER_BROW = ((107, 55, 66), (336, 285, 296))
 _OUTER_BROW = ((70, 63, 105), (300, 293, 334))
 
-# Which skin goes where: the appearance changes that the FACS manual lists for each unit (Ekman & Friesen 1978; Ekman,
+# Which skin moves where: the appearance changes that the FACS manual lists for each unit (Ekman & Friesen 1978; Ekman,
 # Friesen & Hager 2002), as far as they are motion within the image.
 ACTION_UNITS: dict[int, UnitMotion] = {
     1: UnitMotion("inner brow raiser", (Pull(*_INNER_BROW, (-0.05, -1.0)),)),
@@ -123,8 +123,8 @@ ACTION_UNITS: dict[int, UnitMotion] = {
 
 # Combinations of units that show an emotion. The first of each is its prototype, after EMFACS (Friesen & Ekman 1983);
 # the others are those of classes I (happiness) to V (sadness) of Davison et al. 2018 ("Objective classes for
-# micro-facial expression recognition"). Left out is what cannot be told from another emotion or from a nuisance by its
-# motion (1, 4, 6, 25 alone). The list was not compared with the printed tables.
+# micro-facial expression recognition"). Combinations whose motion cannot be distinguished from another emotion or a
+# nuisance are left out (1, 4, 6, 25 alone). The list was not compared with the printed tables.
 EMOTIONS: dict[str, tuple[tuple[int, ...], ...]] = {
     "happiness": ((6, 12), (12,), (7, 12), (6, 7, 12)),
     "surprise": ((1, 2, 5), (1, 2), (5,), (1, 2, 25), (25, 26)),
@@ -139,7 +139,7 @@ EMOTION_SETS: dict[str, tuple[str, ...]] = {
 
 
 def unit_velocity(units: Sequence[ActiveUnit], mesh: Points, shape: tuple[int, int]) -> Field:
-    """The velocity of some units together, (H, W, 2) in pixels of the image.
+    """The combined velocity of the units, (H, W, 2) in pixels of the image.
 
     The strongest pull of a unit at full strength is about one pixel of a 224 px crop.
     """
@@ -159,7 +159,7 @@ def unit_velocity(units: Sequence[ActiveUnit], mesh: Points, shape: tuple[int, i
 
 
 def with_amplitude(velocity: Field, amplitude: float) -> Field:
-    """The velocity scaled so that the skin that moves most goes `amplitude` pixels."""
+    """The velocity scaled so that the largest displacement of the skin is `amplitude` pixels."""
     scaled = velocity * np.float32(amplitude / np.linalg.norm(velocity, axis=-1).max())
     for _ in range(2):  # skin leaves the place of highest velocity on its way
         scaled *= np.float32(amplitude / np.linalg.norm(follow(scaled), axis=-1).max())
@@ -167,27 +167,27 @@ def with_amplitude(velocity: Field, amplitude: float) -> Field:
 
 
 def follow(velocity: Field) -> Field:
-    """Where skin at each pixel goes that follows a velocity for one unit of time: displacement, (H, W, 2) in pixels.
+    """The displacement, (H, W, 2) in pixels, of skin at each pixel that follows a velocity for one unit of time.
 
-    That of `-velocity` is the inverse: where skin at each pixel came from (scaling and squaring, Arsigny et al.,
+    The result for `-velocity` is the inverse: where skin at each pixel came from (scaling and squaring, Arsigny et al.,
     MICCAI 2006).
     """
     grid = pixel_grid(velocity.shape)
     step = velocity / np.float32(2**_SQUARINGS)
-    moved = sampled(step, grid + step / 2)  # with the velocity half-way, as the midpoint method does
+    moved = sampled(step, grid + step / 2)  # with the velocity half-way, as in the midpoint method
     for _ in range(_SQUARINGS):
         moved = moved + sampled(moved, grid + moved)
     return moved
 
 
 def sampled(field: Field, places: Field) -> Field:
-    """The values of a field (H, W, 2) at some places (H, W, 2), linearly between pixels; the border goes on."""
+    """The values of a field (H, W, 2) at places (H, W, 2), interpolated linearly; border values are repeated."""
     found: Field = cv2.remap(field, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return found
 
 
 def face_axes(mesh: Points) -> tuple[float, Points]:
-    """How wide the crop is in pixels of the image, and the axes of the face: (2, 2), rows are its x and y."""
+    """The width of the crop in pixels of the image, and the axes of the face: (2, 2), rows are its x and y."""
     pose = fit_pose(mesh)
     cos, sin = np.cos(pose[3]), np.sin(pose[3])
     return float(np.exp(-pose[2])), np.array([[cos, sin], [-sin, cos]])
@@ -196,9 +196,9 @@ def face_axes(mesh: Points) -> tuple[float, Points]:
 def hill_at(
     center: Points, spread: float, shape: tuple[int, int]
 ) -> tuple[tuple[slice, slice], npt.NDArray[np.float32]]:
-    """A hill of height 1 in an (H, W) picture: the part where it is not 0, and its heights there.
+    """A hill of height 1 in an (H, W) picture: the part where it is nonzero, and its heights there.
 
-    It is near to a Gaussian, but exactly 0 from 2.83 standard deviations on.
+    It approximates a Gaussian, but is exactly 0 beyond 2.83 standard deviations.
     """
     reach = np.sqrt(8) * spread
     (x0, y0), (x1, y1) = np.clip([center - reach, center + reach + 1], 0, shape[::-1]).astype(int)
@@ -208,6 +208,6 @@ def hill_at(
 
 
 def pixel_grid(shape: tuple[int, ...]) -> Field:
-    """The place of each pixel of an (H, W, ...) picture, (H, W, 2)."""
+    """The coordinates of each pixel of an (H, W, ...) picture, (H, W, 2)."""
     ys, xs = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     return np.stack([xs, ys], axis=-1)

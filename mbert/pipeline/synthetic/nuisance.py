@@ -1,7 +1,6 @@
-"""What disturbs a recording of a face: noise, light, tone, the head, blinks, gaze, speech, hair and background.
+"""Disturbances of a recording of a face: noise, light, tone, the head, blinks, gaze, speech, hair and background.
 
-Each disturbance has a strength, 0 for none, and draws from a random stream of its own: another strength changes its
-size and nothing else.
+Each disturbance has a strength, 0 for none, and its own random stream: changing the strength changes only its size.
 """
 
 import dataclasses
@@ -29,13 +28,13 @@ Course = npt.NDArray[np.float64]  # (N,): strength in each frame
 
 # Seconds that a lid closes, stays and opens.
 _BLINK_SECONDS = (0.10, 0.04, 0.16)
-_LID_RATE = 2.0  # of the upper lid's velocity to its distance from the lower one: it shuts to a line
+_LID_RATE = 2.0  # of the upper lid's velocity to its distance from the lower one: it closes to a line
 _SACCADES_PER_SECOND = 2.0
 _SACCADE_SECONDS = 0.04
 _SPEECH_HERTZ = (2.0, 6.0)  # syllables
 _SCENE_HERTZ = (0.3, 2.0)
 _SCENE_HILLS = 12
-_MAINS_HERTZ = 100.0  # lamps flicker at twice the 50 Hz of the mains
+_MAINS_HERTZ = 100.0  # lamps flicker at twice the mains' 50 Hz
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +70,7 @@ class LocalMotion:
 
 
 def head_path(nuisance: Nuisance, mesh: Points, seconds: Course, seed: int) -> Points:
-    """How the head moves: matrices (N, 2, 3) that take pixels of the still picture to those of each frame."""
+    """The motion of the head: matrices (N, 2, 3) from pixels of the still picture to those of each frame."""
     rng = np.random.default_rng([seed, 1])
     shift = _slow_walk(rng, seconds, 2) * nuisance.head_px * _crop_pixel(mesh)
     angle = np.radians(_slow_walk(rng, seconds, 1)[:, 0] * nuisance.head_degrees)
@@ -83,7 +82,7 @@ def head_path(nuisance: Nuisance, mesh: Points, seconds: Course, seed: int) -> P
 def local_motions(
     nuisance: Nuisance, mesh: Points, shape: tuple[int, int], seconds: Course, seed: int
 ) -> list[LocalMotion]:
-    """Blinks, gaze, mouth, and what moves in hair and background, for an (H, W) picture and N frames."""
+    """Motions of blinks, gaze, mouth, hair and background, for an (H, W) picture and N frames."""
     makers = {"blinks": _blink, "gaze_px": _gaze, "mouth_px": _mouth, "scene_px": _scene}
     motions = []
     for stream, (name, make) in enumerate(makers.items()):
@@ -93,7 +92,7 @@ def local_motions(
 
 
 class Camera:
-    """What light, tone and the sensor make of the frames of one clip, one after another."""
+    """Applies light, tone and sensor effects to the frames of one clip, one after another."""
 
     def __init__(self, nuisance: Nuisance, shape: tuple[int, int], seconds: Course, seed: int) -> None:
         self._noise = np.float32(nuisance.noise) * _normal_quantiles()
@@ -114,16 +113,16 @@ class Camera:
         self._gamma = np.exp(tone[:, 3])
 
     def take(self, image: Image, frame: int) -> Image:
-        """The picture (H, W, 3) as frame number `frame` shows it; frames are taken in order."""
+        """The picture (H, W, 3) as captured in frame number `frame`; frames must be taken in order."""
         levels = np.arange(256) / 255
         curve = 255 * levels[:, None] ** self._gamma[frame] * self._gain[frame]
         lit = cv2.LUT(image, curve.astype(np.float32)[None])
         if self._slope[frame]:
             lit *= 1 + np.float32(self._slope[frame]) * self._across
         if self._noise.any():
-            # A fifth of the time of a generator's normal numbers.
+            # Takes a fifth of the time of a generator's normal numbers.
             lit += cv2.LUT(np.frombuffer(self._rng.bytes(lit.size), np.uint8).reshape(lit.shape), self._noise)
-        # Rounds and clips, as a sensor does.
+        # Rounds and clips like a sensor.
         taken: Image = cv2.convertScaleAbs(np.maximum(lit, 0))
         return taken
 
@@ -156,7 +155,7 @@ def _waves(rng: np.random.Generator, seconds: Course, columns: int, all_hertz: t
 
 
 def _step(seconds: Course, start: float, length: float) -> Course:
-    """0 before `start`, 1 from `length` seconds later on, smooth between."""
+    """0 before `start`, 1 from `length` seconds later, smooth in between."""
     rise: Course = np.sin(0.5 * np.pi * np.clip((seconds - start) / length, 0, 1)) ** 2
     return rise
 
@@ -172,7 +171,7 @@ def _blink(
     field = np.zeros((*shape, 2), np.float32)
     for window, lower_lid, opening in _eyes(mesh, shape, height=2.0):
         distance = ((lower_lid - pixel_grid(shape)) @ axes[1]).astype(np.float32)
-        # The skin above the lid follows less and less, up to the brow.
+        # The skin above the lid follows less and less towards the brow.
         distance = np.minimum(distance, opening)
         field += (_LID_RATE * distance * window)[..., None] * axes[1].astype(np.float32)
     return [LocalMotion(course, field)]
@@ -229,7 +228,7 @@ def _scene(
 
 
 def _eyes(mesh: Points, shape: tuple[int, int], *, height: float) -> list[tuple[Field, Points, float]]:
-    """For each eye a smooth window (H, W) around it, a point of the lower lid, and how far the lids are apart.
+    """For each eye a smooth window (H, W) around it, a point of the lower lid, and the distance between the lids.
 
     The window is an ellipse that reaches `height` openings up and down and a little beyond the corners.
     """

@@ -1,7 +1,7 @@
-"""One synthetic clip: a still picture of a face, moved and disturbed as its row of the truth says -> frames, truth.
+"""One synthetic clip: a still picture of a face, moved and disturbed as specified by its row -> frames, truth.
 
-All motion within the face, of the expression and of what distracts from it, is one velocity per frame; the head moves
-the whole picture afterwards, then the camera takes it.
+All motion within the face, from the expression and from distractors, is one velocity per frame; the head then moves the
+whole picture, and the camera captures it.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ from mbert.pipeline.synthetic.facial_motion import (
 from mbert.pipeline.synthetic.nuisance import Camera, Course, LocalMotion, Nuisance, head_path, local_motions
 from mbert.shards.image import Image
 
-_COARSE = 2  # fields are smooth: they are followed on every second pixel, which takes a quarter of the time
-# Linear interpolation in a picture so many times as fine is as sharp as cubic in the picture, in a third of the time.
+_COARSE = 2  # fields are smooth: evaluated on every second pixel, in a quarter of the time
+# Linear interpolation in a picture this many times finer is as sharp as cubic in the original, in a third of the time.
 _FINE = 3
 
 
@@ -60,12 +60,12 @@ def expression_course(row: TruthRow) -> Course:
 
 
 def onset_and_apex(row: TruthRow) -> tuple[int, int]:
-    """The frames between which the truth is given; of a neutral clip the first and the middle one."""
+    """The frames between which the truth is given; for a neutral clip the first and the middle one."""
     return row.onset or 0, row.num_frames // 2 if row.apex is None else row.apex
 
 
 class Scene:
-    """All motion of one clip, by its row and its portrait."""
+    """All motion of one clip, from its row and portrait."""
 
     def __init__(self, portrait: Portrait, row: TruthRow) -> None:
         self.portrait, self.row = portrait, row
@@ -82,7 +82,7 @@ class Scene:
         self._camera = Camera(self.nuisance, shape, seconds, row.seed)
 
     def frames(self) -> Iterator[Image]:
-        """The frames, (H, W, 3) each, as the camera takes them; once only."""
+        """The frames, (H, W, 3) each, as the camera captures them; can be iterated once."""
         image = self.portrait.image
         motions = [LocalMotion(self.strength, self.expression), *self.distractors]
         coarse = [LocalMotion(motion.course, _shrunk(motion.velocity)) for motion in motions]
@@ -101,12 +101,12 @@ class Scene:
             yield self._camera.take(moved, index)
 
     def truth(self) -> dict[str, npt.NDArray[Any]]:
-        """What has moved from onset to apex, to compare measurements with; see docs/synthetic.md.
+        """The motion from onset to apex, to compare measurements with; see docs/synthetic.md.
 
-        - `expression`, `distractor`: (H, W, 2) float16, x and y in pixels of the video: where skin at each pixel of the
-          onset frame goes until the apex, by the expression alone, and by blinks, gaze, mouth, hair and background.
-          The head's motion is in neither. Of a neutral clip from the first frame to the middle one.
-        - `head`: (N, 2, 3) float32, takes pixels of the still picture to those of each frame.
+        - `expression`, `distractor`: (H, W, 2) float16, x and y in pixels of the video: displacement of the skin at
+          each pixel of the onset frame until the apex, by the expression alone, and by blinks, gaze, mouth, hair and
+          background. Neither includes the head's motion. For a neutral clip, from the first frame to the middle one.
+        - `head`: (N, 2, 3) float32, maps pixels of the still picture to those of each frame.
         - `strength`: (N,) float32, of the expression.
         """
         onset, apex = onset_and_apex(self.row)

@@ -1,10 +1,10 @@
-"""Photos of faces -> labelled videos of small, brief, local facial motion with their truth: a corpus anybody may have.
+"""Photos of faces -> labelled videos of small, brief, local facial motion with ground truth: a corpus free for anyone.
 
-A photo gives pseudo-subjects: its face as it is and with changed shape, tone and light. Each shows every emotion some
-times, and clips without expression. `facial_motion.py` knows how expressions move a face, `nuisance.py` what disturbs,
-`render.py` makes one clip; here is which clips there are, and how they get onto the disk.
+A photo gives pseudo-subjects: its face unchanged and with changed shape, tone and light. Each shows every emotion
+several times, plus clips without expression. `facial_motion.py` knows how expressions move a face, `nuisance.py` what
+disturbs, `render.py` makes one clip; this module plans the clips and writes them to disk.
 
-A clip depends on the options and its own photo alone, so the same photo gives the same clips beside any others.
+A clip depends only on the options and its own photo, so the same photo gives the same clips alongside any others.
 """
 
 import csv
@@ -43,7 +43,7 @@ TRUTH_FOLDER = "truth"
 NEUTRAL = "neutral"
 _CONFIG_NAME = "synthesis.json"
 _VIDEO_SIZE = 320  # pixels; the crop covers about two thirds of it
-_MIN_FACE_PX = 100  # in the photo: a smaller face is a blur in the video
+_MIN_FACE_PX = 100  # in the photo: a smaller face would be blurred in the video
 _REST_SECONDS = 0.15  # at least, before the onset and after the offset
 # One thread and no macroblock tree: with either of them, the same frames do not always give the same bytes.
 _X264 = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
@@ -55,12 +55,12 @@ class SynthesisOptions:
     """Size and difficulty of the corpus. The defaults are the preset `standard`."""
 
     emotions: Literal["three", "five"] = "three"
-    prototypes: bool = False  # an emotion is always the same units
+    prototypes: bool = False  # an emotion always uses the same units
     subjects_per_photo: int = 2
-    clips_per_emotion: int = 4  # of each subject
-    neutral_clips: int = 2  # of each subject
+    clips_per_emotion: int = 4  # per subject
+    neutral_clips: int = 2  # per subject
     label_neutral: bool = False  # neutral clips get a line in labels.csv, without frames
-    part: Literal["all", "pretrain", "train", "test"] = "all"  # of the split that is written
+    part: Literal["all", "pretrain", "train", "test"] = "all"  # part of the split to write
     fps: int = 100
     frame_folders: bool = False  # JPEG images instead of H.264 videos
     min_seconds: float = 1.0  # of a clip
@@ -90,7 +90,7 @@ class SynthesisOptions:
             raise ConfigError(f"clips must be {shortest:g} s <= min <= max: the longest expression and a rest fit in")
 
 
-# `standard` is a recording in a laboratory. Of `hard`, drift of head, light and tone are four times as large.
+# `standard` is a recording in a laboratory. In `hard`, drift of head, light and tone are four times as large.
 PRESETS: dict[str, SynthesisOptions] = {
     "easy": SynthesisOptions(
         min_amplitude_px=2.0,
@@ -120,7 +120,7 @@ PRESETS: dict[str, SynthesisOptions] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SynthesisSummary:
-    """What a run has made."""
+    """The result of a run."""
 
     folder: str
     num_clips: int
@@ -140,7 +140,7 @@ class _Photo:
 
     @property
     def part(self) -> Part:
-        """Pretraining gets about half of the photos, training and test a quarter each, whatever others there are."""
+        """Pretraining gets about half of the photos, training and test a quarter each, independent of other photos."""
         lot = hashlib.sha256(f"{SPLIT_NAME}{self.sha256}".encode()).digest()[0] % 4
         return ("pretrain", "pretrain", "train", "test")[lot]
 
@@ -172,10 +172,9 @@ def synthesize(
 ) -> SynthesisSummary:
     """Write `<subject>/<emotion>_<take>.mp4`, `labels.csv`, `truth.parquet` and `truth/<subject>/<clip>.npz`.
 
-    `photos` is a folder of portraits, one of each person; without it the public-domain astronaut photo of scikit-image
-    is varied. What is there already is kept, so that a second run resumes where the first one ended. Raises
-    ConfigError when no photo shows a face, or the folder holds something else: `overwrite` makes a synthetic corpus
-    anew.
+    `photos` is a folder of portraits, one per person; without it, varies the public-domain astronaut photo of
+    scikit-image. Existing clips are kept, so that a second run resumes where the first one ended. Raises ConfigError if
+    no photo shows a face, or the folder holds something else; `overwrite` recreates a synthetic corpus.
     """
     began = time.monotonic()
     found = _list_photos(photos)
@@ -205,7 +204,7 @@ def synthesize(
 
 
 def truth_path(folder: Path, path: str) -> Path:
-    """Where the fields of a clip are, by its path in `truth.parquet`."""
+    """The file with the fields of a clip, from its path in `truth.parquet`."""
     return folder / TRUTH_FOLDER / Path(path).with_suffix(".npz")
 
 
@@ -227,7 +226,7 @@ def _bundled_photo() -> Image:
 
 
 def _check_folder(folder: Path, config: dict[str, Any], *, overwrite: bool) -> None:
-    """Refuse a folder with something else in it, or made with other options."""
+    """Reject a folder that holds something else or was made with other options."""
     if not (folder / _CONFIG_NAME).exists():
         if folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
             raise ConfigError(f"{folder} is not empty and holds no synthetic corpus; give another folder with --out")
@@ -256,7 +255,7 @@ def _is_done(folder: Path, row: TruthRow) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Remove what an earlier run has made, and nothing else."""
+    """Remove only what an earlier run made."""
     if (folder / _CONFIG_NAME).exists():
         names = [*read_json(folder / _CONFIG_NAME)["subjects"], TRUTH_FOLDER]
         if strange := [name for name in names if name in ("", ".", "..") or Path(name).name != name]:
@@ -273,7 +272,7 @@ def _remove(folder: Path) -> None:
 def _subjects(
     photos: list[_Photo], options: SynthesisOptions, on_note: Callable[[str], None]
 ) -> tuple[list[tuple[TruthRow, Portrait]], dict[str, str]]:
-    """All clips with the portraits they show, and the photos that were left out."""
+    """All clips with their portraits, and the photos that were left out."""
     clips: list[tuple[TruthRow, Portrait]] = []
     skipped: dict[str, str] = {}
     owners: dict[str, str] = {}
@@ -292,7 +291,7 @@ def _subjects(
                 continue
             owners[photo.sha256] = photo.name
             for variation in range(options.subjects_per_photo):
-                # A photo left out leaves a gap, so that the parts of a split number their subjects alike.
+                # A photo left out leaves a gap, so that all parts of a split number their subjects the same way.
                 subject = f"s{place * options.subjects_per_photo + variation + 1:0{digits}d}"
                 portrait = framed
                 if variation or photo.path is None:
@@ -309,7 +308,7 @@ def _subjects(
 
 
 def _seed(seed: int, photo: _Photo, variation: int, purpose: str) -> int:
-    """A seed for one purpose, the same whatever else is made."""
+    """A seed for one purpose, independent of what else is made."""
     text = f"{seed}/{photo.sha256}/{variation}/{purpose}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
@@ -340,7 +339,7 @@ def _plan_subject(subject: str, photo: _Photo, variation: int, options: Synthesi
 
 
 def _plan_expression(emotion: str, options: SynthesisOptions, rng: np.random.Generator) -> dict[str, Any]:
-    """Which units move how much, and when."""
+    """Plan which units move how much, and when."""
     seconds = rng.uniform(options.min_seconds, options.max_seconds)
     num_frames = round(seconds * options.fps)
     if emotion == NEUTRAL:
@@ -423,7 +422,7 @@ def _summary(
 
 
 def _frame_portrait(photo: _Photo, landmarker: Landmarker) -> Portrait | str:
-    """Cut the photo so that the face fills the video as in a laboratory recording; without a face, say why."""
+    """Crop the photo so that the face fills the video as in a laboratory recording; return the reason if that fails."""
     image = photo.read()
     if image is None:
         return "it cannot be decoded"
@@ -436,9 +435,9 @@ def _frame_portrait(photo: _Photo, landmarker: Landmarker) -> Portrait | str:
     pose[2] -= np.log(1.45)  # wider than the crop
     matrix = pose_matrices(pose[None], _VIDEO_SIZE)[0]
     shrink = 1 / np.exp(pose[2]) / _VIDEO_SIZE
-    if shrink > 2:  # average before sampling, or the warp aliases
+    if shrink > 2:  # average before sampling, or the warp would alias
         image = cv2.GaussianBlur(image, (0, 0), shrink / 2)
-    # What lies outside of the photo gets the colours of its border.
+    # Areas outside the photo get the colours of its border.
     size = (_VIDEO_SIZE, _VIDEO_SIZE)
     cut = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return _measure(cut, landmarker) or "no face was found"
@@ -451,7 +450,7 @@ def _measure(image: Image, landmarker: Landmarker) -> Portrait | None:
 
 def _vary(portrait: Portrait, rng: np.random.Generator, landmarker: Landmarker) -> Portrait:
     """A pseudo-subject: the face with a smoothly changed shape, another tone and another light."""
-    for strength in (1.0, 0.5, 0.0):  # a change that the landmarker no longer takes for a face is halved
+    for strength in (1.0, 0.5, 0.0):  # halve a change that the landmarker no longer recognises as a face
         varied = _measure(_change_face(portrait.image, rng, strength), landmarker)
         if varied is not None:
             return varied

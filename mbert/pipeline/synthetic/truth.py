@@ -1,4 +1,4 @@
-"""Synthetic clips that were ingested, with their truth as the crops show it: what a map of change is compared with."""
+"""Ingested synthetic clips with their ground truth in crop coordinates, to compare maps of change with."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -20,23 +20,23 @@ from mbert.shards.image import Image, decode_jpeg
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TruePair:
-    """Onset and apex of a clip as ingest cut them, and how the skin really moved between them.
+    """Onset and apex of a clip as ingest cropped them, and how the skin really moved between them.
 
-    Of a neutral clip, the first and the middle frame.
+    For a neutral clip, the first and the middle frame.
     """
 
     row: TruthRow
     t0: Image
     t1: Image
-    expression: Field  # (S, S, 2): x, y in pixels of the crop, where skin at each pixel of t0 goes; the head's is out
-    distractor: Field  # the same of blinks, gaze, mouth, hair and background
+    expression: Field  # (S, S, 2): x, y in pixels of the crop, displacement of skin at each pixel of t0, head removed
+    distractor: Field  # the same for blinks, gaze, mouth, hair and background
 
 
 def true_pairs(videos: Path, workspace: Workspace, rows: Sequence[TruthRow] | None = None) -> Iterator[TruePair]:
-    """The pairs of the clips of `mbert synthesize` in a folder, which were ingested into a workspace.
+    """The pairs of clips that `mbert synthesize` wrote to a folder and that were ingested into a workspace.
 
-    Those of some rows of `truth.parquet`, in their order; None: of all. Left out are clips of which onset and apex are
-    not in one clip of the corpus: no face was found there. Raises ConfigError when the workspace holds none of these
+    Those of the given rows of `truth.parquet`, in their order; None: of all. Leaves out clips whose onset and apex are
+    not in one clip of the corpus: no face was found there. Raises ConfigError if the workspace holds none of these
     clips.
     """
     inputs = {row.path: row for row in read_rows(workspace.videos, VideoRow)}
@@ -68,7 +68,7 @@ def _read_crop(tar: Path, crop: FrameRow) -> Image:
 
 
 def _in_crop(field: Field, matrix: Points, shape: tuple[int, ...]) -> Field:
-    """A field over the video's pixels, by the matrix (2, 3) that takes them to the crop's: motion in crop pixels."""
+    """Convert a field over the video's pixels to crop pixels, by the matrix (2, 3) from video to crop."""
     places = cv2.transform(pixel_grid(shape), cv2.invertAffineTransform(matrix))
     moved: Field = cv2.transform(sampled(field, places), matrix[:, :2]).astype(np.float32)
     return moved

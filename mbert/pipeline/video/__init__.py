@@ -1,1 +1,1 @@
-"""Videos and frame folders as frames with times."""
+"""From videos and frame folders to frames with times."""

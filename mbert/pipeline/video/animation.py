@@ -11,11 +11,11 @@ from mbert.pipeline.video.decode import StreamInfo
 from mbert.pipeline.video.frame import Frame
 from mbert.pipeline.video.still import DamagedImage, flat_pixels, open_image
 
-_UNTIMED_SECONDS = 0.1  # what players take where no duration is stated
+_UNTIMED_SECONDS = 0.1  # used by players if no duration is stated
 
 
 class AnimatedImage:
-    """An animated image; frame times are the sums of the durations that it states.
+    """An animated image; frame times are the sums of its stated durations.
 
     Raises InputError like `VideoFile`.
     """
@@ -27,7 +27,7 @@ class AnimatedImage:
             raise InputError("unreadable", f"cannot be read: {exc.strerror}") from exc
         except DamagedImage as exc:
             raise InputError("unreadable", f"cannot be opened as an image: {exc}") from exc
-        # A PNG may have a picture for programs that know no animations.
+        # A PNG may have a picture for programs that do not support animations.
         self._places = range(int(getattr(self._image, "default_image", False)), getattr(self._image, "n_frames", 1))
         if len(self._places) < 2:
             raise InputError("too_short", "is a single image; frames are a folder of images")

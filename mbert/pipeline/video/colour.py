@@ -1,6 +1,6 @@
-"""What the numbers of a picture mean: the colour tags of video, and HDR brought to what a normal screen shows.
+"""The meaning of a picture's numbers: the colour tags of video, and HDR converted for a normal screen.
 
-HDR is converted here, for all decoders alike: to light in nits, to the colours of BT.709, to a screen of gamma 2.4.
+HDR is converted here for all decoders: to light in nits, to the colours of BT.709, to a screen of gamma 2.4.
 """
 
 import dataclasses
@@ -36,10 +36,10 @@ _RANGES = {1: "limited", 2: "full"}
 _UNSPECIFIED, _BT709, _BT601, _HLG, _PQ, _BT2020 = 2, 1, 6, 18, 16, 9
 _CONVERTED = frozenset([0, 1, 2, 4, 5, 6, 7, 9, 10])  # matrices that can be undone
 
-_DIFFUSE_WHITE = 203.0  # nits: where BT.2408 puts white paper in HDR
+_DIFFUSE_WHITE = 203.0  # nits: the level of white paper in HDR in BT.2408
 _SDR_WHITE = 100.0  # nits: white of SDR that was converted to HDR without making it brighter
 _NOMINAL_PEAK = 1000.0  # nits
-_KNEE = 0.75  # of white; what is brighter is compressed where there are highlights
+_KNEE = 0.75  # of white; brighter values are compressed if there are highlights
 _PEAK_PERCENTILE = 99.9
 _GAMMA = 2.4
 _LEVELS = 4095  # steps of the tables
@@ -54,7 +54,7 @@ Numbers = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Colour:
-    """The tags of a stream as names, None where the file does not say."""
+    """The tags of a stream as names, None if the file does not say."""
 
     transfer: str | None = None
     primaries: str | None = None
@@ -64,7 +64,7 @@ class Colour:
     @classmethod
     def of(cls, picture: av.VideoFrame) -> "Colour":
         """The tags of a decoded picture."""
-        is_full = picture.format.name.startswith("yuvj")  # these say so by their name
+        is_full = picture.format.name.startswith("yuvj")  # indicated by their name
         return cls(
             _TRANSFERS.get(picture.color_trc),
             _PRIMARIES.get(picture.color_primaries),
@@ -77,7 +77,7 @@ UNTOLD = Colour()
 
 
 def check_colour(picture: av.VideoFrame) -> None:
-    """Raises InputError when the colours of a picture cannot be shown right."""
+    """Raises InputError if the colours of a picture cannot be shown correctly."""
     if picture.colorspace not in _CONVERTED:
         name = _MATRICES.get(picture.colorspace, str(picture.colorspace))
         raise InputError("unreadable", f"its colours are in the matrix {name}, which cannot be converted to RGB")
@@ -87,7 +87,7 @@ def check_colour(picture: av.VideoFrame) -> None:
 
 
 def assumed_matrix(picture: av.VideoFrame) -> int:
-    """The matrix of a picture. Where the file does not say, as players take it: BT.709 for HD, BT.601 below."""
+    """The matrix of a picture; if the file does not say, as in players: BT.709 for HD, BT.601 below."""
     if picture.colorspace != _UNSPECIFIED or picture.format.is_rgb:
         return int(picture.colorspace)
     if picture.color_trc in (_HLG, _PQ):
@@ -101,15 +101,15 @@ class ToneMap:
 
     transfer: int
     is_wide: bool  # primaries of BT.2020, not of BT.709
-    white: float  # nits that become white
+    white: float  # nits that map to white
     peak: float  # nits; above white there are highlights, which are compressed up to here
 
     @classmethod
     def of(cls, pictures: Iterable[av.VideoFrame]) -> "ToneMap | None":
-        """The curve for an input, from some pictures of it; None when it is not HDR.
+        """The curve for an input, from some of its pictures; None if it is not HDR.
 
-        What has no highlights and is nowhere brighter than the white of SDR was made from SDR, or lies in the dark: its
-        light is kept as it is. All else has its white where HDR has it.
+        An input without highlights that is nowhere brighter than the white of SDR was made from SDR, or is dark: its
+        light is kept. In all others, white is where HDR has it.
         """
         found, brightest = None, 0.0
         for picture in pictures:
@@ -126,7 +126,7 @@ class ToneMap:
 
     @property
     def remark(self) -> str:
-        """What was done, in words."""
+        """A description of what was done."""
         name = "HLG" if self.transfer == _HLG else "PQ"
         return f"HDR ({name}) was tone-mapped, {self.white:.0f} nits to white"
 
@@ -143,7 +143,7 @@ class ToneMap:
         return image
 
     def _compression(self, light: Numbers) -> Numbers:
-        """The factor for each pixel, (H, W, 1), that brings the peak to white and leaves what is below the knee."""
+        """The factor for each pixel, (H, W, 1), that maps the peak to white and keeps values below the knee."""
         level = np.maximum(light.max(axis=2, keepdims=True), 1e-6)
         room = 1 - _KNEE
         above = np.maximum(level - _KNEE, 0) / room
@@ -152,7 +152,7 @@ class ToneMap:
         return factor
 
     def _signal(self, picture: av.VideoFrame) -> npt.NDArray[np.uint16]:
-        """R'G'B' in steps of the tables, (H, W, 3)."""
+        """R'G'B' as indices of the tables, (H, W, 3)."""
         if picture.format.is_rgb:
             rgb = picture.reformat(format="rgb48le", threads=1).to_ndarray()
             return (rgb.astype(np.uint32) * _LEVELS // 65535).astype(np.uint16)
@@ -185,7 +185,7 @@ class ToneMap:
 
 @functools.cache
 def _to_light(transfer: int) -> Numbers:
-    """For each signal: of PQ the nits, of HLG the light of the scene from 0 to 1 (BT.2100)."""
+    """For each signal: for PQ the nits, for HLG the light of the scene from 0 to 1 (BT.2100)."""
     signal = np.linspace(0, 1, _LEVELS + 1)
     if transfer == _PQ:
         root = signal ** (32 / 2523)
@@ -199,6 +199,6 @@ def _to_light(transfer: int) -> Numbers:
 
 @functools.cache
 def _from_root() -> Any:
-    """For each square root of a share of white: the level of a screen, uint8."""
+    """For each square root of a share of white: the screen level, uint8."""
     root = np.linspace(0, 1, _LEVELS + 1)
     return (255 * root ** (2 / _GAMMA) + 0.5).astype(np.uint8)

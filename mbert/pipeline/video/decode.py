@@ -1,4 +1,4 @@
-"""Video file -> frames in presentation order, with index and time; what every decoder gives."""
+"""Video file -> frames in presentation order, with index and time; the output of every decoder."""
 
 import dataclasses
 import stat
@@ -29,19 +29,19 @@ from mbert.pipeline.video.timing import Clock
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class StreamInfo:
-    """What the header says, and, once the frames were read, what was found and what was done to each picture."""
+    """Facts from the header and, once the frames were read, what was found and what was done to each picture."""
 
     codec: str
     width: int  # upright, of square pixels
     height: int
-    rotation: int = 0  # degrees, as the file asks
+    rotation: int = 0  # degrees, as the file requests
     is_mirrored: bool = False
     aspect: float = 1.0  # width of a stored pixel by its height
     stream: int | None = None  # its number in the file
     colour: Colour = UNTOLD
     is_tone_mapped: bool = False
     slowdown: float = 1.0  # what the times of the file were divided by
-    turned: int = 0  # degrees, besides what the file asks
+    turned: int = 0  # degrees, in addition to what the file requests
     packing: Packing | None = None
     num_frames_from_header: int | None = None
     bit_depth: int | None = None
@@ -55,7 +55,7 @@ class StreamInfo:
     remarks: list[str] = dataclasses.field(default_factory=list)
 
     def saw(self, frame: Frame) -> None:
-        """Take note of a decoded frame."""
+        """Record a decoded frame."""
         self.num_frames += 1
         self.last_frame, self.last_pts_seconds = frame.index, frame.pts_seconds
         if self.first_pts_seconds is None:
@@ -75,30 +75,30 @@ class StreamInfo:
 
 
 class Decoder(Protocol):
-    """An opened input: iterate it once for its frames, `info` is complete afterwards."""
+    """An opened input: iterate over it once for its frames; `info` is complete afterwards."""
 
     info: StreamInfo
 
     def __iter__(self) -> Iterator[Frame]: ...
 
 
-_LOOKED_AT = 6  # pictures of an HDR file that say how bright it is
+_LOOKED_AT = 6  # pictures of an HDR file that determine its brightness
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fixes:
-    """What no file says and only its faces show."""
+    """Fixes that only faces reveal, not the file."""
 
-    turned: int = 0  # degrees: 180 where the recording stands on its head
-    packing: Packing | None = None  # of two pictures for two eyes
+    turned: int = 0  # degrees: 180 if the recording is upside down
+    packing: Packing | None = None  # of the pictures for the two eyes
     eye_aspect: Fraction | None = None  # of the pixels of one eye
 
 
 class VideoFile:
     """A video file, decoded by PyAV; time is the presentation timestamp. `num_threads` 0 lets FFmpeg choose.
 
-    `rate` is the true rate of capture in pictures per second, None: as the file says. `fixes` is what was found out
-    about an input by looking at its faces. Raises InputError with the status and the reason when it cannot be read.
+    `rate` is the true rate of capture in pictures per second, None: as the file says. `fixes` is what the faces of the
+    input revealed about it. Raises InputError with the status and the reason if it cannot be read.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class VideoFile:
         return seconds / self._timing.slowdown
 
     def look(self) -> av.VideoFrame | None:
-        """The first picture, after which `presentation` and all of `info` that does not need the others are known."""
+        """The first picture; sets `presentation` and all of `info` that does not depend on later ones."""
         first = next(self._decoded, None)
         if first is None:
             return None
@@ -166,7 +166,7 @@ class VideoFile:
 
     @property
     def timing(self) -> Timing:
-        """How the chosen stream is timed."""
+        """The timing of the chosen stream."""
         return self._timing
 
     def close(self) -> None:
@@ -187,9 +187,9 @@ class VideoFile:
         note_count(self.info, self.info.num_frames_from_header)
 
     def _timed(self, damaged: list[int]) -> Iterator[tuple[float | None, av.VideoFrame]]:
-        """Each picture with the time that the file gives it."""
-        # AVI stores no presentation times. Those that are filled in are wrong where frames are reordered.
-        # A tick is a picture there, also for those that are left when the packets are at an end.
+        """Each picture with its time in the file."""
+        # AVI stores no presentation times. Those filled in are wrong if frames are reordered. A tick is a picture
+        # there, also for pictures that remain after the last packet.
         is_avi = self._container.format.name == "avi"
         tick = self._stream.time_base
         last: int | None = None
@@ -203,7 +203,7 @@ class VideoFile:
             yield None if ticks is None or tick is None else float(ticks * tick), picture
 
     def _decode(self) -> Iterator[av.VideoFrame]:
-        """Every frame that decodes; a damaged packet is passed over and remarked."""
+        """Every frame that can be decoded; a damaged packet is skipped and noted."""
         packets = self._container.demux(self._stream)
         while True:
             try:
@@ -215,14 +215,14 @@ class VideoFile:
                 break
             except av.error.FFmpegError as exc:
                 self._errors.append(message_of(exc))
-                if len(self._errors) > 1000:  # a reader that cannot advance must not go on for ever
+                if len(self._errors) > 1000:  # a reader that cannot advance must not loop forever
                     break
                 continue
             yield from pictures
 
 
 class Turned:
-    """What another decoder gives, upside down."""
+    """The frames of another decoder, upside down."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder, self.info = decoder, decoder.info
@@ -240,14 +240,14 @@ def present(
     presentation: Presentation,
     timing: Timing,
 ) -> Iterator[Frame]:
-    """Stored pictures and the times their file gives -> frames; what is remarkable about them goes to `info`."""
+    """Stored pictures and their times in the file -> frames; anything notable goes to `info`."""
     clock = Clock(
         step=1 / timing.rate, slowdown=timing.slowdown, has_times=timing.has_times, is_spliced=timing.is_spliced
     )
     sizes: list[tuple[int, tuple[int, int]]] = []
     for index, (seconds, stored) in enumerate(clock.put_right(pictures)):
         stored.colorspace = assumed_matrix(stored)
-        picture = stored if presentation.tone_map else in_eight_bits(stored)  # HDR needs all that there is
+        picture = stored if presentation.tone_map else in_eight_bits(stored)  # HDR needs all bits
         frame = Frame(index, seconds, presentation.one_eye(picture), presentation)
         if not sizes or frame.size != sizes[-1][1]:
             sizes.append((index, frame.size))
@@ -262,7 +262,7 @@ def present(
 
 
 def note_count(info: StreamInfo, claimed: int | None) -> None:
-    """Remark where a header lies about the number of frames."""
+    """Note a wrong number of frames in the header."""
     if claimed and claimed != info.num_frames:
         info.remarks.append(f"the header says {claimed} frames, {info.num_frames} decode")
 
@@ -273,7 +273,7 @@ def _again(first: av.VideoFrame, others: Iterator[av.VideoFrame]) -> Iterator[av
 
 
 def _spread_pictures(path: Path, stream: int) -> Iterator[av.VideoFrame]:
-    """A few key frames from all over a file; fewer where it cannot be searched."""
+    """A few key frames from all over a file; fewer if seeking fails."""
     try:
         with av.open(str(path)) as container:
             video = next(each for each in container.streams.video if each.index == stream)
@@ -290,7 +290,7 @@ def _spread_pictures(path: Path, stream: int) -> Iterator[av.VideoFrame]:
 def _refuse_empty(path: Path) -> None:
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block forever
             raise InputError("unreadable", "is not a regular file")
         if status.st_size == 0:
             raise InputError("empty", "the file has no bytes")

@@ -1,8 +1,8 @@
 """The second decoder: a video file through the ffmpeg program, for hardware decoding and filter graphs.
 
-ffmpeg writes the decoded samples to a pipe as they are stored, and says of each picture on its other output what it is:
-its exact time, format and size. From there on both decoders are the same code, so that without options the frames are
-those of `decode.VideoFile`.
+ffmpeg writes the decoded samples as stored to a pipe, and describes each picture on its other output: its exact time,
+format and size. From there on both decoders share the same code, so that without options the frames are those of
+`decode.VideoFile`.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ from mbert.pipeline.video.planes import PACKED, PIPED, copy_tags, fill, num_raw_
 from mbert.pipeline.video.presentation import AS_STORED, Orientation, Presentation, believable_aspect, eye_aspect
 
 _LOG: dict[str, str | None] = {"nostdin": None, "hide_banner": None, "nostats": None}
-_TALKATIVE = "repeat+level+info"  # a line for each picture is among it
-# Frames from the graphics card are semi-planar. The first format that loses nothing is taken.
+_TALKATIVE = "repeat+level+info"  # includes a line for each picture
+# Frames from the graphics card are semi-planar. The first lossless format is taken.
 _PLANAR = "format=" + "|".join(
     f"yuv{sampling}p{depth}" for depth in ("", "10le", "12le") for sampling in ("420", "422", "444")
 )
@@ -43,17 +43,16 @@ _SHOWN = re.compile(
     r"sar:(?P<aspect>\d+/\d+) s:(?P<width>\d+)x(?P<height>\d+) "
 )
 _CLOCK = re.compile(r"\[Parsed_showinfo.*config in time_base: (\d+/\d+)")
-# That the times of the output do not grow is no fault: nobody reads them.
+# Output times that do not grow are no fault: nobody reads them.
 _ERROR = re.compile(r"\[(error|fatal|panic)\] (?!.*non monotonically increasing dts to muxer)")
-_MOST_TOLD = 1000  # different errors that are kept
+_MOST_TOLD = 1000  # distinct errors that are kept
 
 
 class FfmpegFile:
     """A video file, decoded by the ffmpeg program; the protocol is `decode.Decoder`.
 
     `hwaccel` is a name from `ffmpeg -hwaccels`, `filters` a filter graph as for `ffmpeg -vf`; it sees upright frames.
-    The other options are those of `decode.VideoFile`. `check_ffmpeg_options` tells once, before the work, whether both
-    can be used.
+    The other options are those of `decode.VideoFile`. `check_ffmpeg_options` checks both once, before the work.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class FfmpegFile:
         path = path.absolute()
         header = VideoFile(path, num_threads=1, rate=rate, fixes=fixes)
         try:
-            self._tags = header.look()  # how to show the pictures is known from the first one
+            self._tags = header.look()  # the first picture determines how to show them all
         finally:
             header.close()
         self.info, self._timing, self._presentation = header.info, header.timing, header.presentation
@@ -77,7 +76,7 @@ class FfmpegFile:
         chain = ["format=" + "|".join(PIPED)]
         self._is_filtered = filters is not None
         if filters is not None:
-            # The filters know better than the header what the colours mean afterwards.
+            # After filtering, the colours are described by the filters' output, not by the header.
             packed = "rgb24" if self._presentation.tone_map is None else "rgb48le"
             orientation = self._presentation.orientation
             chain = [*_turn(orientation), filters, "scale=flags=bilinear", f"format={packed}"]
@@ -86,7 +85,7 @@ class FfmpegFile:
         chain.append("showinfo=checksum=0")
         program = ffmpeg_program()
         decoding = {"threads": num_threads, **({"hwaccel": hwaccel} if hwaccel else {})}
-        # With `file:` and absolute, no name is taken for an option, a protocol or a pattern.
+        # With `file:` and an absolute path, no name is mistaken for an option, a protocol or a pattern.
         source = ffmpeg.input(f"file:{path}", copyts=None, noautorotate=None, loglevel=_TALKATIVE, **decoding, **_LOG)
         self._command: list[str] = ffmpeg.output(
             source[str(self.info.stream)], "pipe:1", format="rawvideo", vf=",".join(chain), noautoscale=None,
@@ -104,7 +103,7 @@ class FfmpegFile:
                 presentation = self._filtered(first) if self._is_filtered else self._presentation
                 pictures = self._pictures(process.stdout, itertools.chain([first], shown))
                 yield from present(pictures, self.info, presentation, self._timing)
-            process.stdout.close()  # should the stream have broken off, ffmpeg must not wait for a reader
+            process.stdout.close()  # if the stream broke off, ffmpeg must not wait for a reader
             status = process.wait()
         if told.errors:
             # Decoder threads report in any order; sorted, equal runs give equal remarks.
@@ -115,7 +114,7 @@ class FfmpegFile:
         note_count(self.info, self._num_expected)
 
     def _filtered(self, first: "_Shown") -> Presentation:
-        """How to show what comes out of the filters, which is upright and in RGB."""
+        """How to show the output of the filters, which is upright and in RGB."""
         packing = self._presentation.packing
         aspect, _ = believable_aspect(first.aspect)
         if packing:
@@ -158,7 +157,7 @@ def ffmpeg_program() -> str:
 
 
 def check_ffmpeg_options(hwaccel: str | None = None, filters: str | None = None) -> None:
-    """Try both options of `FfmpegFile` without a video. Raises ConfigError that says what ffmpeg refuses and why."""
+    """Try both options of `FfmpegFile` without a video. Raises ConfigError saying what ffmpeg refuses and why."""
     program = ffmpeg_program()
     if hwaccel is not None:
         listed = subprocess.run([program, "-hide_banner", "-hwaccels"], capture_output=True, text=True, check=False)
@@ -172,7 +171,7 @@ def check_ffmpeg_options(hwaccel: str | None = None, filters: str | None = None)
 
 
 def _refusal(program: str, *, filters: str = "null", device: str | None = None) -> str | None:
-    """Why ffmpeg does not filter a test picture, or does not open a device; None when it does."""
+    """Why ffmpeg cannot filter a test picture or open a device; None if it can."""
     options = {**_LOG, "loglevel": "repeat+error", **({"init_hw_device": device} if device else {})}
     picture = ffmpeg.input("testsrc2=size=1920x1080:duration=1,format=yuv420p", format="lavfi", **options)
     command = ffmpeg.output(picture, "-", format="null", vf=filters, **{"frames:v": 1}).compile(cmd=program)
@@ -185,16 +184,16 @@ def _refusal(program: str, *, filters: str = "null", device: str | None = None) 
 
 @functools.cache
 def _each_picture(program: str) -> dict[str, str]:
-    """The output option that drops and repeats no picture; its name depends on the version."""
+    """The output option to neither drop nor repeat pictures; its name depends on the version."""
     text = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stdout
     found = re.match(r"ffmpeg version n?(\d+)\.(\d+)", text)
-    version = (int(found[1]), int(found[2])) if found else (99, 0)  # builds from git carry no number: they are new
+    version = (int(found[1]), int(found[2])) if found else (99, 0)  # builds from git have no number: they are new
     return {"fps_mode" if version >= (5, 1) else "vsync": "passthrough"}
 
 
 @contextlib.contextmanager
 def _running(command: list[str]) -> "Iterator[tuple[subprocess.Popen[bytes], _Told]]":
-    """The running program and what it says; however the block is left, the program is gone afterwards."""
+    """The running program and its messages; the program is always terminated when the block is left."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with process:  # closes the pipes and waits
         assert process.stderr is not None
@@ -209,7 +208,7 @@ def _running(command: list[str]) -> "Iterator[tuple[subprocess.Popen[bytes], _To
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Shown:
-    """What ffmpeg says of a picture before it is in the pipe."""
+    """ffmpeg's description of a picture before it is in the pipe."""
 
     seconds: float | None
     format: str
@@ -219,7 +218,7 @@ class _Shown:
 
 
 class _Told(threading.Thread):
-    """Reads what ffmpeg says, so that it never waits for a reader: pictures, then None, and errors."""
+    """Reads ffmpeg's messages, so that it never waits for a reader: pictures, then None, and errors."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         super().__init__(daemon=True)
@@ -247,7 +246,7 @@ class _Told(threading.Thread):
 
 
 def _read(pipe: IO[bytes], num_bytes: int) -> npt.NDArray[np.uint8] | None:
-    """So many bytes of a pipe; None where it ends before."""
+    """`num_bytes` from a pipe; None if it ends earlier."""
     raw = np.empty(num_bytes, np.uint8)
     view, place = memoryview(raw), 0  # type: ignore[arg-type]
     while place < num_bytes:

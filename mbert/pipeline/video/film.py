@@ -1,4 +1,4 @@
-"""An MP4 that is written picture by picture, each at its time, with the sound of another file beside them."""
+"""An MP4 that is written picture by picture, each at its time, with the sound of another file."""
 
 import contextlib
 import io
@@ -20,10 +20,10 @@ from mbert.shards.image import Image
 _CLOCK = 90_000  # ticks per second: what MPEG counts in, exact for all usual rates
 _LONGEST_LEAD = 10.0  # seconds for which a player may show nothing before the first picture
 _X264 = {"preset": "superfast", "crf": "23"}
-_PICTURES_PER_GROUP = 60  # between key frames: a player goes to any picture quickly
-_COPIED = frozenset(["aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"])  # what players take in MP4
+_PICTURES_PER_GROUP = 60  # between key frames: so that players seek quickly
+_COPIED = frozenset(["aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"])  # supported by players in MP4
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-_REFUSED = (av.error.ArgumentError, av.error.InvalidDataError)  # by a muxer; a full disk is neither
+_REFUSED = (av.error.ArgumentError, av.error.InvalidDataError)  # raised by a muxer; not for a full disk
 
 
 class Film:
@@ -33,16 +33,16 @@ class Film:
         self, file: OutputContainer, sound: InputContainer | None, thread: ThreadPoolExecutor, num_threads: int
     ) -> None:
         self._file, self._source, self._num_threads = file, sound, num_threads
-        self._thread, self._writing = thread, Future[None]()  # pictures are encoded while the next one is drawn
+        self._thread, self._writing = thread, Future[None]()  # each picture is encoded while the next one is drawn
         self._writing.set_result(None)
-        self._converter = VideoReformatter()  # one, because it keeps its tables from picture to picture
+        self._converter = VideoReformatter()  # reused, because it keeps its tables between pictures
         self._stream: Any = None
         self._sound: _Sound | None = None
         self._start = 0.0
         self._last, self._step = -1, _CLOCK // 30
 
     def add(self, image: Image, seconds: float) -> None:
-        """Append a picture, (H, W, 3) RGB with even sides that stay, and the sound that comes before it."""
+        """Append a picture, (H, W, 3) RGB with constant even sides, and the sound that precedes it."""
         if self._stream is None:
             self._begin(image, seconds)
         ticks = max(self._last + 1, round((seconds - self._start) * _CLOCK))
@@ -54,11 +54,11 @@ class Film:
             picture, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=1, threads=1
         )
         picture.pts, picture.time_base = ticks, Fraction(1, _CLOCK)
-        self._writing.result()  # one at a time: what is drawn must not run ahead
+        self._writing.result()  # one at a time: drawing must not run ahead
         self._writing = self._thread.submit(self._write, picture, ticks / _CLOCK, self._step)
 
     def finish(self) -> None:
-        """Write what the encoder still holds, and the rest of the sound."""
+        """Write the encoder's remaining pictures, and the rest of the sound."""
         self._writing.result()
         if self._stream is not None:
             self._encode(None, self._step)
@@ -77,34 +77,34 @@ class Film:
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.time_base = Fraction(1, _CLOCK)
-        context.max_b_frames = 0  # then pictures are stored in the order of their times
+        context.max_b_frames = 0  # so that pictures are stored in the order of their times
         context.gop_size = _PICTURES_PER_GROUP
         context.thread_count = self._num_threads
-        # Said in the file, as players would guess it from the size.
+        # State it in the file, because players would guess it from the size.
         context.color_range = 1  # 16-235
         context.colorspace = context.color_primaries = context.color_trc = int(Colorspace.ITU709)
         self._stream = stream
         if self._source is not None and self._source.streams.audio:
-            with contextlib.suppress(av.error.FFmpegError, ValueError):  # no decoder, or no rate: no sound
+            with contextlib.suppress(av.error.FFmpegError, ValueError):  # without a decoder or rate, no sound
                 self._sound = _Sound(self._source, self._file, self._start)
 
     def _encode(self, picture: av.VideoFrame | None, step: int) -> None:
         for packet in self._stream.encode(picture):
-            packet.duration = step  # counts for the last picture; the others last until the next
+            packet.duration = step  # used for the last picture; the others last until the next
             self._file.mux(packet)
 
 
 @contextlib.contextmanager
 def writing_film(path: Path, *, sound: Path | None, num_threads: int) -> Iterator[Film]:
-    """Write an MP4 from pictures and, where there is one that can be read, the first audio stream of the file `sound`.
+    """Write an MP4 from pictures and the first audio stream of the file `sound`, if there is one that can be read.
 
-    Pictures keep their times; only where the first is negative, or later than 10 s, all are counted from it. The sound
-    keeps its place beside them. It is copied as it is, or becomes AAC where players do not take its codec in MP4; it
-    ends where it cannot be read. Raises MbertError when PyAV has no H.264 encoder.
+    Pictures keep their times, but if the first is negative or later than 10 s, all are counted from it. The sound stays
+    in sync. It is copied, or converted to AAC if players do not support its codec in MP4; it ends where it cannot be
+    read. Raises MbertError if PyAV has no H.264 encoder.
     """
     if "libx264" not in av.codecs_available:
         raise MbertError("PyAV has no H.264 encoder here: `pip install --force-reinstall av` brings one with libx264")
-    # The film's own clock, too, or its beginning would be rounded to milliseconds.
+    # Set the film's own clock, too, or its start would be rounded to milliseconds.
     options = {"movflags": "+faststart", "movie_timescale": str(_CLOCK)}
     with contextlib.ExitStack() as stack:
         source = None
@@ -149,7 +149,7 @@ class _Sound:
         last = None
         with contextlib.suppress(av.error.FFmpegError):
             for packet in self._source.demux(self._stream):
-                if packet.dts is None or packet.pts is None:  # the empty one at the end, or damaged
+                if packet.dts is None or packet.pts is None:  # the empty packet at the end, or a damaged one
                     continue
                 if last is not None and packet.dts <= last:
                     continue
@@ -166,7 +166,7 @@ class _Sound:
 
     def _decoded(self) -> Iterator[av.AudioFrame]:
         for packet in self._source.demux(self._stream):
-            with contextlib.suppress(av.error.FFmpegError):  # a damaged packet costs no more than itself
+            with contextlib.suppress(av.error.FFmpegError):  # a damaged packet loses only itself
                 for sound in packet.decode():
                     if sound.pts is not None and sound.time_base is not None:
                         sound.pts -= round(Fraction(self._start) / sound.time_base)
@@ -174,7 +174,7 @@ class _Sound:
 
 
 def _can_be_copied(stream: AudioStream) -> bool:
-    """Whether MP4 takes a stream as it is; tried, as not only the codec decides."""
+    """Whether MP4 can hold a stream unchanged; tested, because it depends on more than the codec."""
     if stream.codec_context.codec.canonical_name not in _COPIED:
         return False
     try:

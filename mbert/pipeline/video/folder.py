@@ -20,16 +20,16 @@ from mbert.pipeline.video.still import ROTATIONS, UPRIGHT, DamagedImage, Still, 
 from mbert.shards.image import Image
 
 ASSUMED_FPS = 30.0
-_SAMPLED = 32  # images that are asked for the size of most, and first for their samples
-_APART_SECONDS = 10.0  # what the times when images were taken may differ from the frames' own
+_SAMPLED = 32  # images checked for the most common size, and first for their samples
+_APART_SECONDS = 10.0  # tolerance between the times when images were taken and the frames' own
 
 
 class FrameFolder:
     """A folder of images; the frame index is the number in their names, gaps stay gaps.
 
     `fps` is the frame rate, which images do not carry; None: the times in their names, else 30. `bit_depth` is that of
-    samples padded to 16 bits; None: the smallest that holds all of the folder's. Raises InputError like `VideoFile`,
-    also while it is iterated.
+    samples padded to 16 bits; None: the smallest that holds all samples in the folder. Raises InputError like
+    `VideoFile`, also during iteration.
     """
 
     def __init__(self, path: Path, *, fps: float | None = None, bit_depth: int | None = None) -> None:
@@ -57,7 +57,7 @@ class FrameFolder:
     def __iter__(self) -> Iterator[Frame]:
         self._expect()
         left, done = _LeftOut(len(self._files)), _Done()
-        table = None  # of 16 bits to 8
+        table = None  # from 16 bits to 8
         for index, seconds, file in zip(self._indices, self._seconds, self._files, strict=True):
             try:
                 still = read_still(file)
@@ -81,7 +81,7 @@ class FrameFolder:
         self.info.remarks += [*done.remarks(), *left.remarks()]
 
     def _expect(self) -> None:
-        """Set the size that most images have. Raises InputError where the headers tell that they are photos."""
+        """Set the size that most images have. Raises InputError if the headers show that they are photos."""
         found = []
         for place in _spread(len(self._files)):
             if header := read_header(self._files[place]):
@@ -99,7 +99,7 @@ class FrameFolder:
                 )
 
     def _table(self, depths: tuple[int, ...]) -> npt.NDArray[np.int16]:
-        """What brings samples of 16 bits to 8, one scale for the whole folder; -1 beyond it. Sets the bit depth."""
+        """The table from 16-bit samples to 8 bits, one scale for the whole folder; -1 beyond it. Sets the bit depth."""
         if self._bit_depth is not None:
             depths = (self._bit_depth,)
         depth = self.info.bit_depth = depths[0]
@@ -108,7 +108,7 @@ class FrameFolder:
             depth = next(depth for depth in depths if largest < 1 << depth)
             self.info.bit_depth = depth
             if depth == depths[-1]:
-                lowest = (used & -used).bit_length() - 1  # bit that is in use
+                lowest = (used & -used).bit_length() - 1  # lowest bit in use
                 self.info.bit_depth = depths[0] if len(depths) == 2 else max(depths[0], depth - lowest // 2 * 2)
             elif len(depths) > 2:
                 self.info.remarks.append(
@@ -122,7 +122,7 @@ class FrameFolder:
 
 @dataclasses.dataclass(slots=True)
 class _Done:
-    """What was done to images, by how many."""
+    """What was done, and to how many images."""
 
     orientations: Counter[int] = dataclasses.field(default_factory=Counter)
     bits: Counter[int] = dataclasses.field(default_factory=Counter)
@@ -135,7 +135,7 @@ class _Done:
 
     @property
     def rotation(self) -> int:
-        """Degrees, as of a video, where all images were turned alike."""
+        """Degrees, as for a video, if all images were turned alike."""
         return ROTATIONS.get(next(iter(self.orientations)), 0) if len(self.orientations) == 1 else 0
 
     def remarks(self) -> Iterator[str]:
@@ -150,7 +150,7 @@ class _Done:
 
 @dataclasses.dataclass(slots=True)
 class _LeftOut:
-    """Images that give no frame."""
+    """Images that yield no frame."""
 
     num_images: int
     damaged: list[str] = dataclasses.field(default_factory=list)
@@ -170,12 +170,12 @@ class _LeftOut:
 
 
 def _spread(total: int) -> range:
-    """Some places among so many, from the first on."""
+    """Evenly spread places among `total`, starting with the first."""
     return range(0, total, max(1, -(-total // _SAMPLED)))
 
 
 def _samples_of(files: Sequence[Path], *, enough: int) -> tuple[int, int]:
-    """The largest of all samples of 16 bits, and which bits are in use. Ends where a sample reaches `enough`."""
+    """The largest of all 16-bit samples, and which bits are in use. Stops when a sample reaches `enough`."""
     sampled = _spread(len(files))
     largest = used = 0
     for place in (*sampled, *(place for place in range(len(files)) if place not in sampled)):

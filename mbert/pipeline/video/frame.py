@@ -1,4 +1,4 @@
-"""One decoded frame, and what it shows once it is upright and of square pixels."""
+"""One decoded frame, shown upright and with square pixels."""
 
 import dataclasses
 import threading
@@ -13,19 +13,19 @@ from mbert.pipeline.video.planes import Box, can_cut, cut, first_plane
 from mbert.pipeline.video.presentation import PLAIN, Presentation
 from mbert.shards.image import Image
 
-_KEPT = threading.local()  # a converter for each thread, because it keeps its tables from frame to frame
+_KEPT = threading.local()  # one converter per thread, because it keeps its tables between frames
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded frame; converted to RGB only when asked, and only as much of it.
+    """One decoded frame; converted to RGB only on request, and only the requested part.
 
-    All that it gives is upright and of square pixels, the coordinates of every manifest.
+    Everything it returns is upright and has square pixels, the coordinates of every manifest.
     """
 
     index: int
     pts_seconds: float
-    picture: Any  # av.VideoFrame as it is stored, or an RGB array as it is shown
+    picture: Any  # av.VideoFrame as stored, or an RGB array as shown
     presentation: Presentation = PLAIN
 
     @property
@@ -37,7 +37,7 @@ class Frame:
 
     @property
     def num_bytes(self) -> int:
-        """What it holds in memory."""
+        """The memory it occupies."""
         if isinstance(self.picture, np.ndarray):
             return self.picture.nbytes
         return sum(plane.buffer_size for plane in self.picture.planes)
@@ -52,16 +52,16 @@ class Frame:
         return self.presentation.shown(picture.to_ndarray().view(np.uint8))
 
     def luma(self) -> npt.NDArray[np.uint8]:
-        """(H, W) uint8: the first plane as it is where there is one, so its range is the video's."""
+        """(H, W) uint8: the first plane unchanged if there is one, so its range is the video's."""
         if isinstance(self.picture, np.ndarray):
             gray: npt.NDArray[np.uint8] = cv2.cvtColor(self.picture, cv2.COLOR_RGB2GRAY)
             return gray
         return self.presentation.shown(first_plane(self.picture))
 
     def part(self, box: Box, shrink: int = 1) -> "Frame":
-        """The frame inside of a box whose edges are even, each `shrink` x `shrink` pixels averaged; converts nothing.
+        """The frame inside a box with even edges, averaged over `shrink` x `shrink` pixels; converts nothing.
 
-        With `shrink` 1, its `rgb()` is exactly the part of the whole frame's.
+        With `shrink` 1, its `rgb()` equals that part of the whole frame's.
         """
         left, top, right, bottom = box
         size = ((right - left) // shrink, (bottom - top) // shrink)
@@ -83,7 +83,7 @@ class Frame:
 
     @property
     def _can_cut(self) -> bool:
-        """Whether a part gives the pixels of the whole."""
+        """Whether a part has exactly the pixels of the whole."""
         return self.presentation.is_square and can_cut(self.picture)
 
     def signature(self) -> npt.NDArray[np.int16]:

@@ -1,7 +1,7 @@
 """Names of images -> frame index and time of each: which integer counts the frames, or which one is a clock.
 
-Pure functions of names. One pattern of names is one series; what does not fit it is said or refused, and frames never
-come in another order than that of their names without a remark.
+Pure functions of names. One pattern of names is one series; names that do not fit are noted or refused, and frames
+never come in an order other than that of their names without a note.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from mbert import InputError
 
 LARGEST_INDEX = 10**9 - 1  # of a frame: pairs of larger ones have names that are too long for a tar
 _DIGITS = re.compile("([0-9]+)")
-_FASTEST_FPS = 2000  # of a clock in names; what would be faster is no time in seconds
-_SLOWEST_FPS = 15  # of a clock whose unit is guessed by its steps
+_FASTEST_FPS = 2000  # of a clock in names; anything faster is not a time in seconds
+_SLOWEST_FPS = 15  # of a clock whose unit is guessed from its steps
 _EPOCHS = (946_684_800, 4_102_444_800)  # seconds since 1970: the years 2000 to 2099
-_UNITS = {10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}  # by their number in a second
+_UNITS = {10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}  # by their number per second
 _CLOCK = re.compile(
     r"""(?<![0-9])(?:
         (?P<date>(?:19|20)[0-9]{2}([-_.:]?)[0-9]{2}\2[0-9]{2})(?:[-_.\ T]|at)*
@@ -35,8 +35,8 @@ _CLOCK = re.compile(
 class Series:
     """The images that are the frames of a folder, in order; lists of equal length.
 
-    Where the names tell no time, a frame's time is its index in units of the frame interval. Where they do, `clock`
-    counts the same units, and `seconds` says what it is worth, where that is known; both begin with 0.
+    If the names hold no time, a frame's time is its index in units of the frame interval. If they do, `clock` counts
+    the same units, and `seconds` is the length of one, if known; both begin with 0.
     """
 
     names: list[str]
@@ -47,7 +47,7 @@ class Series:
 
 
 def number_images(names: Sequence[str]) -> Series:
-    """Find the frame numbers in the names of a folder's images. Raises InputError when they form no single series."""
+    """Find the frame numbers in the names of a folder's images. Raises InputError unless they form a single series."""
     groups: dict[tuple[str, ...], list[_Name]] = defaultdict(list)
     for name in names:
         numbered = _Name.of(name)
@@ -120,7 +120,7 @@ def _counting(series: list[_Name], numbers: Sequence[int]) -> Series:
 
 
 def _counter(series: list[_Name], columns: Sequence[Sequence[int]], varying: Sequence[int]) -> int:
-    """Which of several integers that vary numbers the frames: it rises from name to name, by the smallest steps."""
+    """Which of several varying integers numbers the frames: it rises from name to name, by the smallest steps."""
     rising = [place for place in varying if _is_rising(columns[place])]
     days = [place for place in varying if all(map(_is_date, columns[place]))]
     if days:
@@ -136,7 +136,7 @@ def _counter(series: list[_Name], columns: Sequence[Sequence[int]], varying: Seq
 
 
 def _by_clock(series: list[_Name], columns: Sequence[Sequence[int]], varying: Sequence[int]) -> Series | None:
-    """The series of names that hold a time of day or decimal seconds; None where they do not."""
+    """The series of names that hold a time of day or decimal seconds; None if they do not."""
     readings = _readings(series)
     if readings is None:
         return None
@@ -164,7 +164,7 @@ def _by_clock(series: list[_Name], columns: Sequence[Sequence[int]], varying: Se
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Reading:
-    """What a clock in a name says: whole seconds, and the digits after them."""
+    """The reading of a clock in a name: whole seconds, and the digits after them."""
 
     form: str
     places: range  # of its integers among those of the name
@@ -196,7 +196,7 @@ class _Reading:
 
 
 def _readings(series: Sequence[_Name]) -> list[_Reading] | None:
-    """The clocks in all names; None where one lacks it, or their digits do not behave like those of a clock."""
+    """The clocks in all names; None if one has none, or their digits do not behave like those of a clock."""
     readings: list[_Reading] = []
     for name in series:
         reading = _Reading.of(name.stem)
@@ -228,7 +228,7 @@ def _width(fractions: Sequence[str]) -> int:
 
 
 def _by_integer_clock(series: list[_Name], numbers: Sequence[int]) -> Series | None:
-    """The series of names whose one integer is a time; None where it counts frames."""
+    """The series of names whose only integer is a time; None if it counts frames."""
     for unit, name in _UNITS.items():
         if _EPOCHS[0] <= numbers[0] / unit and numbers[-1] / unit <= _EPOCHS[1]:
             return _by_ticks(series, numbers, unit, f"{name} since 1970")
@@ -250,7 +250,7 @@ def _by_ticks(
     counter: Sequence[int] | None = None,
     remarks: Sequence[str] = (),
 ) -> Series:
-    """A series whose names hold a clock; frames count from 0, or as a counter beside the clock does."""
+    """A series whose names hold a clock; frames count from 0, or as a counter next to the clock."""
     for (tick, name), (following, other) in itertools.pairwise(zip(ticks, series, strict=True)):
         if tick == following:
             raise _twice("time", tick, name, other)
@@ -271,7 +271,7 @@ def _by_ticks(
 
 
 def _step(numbers: Sequence[int]) -> float:
-    """The median step of rising numbers; 1 of a single one."""
+    """The median step of rising numbers; 1 for a single one."""
     steps = sorted(b - a for a, b in itertools.pairwise(numbers))
     return steps[len(steps) // 2] if steps else 1
 

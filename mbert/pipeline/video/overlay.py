@@ -1,6 +1,6 @@
-"""Draws what was found over the video: boxes, where the skin moved, a curve of how fast, the time code.
+"""Draws results over the video: boxes, where the skin moved, a curve of its speed, the time code.
 
-The picture keeps its place and its times; the curve lies in a strip below it, so that it hides nothing.
+The picture keeps its place and times; the curve is in a strip below it, so that it hides nothing.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from mbert.shards.image import Image
 _COLOURS = [(86, 180, 233), (230, 159, 0), (40, 200, 140), (240, 228, 66), (224, 140, 190), (235, 110, 40)]
 _BACKGROUND, _GRID, _SCALE_LINE, _TEXT = (22, 22, 26), (62, 62, 70), (130, 130, 140), (235, 235, 235)
 _CURVE_SECONDS = 5.0
-_HEAT_SIDE = 224  # pixels of the smooth heat: so many that the nearest one will do when it is warped
-_MOST_HEAT = 0.75  # share of the colour where a patch moved for certain
+_HEAT_SIDE = 224  # pixels of the smooth heat map: enough to use the nearest one when warping it
+_MOST_HEAT = 0.75  # share of the colour where a patch certainly moved
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 Matrix = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class OverlayFace:
-    """What is known of one face in one frame. A movement that is NaN leaves a gap in the curve."""
+    """Results for one face in one frame. A movement that is NaN leaves a gap in the curve."""
 
     face_id: int
     box: tuple[float, float, float, float]  # x, y, width, height in pixels of the upright video
@@ -54,14 +54,14 @@ def write_overlay(
     num_threads: int = 0,
     on_frame: Callable[[], None],
 ) -> int:
-    """Write the frames of a video with what was found in them as MP4 (H.264); returns how many there are.
+    """Write the frames of a video with the results drawn over them as MP4 (H.264); returns the number of frames.
 
-    `faces_at` is asked once for each frame, in order, by the frame's index. A picture that is larger than `max_side`
-    pixels is scaled down; `scale_px_per_100ms` is where the curve's scale line lies. `on_frame` is called after each
-    frame. `sound` is the file whose sound is taken along; about it and the times see `writing_film`.
+    `faces_at` is called once for each frame, in order, with the frame's index. A picture larger than `max_side` pixels
+    is scaled down; `scale_px_per_100ms` is the value of the curve's scale line. `on_frame` is called after each frame.
+    `sound` is the file whose sound is added; for sound and times see `writing_film`.
 
-    The file appears under its name on success only. Raises InputError when no frame decodes, MbertError when it cannot
-    be written or PyAV has no H.264 encoder.
+    The file only appears under its name on success. Raises InputError if no frame can be decoded, MbertError if it
+    cannot be written or PyAV has no H.264 encoder.
     """
     num_frames = 0
     with replacing(out) as temporary, writing_film(temporary, sound=sound, num_threads=num_threads) as film:
@@ -84,12 +84,12 @@ class _Painter:
         shrink = min(1.0, max_side / max(size))
         self._width, self._height = (max(1, round(side * shrink)) for side in size)
         mean_side = (self._width * self._height) ** 0.5
-        # Averaging is slow where the factor is no whole number, and not needed above a half.
+        # Averaging is slow unless the factor is a whole number, and not needed above one half.
         self._resampling = cv2.INTER_LINEAR if shrink > 0.5 else cv2.INTER_AREA
         strip = max(56, round(0.14 * mean_side))
         sides = (self._height + strip + (self._height + strip) % 2, self._width + self._width % 2)
         self.canvas: Image = np.zeros((*sides, 3), np.uint8)
-        self._font = max(0.38, 0.55 * mean_side / 960)  # of 720p: 0.55, a capital has 12 pixels
+        self._font = max(0.38, 0.55 * mean_side / 960)  # for 720p: 0.55, a capital letter has 12 pixels
         self._line = max(1, round(mean_side / 900))
         self._strip = _Strip(
             self.canvas[self._height :], scale=scale, font=self._font, line=self._line + (mean_side > 600)
@@ -122,7 +122,7 @@ class _Painter:
         (width, height), below = cv2.getTextSize(text, _FONT, self._font, 1)
         height += below + 4
         left = max(0, min(left, self._width - width - 6))
-        top = max(0, top - height)  # above the box; in it where there is no room
+        top = max(0, top - height)  # above the box, or inside it if there is no room
         cv2.rectangle(picture, (left, top), (left + width + 6, top + height), colour, cv2.FILLED)
         where = (left + 3, top + height - below - 1)
         cv2.putText(picture, text, where, _FONT, self._font, (0, 0, 0), 1, cv2.LINE_AA)
@@ -134,7 +134,7 @@ def colour_of(face_id: int) -> tuple[int, int, int]:
 
 
 def _heat_colours() -> tuple[Image, Image]:
-    """For each heat, (256, 1, 3): the colour to add, and the share of the picture that stays, 255 all of it."""
+    """For each heat, (256, 1, 3): the colour to add, and the share of the picture that stays, 255 for all of it."""
     heat = np.arange(256, dtype=np.uint8)[:, None]
     colours = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     share = (_MOST_HEAT * heat.astype(float) / 255)[..., None]
@@ -146,7 +146,7 @@ _ADDED, _KEPT = _heat_colours()
 
 
 def _scaling(x: float, y: float) -> Matrix:
-    """(3, 3): to pixels of which there are `x` and `y` times as many; the centre of the first pixel is (0, 0)."""
+    """(3, 3): scaling to `x` and `y` times as many pixels; the centre of the first pixel is (0, 0)."""
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 
 
@@ -155,7 +155,7 @@ def _paint_heat(picture: Image, face: OverlayFace, zoom: tuple[float, float]) ->
     if not face.heat.any():
         return
     to_heat = _scaling(*[_HEAT_SIDE / face.crop_size] * 2) @ np.vstack([face.transform, [0, 0, 1]])
-    to_heat = to_heat @ _scaling(1 / zoom[0], 1 / zoom[1])  # of a pixel of the picture
+    to_heat = to_heat @ _scaling(1 / zoom[0], 1 / zoom[1])  # from a pixel of the picture
     from_heat = cv2.invertAffineTransform(to_heat[:2])
     corners = np.array([(x, y, 1) for x in (-0.5, _HEAT_SIDE - 0.5) for y in (-0.5, _HEAT_SIDE - 0.5)]) @ from_heat.T
     height, width = picture.shape[:2]
@@ -186,7 +186,7 @@ class _Strip:
             x = round((width - 1) * second / _CURVE_SECONDS)
             cv2.line(self._blank, (x, self._row), (x, height), _GRID, 1)
         self._num_frames = 0
-        # Of each face: number of the frame, seconds, movement, whether an event lasts.
+        # For each face: number of the frame, seconds, movement, whether an event lasts.
         self._points: dict[int, deque[tuple[int, float, float, bool]]] = {}
 
     def paint(self, frame: Frame, faces: Sequence[OverlayFace]) -> None:
@@ -218,13 +218,13 @@ class _Strip:
                 del self._points[face_id]
 
     def _x(self, seconds: Matrix, now: float) -> npt.NDArray[np.int32]:
-        """In sixteenths of a pixel, as OpenCV wants them for smooth lines."""
+        """In sixteenths of a pixel, as OpenCV requires for smooth lines."""
         width = self._canvas.shape[1] - 1
         x: npt.NDArray[np.int32] = (16 * width * (1 - (now - seconds) / _CURVE_SECONDS)).astype(np.int32)
         return x
 
     def _y(self, movement: Matrix) -> npt.NDArray[np.int32]:
-        """The scale line lies at half the height; what goes beyond twice its value stays at the top."""
+        """The scale line is at half the height; values above twice its value stay at the top."""
         bottom = self._canvas.shape[0] - 3
         share = np.clip(movement / (2 * self._scale), 0, 1)
         y: npt.NDArray[np.int32] = (16 * (bottom - share * (bottom - self._row - 2))).astype(np.int32)
@@ -245,7 +245,7 @@ class _Strip:
         cv2.polylines(self._canvas, [run[:, None] for run in runs], False, colour, self._line, cv2.LINE_AA, 4)
 
     def _write_values(self, faces: Sequence[OverlayFace], end: int) -> None:
-        """The movement of each face at the right, as many as there is room for."""
+        """Write the movement of each face at the right, as many as fit."""
         x = self._canvas.shape[1]
         for face in reversed(faces):
             value = f"{face.movement:.1f}" if np.isfinite(face.movement) else "-"

@@ -7,17 +7,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are not in it
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are excluded
 
-# One sample a plane and pixel, in native order: 8 bits in a byte, more in two.
+# One sample per plane and pixel, in native order: 8 bits in a byte, more in two.
 _EIGHT = frozenset(
     f"yuv{full}{sampling}p" for full in ("", "j") for sampling in ("410", "411", "420", "422", "440", "444")
 ) | {"gray"}
 _MORE = frozenset(
     f"{kind}{bits}le" for kind in ("gray", "yuv420p", "yuv422p", "yuv440p", "yuv444p") for bits in (10, 12)
 ) | {"gray16le"}
-PACKED = {"rgb24": 3, "rgb48le": 6}  # bytes a pixel
-# What ffmpeg may be asked for, by every version's names.
+PACKED = {"rgb24": 3, "rgb48le": 6}  # bytes per pixel
+# Formats that may be requested from ffmpeg, by every version's names.
 PIPED = ("rgb24", "rgb48le", *sorted(_EIGHT - {"yuvj410p"}), *sorted(_MORE))
 
 
@@ -27,7 +27,7 @@ def is_planar(picture: av.VideoFrame) -> bool:
 
 
 def in_eight_bits(picture: av.VideoFrame) -> av.VideoFrame:
-    """A picture whose planes have more than 8 bits a sample, rounded to 8; any other as it is."""
+    """A picture with more than 8 bits per sample, rounded to 8; any other unchanged."""
     name = picture.format.name
     if name not in _MORE:
         return picture
@@ -49,7 +49,7 @@ def samples(plane: Any, num_bits: int = 8) -> npt.NDArray[Any]:
 
 
 def first_plane(picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
-    """The first plane in 8 bits, luma where there is one: of samples with more bits, the low ones are noise."""
+    """The first plane in 8 bits, luma if there is one; with more bits, the low ones are noise."""
     plane, num_bits = picture.planes[0], picture.format.components[0].bits
     values = samples(plane, num_bits)
     if num_bits <= 8:
@@ -65,7 +65,7 @@ def can_cut(picture: av.VideoFrame) -> bool:
 
 
 def cut(picture: av.VideoFrame, box: Box, size: tuple[int, int]) -> av.VideoFrame:
-    """The part of a picture inside of a box with even edges, averaged to a size; tags are kept."""
+    """The part of a picture inside a box with even edges, averaged to a size; tags are kept."""
     left, top, right, bottom = box
     is_whole = size == (right - left, bottom - top)
     name, num_bits = picture.format.name, picture.format.components[0].bits
@@ -84,12 +84,12 @@ def copy_tags(source: av.VideoFrame, target: av.VideoFrame) -> None:
     """Give a picture the colour tags of another."""
     target.colorspace, target.color_range = source.colorspace, source.color_range
     target.color_trc, target.color_primaries = source.color_trc, source.color_primaries
-    if source.format.name.startswith("yuvj"):  # these say by their name that they use all of 0-255
+    if source.format.name.startswith("yuvj"):  # the name says that they use all of 0-255
         target.color_range = 2
 
 
 def num_raw_bytes(picture: av.VideoFrame) -> int:
-    """How many bytes the samples of a picture are, one row after the other."""
+    """The number of bytes of a picture's samples, without padding."""
     return sum(plane.height * _row_bytes(picture, plane) for plane in picture.planes)
 
 

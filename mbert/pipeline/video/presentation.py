@@ -1,4 +1,4 @@
-"""How stored pictures have to be shown: which way up, how wide their pixels are, which eye, which colours."""
+"""How stored pictures must be shown: their orientation, the width of their pixels, which eye, which colours."""
 
 import dataclasses
 from fractions import Fraction
@@ -13,15 +13,15 @@ from mbert.pipeline.video.colour import ToneMap
 from mbert.pipeline.video.planes import Box, can_cut, copy_tags, cut
 from mbert.shards.image import Image
 
-_BELIEVABLE = Fraction(4)  # no anamorphic format has pixels that are wider, or higher, than this
-_SQUARE = 0.005  # a pixel that is so little wider or higher is square
+_BELIEVABLE = Fraction(4)  # no anamorphic format has wider or higher pixels
+_SQUARE = 0.005  # a pixel with less deviation is square
 _PACKINGS = {1: "side by side", 2: "one above the other"}  # of AVStereo3D.type; the others interleave the eyes
 _SQUEEZED = 1.2, 1.95  # width by height of a packed picture whose halves are squeezed to fit a usual screen
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Orientation:
-    """How a stored picture has to be turned to stand upright: transposed first, then mirrored."""
+    """How to turn a stored picture upright: transpose first, then mirror."""
 
     transposed: bool = False
     flip_x: bool = False
@@ -29,7 +29,7 @@ class Orientation:
 
     @classmethod
     def of(cls, picture: av.VideoFrame) -> "Orientation":
-        """From the display matrix of a frame; only quarter turns and mirrors are known to players."""
+        """From the display matrix of a frame; players only support quarter turns and mirroring."""
         matrix = picture.side_data.get("DISPLAYMATRIX")
         if matrix is None:
             return cls()
@@ -40,7 +40,7 @@ class Orientation:
 
     @property
     def is_mirrored(self) -> bool:
-        """Whether left and right change places, besides any turn."""
+        """Whether left and right are swapped, apart from any turn."""
         return self.transposed ^ self.flip_x ^ self.flip_y
 
     def turned(self) -> "Orientation":
@@ -68,12 +68,12 @@ AS_STORED = Orientation()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Presentation:
-    """What is done to each stored picture of an input before it is looked at."""
+    """What is done to each stored picture of an input before it is used."""
 
     orientation: Orientation = AS_STORED
     aspect: Fraction = Fraction(1)  # width of a stored pixel by its height
     tone_map: ToneMap | None = None
-    packing: Packing | None = None  # of stereo: the first of the two pictures is taken, which is the left eye's
+    packing: Packing | None = None  # for stereo: the first of the two pictures, the left eye's, is used
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height, upright and of square pixels, of a stored picture."""
@@ -97,7 +97,7 @@ class Presentation:
         return self.aspect == 1
 
     def one_eye(self, picture: av.VideoFrame) -> av.VideoFrame:
-        """The half of a packed stereo picture that is looked at; another picture as it is."""
+        """The half of a packed stereo picture that is used; any other picture unchanged."""
         if self.packing is None:
             return picture
         width, height = picture.width, picture.height
@@ -119,7 +119,7 @@ PLAIN = Presentation()
 
 
 def believable_aspect(aspect: Fraction | None) -> tuple[Fraction, str | None]:
-    """The aspect of pixels that a file gives, and a remark where it cannot be right; 1 where it gives none."""
+    """The pixel aspect that a file states, and a remark if it cannot be right; 1 if it states none."""
     if aspect is None or aspect <= 0 or abs(float(aspect) - 1) < _SQUARE:
         return Fraction(1), None
     if not 1 / _BELIEVABLE <= aspect <= _BELIEVABLE:
@@ -129,7 +129,7 @@ def believable_aspect(aspect: Fraction | None) -> tuple[Fraction, str | None]:
 
 
 def packing_of(picture: av.VideoFrame) -> Packing | None:
-    """How a stereo picture is packed, as the file says. Raises InputError for a way that cannot be taken apart."""
+    """How a stereo picture is packed, according to the file. Raises InputError if it cannot be separated."""
     data = picture.side_data.get("STEREO3D")
     if data is None:
         return None
@@ -142,7 +142,7 @@ def packing_of(picture: av.VideoFrame) -> Packing | None:
 
 
 def eye_aspect(packing: Packing, aspect: Fraction, width: int, height: int) -> Fraction:
-    """The aspect of the pixels of one eye. Pictures of a usual shape hold two that are squeezed to half."""
+    """The pixel aspect of one eye. Pictures of a usual shape hold two that are squeezed to half."""
     low, high = _SQUEEZED
     if not low <= float(width * aspect / height) <= high:
         return aspect

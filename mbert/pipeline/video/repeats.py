@@ -1,8 +1,8 @@
-"""Which frames show the picture of the frame before once more: files of 30 frames a second with 10 pictures.
+"""Which frames repeat the previous picture, as in files of 30 frames a second with 10 pictures.
 
-Encoded again, a repeated picture is never quite the same, and a scene in which nothing moves changes as little. What is
-told apart is told by its surroundings: repeats come in a fixed cadence, or lie between frames that change all the time.
-A still scene has neither, and none of its frames is called a repeat.
+Re-encoded, a repeated picture is never exactly the same, and a scene without motion changes just as little. The context
+distinguishes them: repeats come in a fixed cadence, or between frames that change all the time. A still scene has
+neither, and none of its frames is called a repeat.
 """
 
 import itertools
@@ -16,18 +16,18 @@ from mbert.pipeline.video.frame import Frame
 from mbert.pipeline.video.planes import first_plane
 
 _ROW_STEP = 4  # every fourth row is compared
-_ALIKE = 0.05  # mean change in levels of 255 below which two frames are as good as equal ...
+_ALIKE = 0.05  # mean change in levels of 255 below which two frames are practically equal ...
 _ALIKE_SHARE = 0.1  # ... or below this share of what the new pictures around change
 _LIVELY = 6 * _ALIKE  # change of the frames around, from which equal ones stand out
-_AROUND = 6  # frames on each side that are asked
+_AROUND = 6  # frames on each side that are checked
 _REACH = 20  # no further away than this
-_LONGEST_FREEZE = 45  # frames; a longer rest is no fault of the recording
-_PERIODS = (2, 3, 4, 5, 6)  # frames after which a cadence begins again
+_LONGEST_FREEZE = 45  # frames; a longer pause is not a recording fault
+_PERIODS = (2, 3, 4, 5, 6)  # frames after which a cadence repeats
 _TIMES_SEEN = 5
-_WINDOW = 90  # frames in which one cadence is looked for; it may slip in a long video
+_WINDOW = 90  # frames searched for one cadence; it may slip in a long video
 _FEWEST_NEW = 0.25  # share of new pictures in a cadence
 _SMALLER = 0.4  # a repeat changes less than this share of what new pictures change
-_BESIDE = 0.7  # the same, of its own neighbours
+_BESIDE = 0.7  # the same, relative to its own neighbours
 _CONSISTENT = 0.85  # share of the repeats for which that holds
 
 Numbers = npt.NDArray[np.float64]
@@ -40,7 +40,7 @@ class Repeats:
         self._changes: dict[int, float] = {}
 
     def watch(self, frames: Iterable[Frame]) -> Iterator[Frame]:
-        """The frames as they come."""
+        """Pass on the frames unchanged."""
         previous: npt.NDArray[np.uint8] | None = None
         for frame in frames:
             plane = frame.picture[:, :, 1] if isinstance(frame.picture, np.ndarray) else first_plane(frame.picture)
@@ -56,14 +56,14 @@ class Repeats:
 
     @property
     def share(self) -> float:
-        """Of all frames."""
+        """The share of repeats among all frames."""
         return float(repeated(np.array(list(self._changes.values()))).mean()) if self._changes else 0.0
 
 
 def repeated(changes: Numbers) -> npt.NDArray[np.bool_]:
-    """Which frames repeat the one before, from how much each changes, (N,) in levels of 255; that of the first is free.
+    """Which frames repeat the previous one, from the change of each, (N,) in levels of 255; the first is arbitrary.
 
-    A change that is NaN is that of the first frame of another size: no repeat.
+    A NaN marks the first frame of another size, which is not a repeat.
     """
     found = np.zeros(len(changes), dtype=bool)
     if len(changes) < 2:
@@ -81,7 +81,7 @@ def repeated(changes: Numbers) -> npt.NDArray[np.bool_]:
 
 
 def _frozen(changes: Numbers) -> npt.NDArray[np.bool_]:
-    """Frames as good as equal to the one before, between frames that change all the time."""
+    """Frames practically equal to the previous one, between frames that change all the time."""
     found = np.zeros(len(changes), dtype=bool)
     place = 0
     is_new = changes >= _ALIKE
@@ -100,14 +100,14 @@ def _frozen(changes: Numbers) -> npt.NDArray[np.bool_]:
 
 
 def _smoothed(changes: Numbers) -> Numbers:
-    """The median of each value and those around it."""
+    """The running median."""
     padded = np.pad(changes, _AROUND, mode="edge")
     medians: Numbers = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * _AROUND + 1), axis=1)
     return medians
 
 
 def _lively(side: Numbers) -> bool | None:
-    """Whether the nearest new pictures change a lot; None where the clip has not as many."""
+    """Whether the nearest new pictures change a lot; None if the clip has too few."""
     new = side[side >= _ALIKE][:_AROUND]
     if len(new) < _AROUND // 2:
         return None if len(side) < _REACH else False
@@ -115,7 +115,7 @@ def _lively(side: Numbers) -> bool | None:
 
 
 def _cadence(changes: Numbers) -> npt.NDArray[np.bool_]:
-    """The frames that change little each time at the same place of a period."""
+    """The frames that change little at the same position in every period."""
     found = np.zeros(len(changes), dtype=bool)
     place = np.arange(len(changes))
     for period in _PERIODS:

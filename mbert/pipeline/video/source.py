@@ -1,4 +1,4 @@
-"""What every corpus adapter speaks of: inputs, listings, and what an adapter is."""
+"""Shared by all corpus adapters: inputs, listings, and the definition of an adapter."""
 
 import dataclasses
 import hashlib
@@ -35,8 +35,8 @@ IMAGE_SUFFIXES = frozenset(
 ANIMATED_SUFFIXES = frozenset([".apng", ".avif", ".png", ".webp"])  # images that may hold several frames
 
 Distribution = Literal["auto", "raw", "cropped"]
-_WEIGHED = 64  # images of a folder whose sizes and times are asked for
-_HEAD_BYTES = 4096  # of an image, in which it says whether it is animated
+_WEIGHED = 64  # images of a folder whose sizes and times are queried
+_HEAD_BYTES = 4096  # of an image, which show whether it is animated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,17 +48,17 @@ class Source:
     path: str  # relative to the ingested folder, with forward slashes
     kind: Literal["video", "frames"]
     location: Path
-    num_bytes: int  # of a folder with many images an estimate; it is the same as long as the images are
+    num_bytes: int  # for a folder with many images an estimate, stable as long as the images are
     mtime_ns: int
-    subject: Subject | None = None  # where the layout tells it
-    fps: float | None = None  # of a frame folder; None: not known
+    subject: Subject | None = None  # if the layout shows it
+    fps: float | None = None  # of a frame folder; None: unknown
     root: int = 1  # see `VideoRow`
-    provenance: Provenance | None = None  # what `videos.csv` says of it
+    provenance: Provenance | None = None  # its facts from `videos.csv`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """What lies under a folder: its inputs in reading order, their labels, and the files that are none."""
+    """The content of a folder: its inputs in reading order, their labels, and the files that are not inputs."""
 
     root: Path
     sources: tuple[Source, ...]
@@ -66,17 +66,17 @@ class Listing:
     annotations: tuple[Path, ...] = ()  # the files the labels were read from
     ignored: tuple[str, ...] = ()
     videos_table: Path | None = None  # the `videos.csv` of the folder
-    table_notes: tuple[str, ...] = ()  # what does not fit in it; they name inputs, so no file of the corpus has them
-    notes: tuple[str, ...] = ()  # what a user should know: which distribution was taken, what does not fit
+    table_notes: tuple[str, ...] = ()  # its problems; they name inputs, so they are not stored in the corpus
+    notes: tuple[str, ...] = ()  # what a user should know: the chosen distribution, what does not match
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """A dataset that people download, as an adapter knows it.
+    """A downloadable dataset, as an adapter describes it.
 
-    `recognise` says in a few words why a folder looks like it, or gives None; it looks at names only. `read` lists
-    inputs and labels; it is given the folder, the annotation file (None: look for it) and the distribution. It raises
-    ConfigError when the folder holds nothing of the dataset, ManifestError when the annotation is missing or damaged.
+    `recognise` says briefly why a folder looks like it, or returns None; it checks names only. `read` lists inputs and
+    labels, given the folder, the annotation file (None: search for it) and the distribution. It raises ConfigError if
+    the folder holds nothing of the dataset, ManifestError if the annotation is missing or damaged.
     """
 
     name: str  # as in `--dataset`
@@ -94,13 +94,13 @@ def natural_order(text: str) -> list[tuple[int, int, str]]:
 
 
 def suffix_of(name: str) -> str:
-    """`.jpg` of `clip.JPG`; empty without one. Of millions of names, which are slow to make paths of."""
+    """`.jpg` of `clip.JPG`; empty without one. For millions of names, because creating paths is slow."""
     stem, dot, end = name.rpartition(".")
     return f"{dot}{end}".lower() if stem else ""
 
 
 def followed(entry: os.DirEntry[str]) -> Path | os.DirEntry[str]:
-    """To ask whether an entry is a file or a folder. Of a link that leads to itself an entry cannot say, a path can."""
+    """For checking whether an entry is a file or a folder. An entry fails for a link to itself, a path does not."""
     return Path(entry.path) if entry.is_symlink() else entry
 
 
@@ -115,15 +115,15 @@ def image_names(folder: Path) -> list[str]:
 
 
 def frame_numbers(folder: Path) -> list[int]:
-    """The frame indices of a folder's images, ascending; none where it cannot be read or holds no single series."""
+    """The frame indices of a folder's images, ascending; empty if it cannot be read or is not a single series."""
     try:
         return number_images(image_names(folder)).indices
     except (OSError, InputError):
-        return []  # reading the input will give the reason
+        return []  # reading the input will report the reason
 
 
 def is_animated(file: Path) -> bool:
-    """Whether an image file says at its beginning that it holds several frames."""
+    """Whether the beginning of an image file says that it holds several frames."""
     try:
         with file.open("rb") as opened:
             head = opened.read(_HEAD_BYTES)
@@ -141,7 +141,7 @@ def video_source(root: Path, path: Path, dataset: str, *, subject: Subject | Non
     try:
         status = path.stat()
         num_bytes, mtime_ns = status.st_size, status.st_mtime_ns
-    except OSError:  # a dangling link: opening it will give the reason
+    except OSError:  # a dangling link: opening it will report the reason
         num_bytes, mtime_ns = 0, 0
     return _source(root, path, dataset, "video", num_bytes, mtime_ns, subject, None)
 
@@ -153,8 +153,8 @@ def frames_source(
     num_bytes = mtime_ns = 0
     try:
         names = image_names(folder)
-        # Asking each of millions of images would take most of the time. The folder's own time tells of images that
-        # were added, taken away or replaced.
+        # Querying each of millions of images would take most of the time. The folder's own time reveals images that
+        # were added, removed or replaced.
         asked = names[:: -(-len(names) // _WEIGHED) or 1]
         statuses = [(folder / name).stat() for name in asked]
         mtime_ns = max(status.st_mtime_ns for status in (folder.stat(), *statuses))
@@ -165,7 +165,7 @@ def frames_source(
 
 
 def content_hash(source: Source) -> str | None:
-    """SHA-256 of a file, or of the names and bytes of a frame folder's images; None when it cannot be read."""
+    """SHA-256 of a file, or of the names and bytes of a frame folder's images; None if it cannot be read."""
     digest = hashlib.sha256()
     try:
         if source.kind == "video":

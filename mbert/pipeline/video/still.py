@@ -1,7 +1,7 @@
-"""One image file -> its pixels, upright, and what had to be done to get them.
+"""One image file -> its pixels, upright, and what was done to get them.
 
-Pillow and tifffile read the header, which decides who decodes: OpenCV is fast and keeps 16 bits, but gets some kinds of
-TIFF wrong and knows neither AVIF nor HEIF. What no decoder gets right is refused by name.
+Pillow and tifffile read the header, which selects the decoder: OpenCV is fast and keeps 16 bits, but gets some kinds of
+TIFF wrong and does not support AVIF or HEIF. Kinds that no decoder gets right are refused by name.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from mbert.pipeline.video.presentation import Orientation
 UPRIGHT = 1
 _ORIENTATION_TAG = 274
 _EXIF_IFD, _TAKEN_TAG = 0x8769, 0x9003
-ORIENTATIONS = {  # by the number that EXIF has for it
+ORIENTATIONS = {  # by EXIF number
     1: Orientation(),
     2: Orientation(flip_x=True),
     3: Orientation(flip_x=True, flip_y=True),
@@ -34,7 +34,7 @@ ORIENTATIONS = {  # by the number that EXIF has for it
     7: Orientation(transposed=True, flip_x=True, flip_y=True),
     8: Orientation(transposed=True, flip_y=True),
 }
-ROTATIONS = {3: 180, 6: -90, 8: 90}  # degrees, as of a video, of the orientations that are no mirrors
+ROTATIONS = {3: 180, 6: -90, 8: 90}  # degrees, as for a video, of the orientations without mirroring
 _DEPTHS = (8, 10, 12, 14, 16)
 _HEIF = frozenset([".heic", ".heif", ".hif"])
 _BY_PILLOW = _HEIF | {".avif"}
@@ -44,7 +44,7 @@ _TIFF_COLOURS = frozenset(["MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "SEPARA
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Still:
-    """An image as it was stored, turned upright. `depths` are the bits per sample that it may have, ascending."""
+    """An image as stored, turned upright. `depths` are the bits per sample that it may have, ascending."""
 
     pixels: npt.NDArray[Any]  # (H, W) or (H, W, 3) RGB; uint8 or uint16
     orientation: int  # EXIF's number of what was undone
@@ -54,18 +54,18 @@ class Still:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StillHeader:
-    """What a header says: width and height, upright, and when the image was taken, where it says so."""
+    """Facts from a header: width and height, upright, and when the image was taken, if stated."""
 
     size: tuple[int, int]
     taken: datetime.datetime | None
 
 
 class DamagedImage(Exception):
-    """An image that cannot be decoded, though its kind is one that is read."""
+    """An image that cannot be decoded, although its kind is supported."""
 
 
 def read_header(file: Path) -> StillHeader | None:
-    """The header of an image; None where it cannot be read. Raises InputError for a kind that is not read."""
+    """The header of an image; None if it cannot be read. Raises InputError for an unsupported kind."""
     data = file.read_bytes()
     try:
         if file.suffix.lower() in _TIFF:
@@ -82,7 +82,7 @@ def read_header(file: Path) -> StillHeader | None:
 
 
 def read_still(file: Path) -> Still:
-    """Decode an image. Raises InputError for a kind that is not read, DamagedImage when it cannot be decoded."""
+    """Decode an image. Raises InputError for an unsupported kind, DamagedImage if it cannot be decoded."""
     data = file.read_bytes()
     suffix = file.suffix.lower()
     if suffix in _TIFF:
@@ -91,7 +91,7 @@ def read_still(file: Path) -> Still:
     orientation = _orientation(image)
     if suffix in _BY_PILLOW:
         pixels, done = flat_pixels(image)
-        orientation = UPRIGHT if suffix in _HEIF else orientation  # libheif has turned it already
+        orientation = UPRIGHT if suffix in _HEIF else orientation  # libheif has already turned it
     else:
         pixels, done = _by_opencv(file, data)
         if image.mode == "CMYK":
@@ -100,12 +100,12 @@ def read_still(file: Path) -> Still:
 
 
 def open_image(file: Path, data: bytes) -> Any:
-    """The header of an image by Pillow; nothing is decoded yet. Raises as `read_still`."""
+    """The header of an image, read by Pillow without decoding. Raises as `read_still`."""
     if file.suffix.lower() in _HEIF:
         _register_heif(file)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of images so large that they could be an attack on a web server
+            warnings.simplefilter("ignore")  # about images large enough to be an attack on a web server
             return Pillow.open(io.BytesIO(data))
     except (OSError, SyntaxError, ValueError, struct.error, Pillow.DecompressionBombError) as exc:
         raise DamagedImage(f"{file.name}: {exc}") from exc
@@ -120,8 +120,8 @@ def _register_heif(file: Path) -> None:
 
 
 def _orientation(image: Any) -> int:
-    """EXIF's orientation; what makes no sense is upright."""
-    # Of a PNG, asking for EXIF decodes the image, unless the header already told it.
+    """EXIF's orientation; invalid values count as upright."""
+    # For a PNG, reading EXIF decodes the image, unless the header already has it.
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
         return UPRIGHT
     try:
@@ -154,7 +154,7 @@ def _by_opencv(file: Path, data: bytes) -> tuple[npt.NDArray[Any], tuple[str, ..
 
 
 def _opaque(rgba: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
-    """Pixels without their alpha: what is transparent is put on black."""
+    """Pixels without their alpha: transparency is put on black."""
     most = np.iinfo(rgba.dtype).max
     alpha = rgba[:, :, 3:]
     if (alpha == most).all():
@@ -184,7 +184,7 @@ def _read_tiff(file: Path, data: bytes) -> Still:
         pixels, done = flat_pixels(open_image(file, data))
     else:
         pixels, done = _by_opencv(file, data)
-        pixels = pixels >> (16 - bits)  # to whose upper end OpenCV moves them
+        pixels = pixels >> (16 - bits)  # OpenCV moves them to the upper end
         if page.photometric.name == "MINISWHITE":
             pixels = ((1 << bits) - 1) - pixels
     pixels = ORIENTATIONS[orientation].upright(pixels)
@@ -192,7 +192,7 @@ def _read_tiff(file: Path, data: bytes) -> Still:
 
 
 def _tiff_header(file: Path, data: bytes) -> tuple[Any, int, bytes]:
-    """The one page of a TIFF, its orientation, and the file without that: some decoders would see to it, some not."""
+    """The only page of a TIFF, its orientation, and the file without it, because only some decoders apply it."""
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             page: Any = tiff.pages.first
@@ -211,7 +211,7 @@ def _tiff_header(file: Path, data: bytes) -> tuple[Any, int, bytes]:
 
 
 def _why_not_read(page: Any) -> str | None:
-    """What is in the way of reading a TIFF rightly, or None."""
+    """What prevents reading a TIFF correctly, or None."""
     colours = page.photometric.name
     if page.dtype not in (np.uint8, np.uint16, np.bool_):
         return f"samples of type {page.dtype}, which state no range"
@@ -219,20 +219,20 @@ def _why_not_read(page: Any) -> str | None:
         return f"{colours} colours"
     if page.bitspersample > 8 and page.samplesperpixel > 1 and page.planarconfig != 1:
         return "its colours in planes"
-    if page.bitspersample == 16 and colours == "MINISWHITE":  # of what range the samples are the rest, nobody knows
+    if page.bitspersample == 16 and colours == "MINISWHITE":  # the range in which samples are inverted is unknown
         return "white at 0 in 16 bits"
     return None
 
 
 def _depths(pixels: npt.NDArray[Any], data: bytes) -> tuple[int, ...]:
-    """The bits per sample that an image may have: those that its file names, or all that are padded to 16."""
+    """The bits per sample that an image may have: those stated in the file, or all that are padded to 16."""
     if pixels.dtype == np.uint8:
         return (8,)
     place = data.find(b"sBIT", 0, 4096)
     if data.startswith(b"\x89PNG") and place > 0:
         (length,) = struct.unpack_from(">I", data, place - 4)
         return tuple(sorted({max(data[place + 4 : place + 4 + length], default=16), 16}))
-    place = data.find(b"\xff\x4f\xff\x51", 0, 65536)  # of JPEG 2000: start, then the sizes; 8 numbers precede it
+    place = data.find(b"\xff\x4f\xff\x51", 0, 65536)  # JPEG 2000: start, then the sizes; 8 numbers precede it
     if place >= 0 and 8 <= (bits := (data[place + 42] & 127) + 1) < 16:
         return (bits,)
     return _DEPTHS

@@ -1,4 +1,4 @@
-"""What a container holds, and which of it is the recording: the stream, its rate, its true rate."""
+"""The content of a container, and which part is the recording: the stream, its rate, its true rate."""
 
 import dataclasses
 import itertools
@@ -18,14 +18,14 @@ _STILL_CODECS = frozenset(["bmp", "gif", "jpegxl", "mjpeg", "png", "tiff", "webp
 _NO_TIMESTAMPS, _SPLICED = 0x80, 0x200  # AVFMT_NOTIMESTAMPS, AVFMT_TS_DISCONT
 _IMAGES = re.compile(r"(?<!yuv4mpeg)pipe$")  # images one after the other, without times: `jpeg_pipe`
 _CAPTURE_RATE = re.compile(r"(^|[._])capture[._]?(fps|frame_?rate)$", re.IGNORECASE)  # `com.android.capture.fps`
-_TIME_LAPSE, _SLOW_MOTION = 0.5, 1.9  # beyond these: between them, a camera that is short of light lowers its rate
+_TIME_LAPSE, _SLOW_MOTION = 0.5, 1.9  # beyond these; in between, a camera in low light lowers its rate
 _ROUNDING = 0.005  # of times in milliseconds
-_LOOKED_AT = 60  # packets from which the rate of a file is told
-_DEFAULT_RATE = 25.0  # what FFmpeg takes for a file that does not say
+_LOOKED_AT = 60  # packets from which the rate of a file is measured
+_DEFAULT_RATE = 25.0  # FFmpeg's value for a file that does not say
 
 
 def open_container(path: Path) -> InputContainer:
-    """Open a file. Raises InputError when it is no video."""
+    """Open a file. Raises InputError if it is not a video."""
     try:
         return av.open(str(path))
     except (av.error.FFmpegError, OSError, ValueError) as exc:
@@ -33,15 +33,15 @@ def open_container(path: Path) -> InputContainer:
 
 
 def message_of(exc: Exception) -> str:
-    """What FFmpeg says of a fault."""
+    """FFmpeg's message about a fault."""
     return str(getattr(exc, "strerror", None) or exc)
 
 
 def choose_stream(container: InputContainer) -> tuple[VideoStream, str | None]:
-    """The video stream that is the recording, and a remark where there was a choice.
+    """The video stream that is the recording, and a remark if there was a choice.
 
-    Attached pictures are passed over, and still pictures beside moving ones; of several streams, the one that the file
-    flags as the default is taken, then the first. Raises InputError when there is none.
+    Skips attached pictures, and still pictures next to moving ones; of several streams, takes the one that the file
+    flags as the default, else the first. Raises InputError if there is none.
     """
     streams = [stream for stream in container.streams.video if stream.codec_context is not None]
     if not streams:
@@ -65,7 +65,7 @@ def _is_attached(stream: VideoStream) -> bool:
 
 
 def _is_still(stream: VideoStream) -> bool:
-    """A track of one picture, like a cover in Matroska: of a codec for images, and without another that follows."""
+    """A track of one picture, like a cover in Matroska: with an image codec, and without a second picture."""
     if stream.codec_context.name not in _STILL_CODECS:
         return False
     if stream.disposition & Disposition.still_image or stream.frames == 1:
@@ -85,7 +85,7 @@ def _told(stream: VideoStream) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """What a stream says of time, and how much slower than life it plays."""
+    """The timing of a stream, and how much slower than real time it plays."""
 
     rate: float  # nominal pictures per second of the file
     slowdown: float = 1.0
@@ -95,7 +95,7 @@ class Timing:
 
 
 def timing_of(path: Path, container: InputContainer, stream: VideoStream, true_rate: float | None) -> Timing:
-    """How a stream is timed; `true_rate` is the rate of capture where the user gives it."""
+    """How a stream is timed; `true_rate` is the rate of capture if given by the user."""
     flags = int(container.format.flags)
     has_times = not (flags & _NO_TIMESTAMPS or _IMAGES.search(container.format.name))
     is_spliced = bool(flags & _SPLICED)
@@ -123,7 +123,7 @@ def timing_of(path: Path, container: InputContainer, stream: VideoStream, true_r
 
 
 def _capture_rate(container: InputContainer, stream: VideoStream) -> float | None:
-    """The rate of capture as cameras write it beside slow motion."""
+    """The rate of capture that cameras store with slow motion."""
     for key, value in (*stream.metadata.items(), *container.metadata.items()):
         if _CAPTURE_RATE.search(key):
             try:
@@ -136,7 +136,7 @@ def _capture_rate(container: InputContainer, stream: VideoStream) -> float | Non
 
 
 def _measured_rate(path: Path, index: int) -> float | None:
-    """Pictures per second from the times of the first packets: headers lie about it."""
+    """Pictures per second from the times of the first packets: headers may be wrong."""
     times = []
     try:
         with av.open(str(path)) as container:
@@ -145,7 +145,7 @@ def _measured_rate(path: Path, index: int) -> float | None:
                     times.append(float(packet.pts * packet.time_base))
     except (av.error.FFmpegError, OSError, ValueError):
         return None
-    times = sorted(set(times))[: max(2, len(times) - 8)]  # of the last, those between may still be to come
+    times = sorted(set(times))[: max(2, len(times) - 8)]  # near the end, frames in between may still be missing
     if len(times) < 2:
         return None
     steps = np.diff(times)

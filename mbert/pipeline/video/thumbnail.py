@@ -1,4 +1,4 @@
-"""One picture of an input that shows what it is: for people who wonder why it was rejected."""
+"""One picture that shows what an input is, for people who wonder why it was rejected."""
 
 import itertools
 
@@ -7,14 +7,14 @@ import numpy as np
 from mbert.pipeline.video.decode import Decoder
 from mbert.shards.image import Image
 
-_MOST_FRAMES = 25  # that are looked at: recordings often begin black
+_MOST_FRAMES = 25  # that are checked: recordings often begin black
 _PLAIN = 8.0  # standard deviation of the luma below which a picture shows nothing
 
 
 def telling_frame(decoder: Decoder) -> tuple[int, Image] | None:
     """The first frame that is not plain, else the least plain of the first ones: its index and (H, W, 3) uint8 RGB.
 
-    None where no frame decodes. Raises InputError where the input cannot be read.
+    None if no frame can be decoded. Raises InputError if the input cannot be read.
     """
     best, most = None, -1.0
     for frame in itertools.islice(decoder, _MOST_FRAMES):

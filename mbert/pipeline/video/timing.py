@@ -1,4 +1,4 @@
-"""The times that a file gives its pictures -> times that always grow."""
+"""The times of pictures in a file -> times that always grow."""
 
 import dataclasses
 import itertools
@@ -7,21 +7,21 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_LONG_JUMP = 10.0  # seconds; in a stream that may be spliced, it is taken for a splice from here on
-_LONE_JUMP = 1.0  # seconds by which one time alone must be ahead of its neighbours to be taken for damaged
+_LONG_JUMP = 10.0  # seconds; in a stream that may be spliced, a longer jump counts as a splice
+_LONE_JUMP = 1.0  # seconds by which a single time must be ahead of its neighbours to count as damaged
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Clock:
-    """Puts the times of one input right; `remarks` says what was done, once all have come.
+    """Corrects the times of one input; `remarks` says what was done, once all have come.
 
-    Where time begins again, as in two recordings that were joined, it goes on from the last picture. A single time that
-    does not fit between its neighbours is replaced. All times are divided by `slowdown`.
+    If time restarts, as in two joined recordings, it continues from the last picture. A single time that does not fit
+    between its neighbours is replaced. All times are divided by `slowdown`.
     """
 
     step: float  # nominal seconds from picture to picture
-    slowdown: float = 1.0  # how many times slower than life the file plays
-    has_times: bool = True  # False: what the file gives are guesses; pictures come at the nominal rate
+    slowdown: float = 1.0  # how many times slower than real time the file plays
+    has_times: bool = True  # False: times in the file are guesses; pictures come at the nominal rate
     is_spliced: bool = False  # a transport stream and the like: a long jump forward, too, is a splice
     _offset: float = 0.0
     _last: float | None = None
@@ -65,7 +65,7 @@ class Clock:
 
     @property
     def remarks(self) -> list[str]:
-        """What was done, in words."""
+        """A description of what was done."""
         told = {
             "missing": "frames without a time: {}, the first is frame {}; they follow at the nominal rate",
             "damaged": "times that do not fit between their neighbours: {}, the first at frame {}; replaced",
