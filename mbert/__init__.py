@@ -61,7 +61,7 @@ __all__ = [
 class MbertError(Exception):
     """Base of all errors that the user sees as one line, without a traceback."""
 
-    is_told = False  # reported by another process of this run
+    is_reported = False  # reported by another process of this run
 
 
 class ConfigError(MbertError):

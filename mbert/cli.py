@@ -90,7 +90,7 @@ class _Group(TyperGroup):
 
     def _end(self, exc: MbertError) -> NoReturn:
         code = 2 if isinstance(exc, ConfigError) else 1
-        if is_first_process() or not exc.is_told:
+        if is_first_process() or not exc.is_reported:
             typer.secho(f"error: {exc}", fg="red", err=True)
             if self.is_json:
                 _say_json(type(exc).__name__, str(exc), code)

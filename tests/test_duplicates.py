@@ -10,7 +10,7 @@ import pytest
 from mbert.manifests.schema import VideoRow
 from mbert.manifests.store import read_rows
 from mbert.manifests.workspace import Workspace
-from mbert.model.scoring.recordings import told_recordings
+from mbert.model.scoring.recordings import recording_warnings
 from mbert.pipeline.ingest import run_ingest
 from mbert.pipeline.ingest_options import IngestOptions
 from mbert.pipeline.verify import run_verify
@@ -96,14 +96,14 @@ def test_a_tested_recording_under_another_persons_name_is_a_warning(synthetic_vi
         lines = [f"{name}.mp4,{subject},2,8,14,fear" for name, subject in zip("abc", subjects, strict=True)]
         (videos / "labels.csv").write_text("\n".join(["path,subject,onset,apex,offset,emotion", *lines]) + "\n")
         run_ingest(videos, workspace, IngestOptions())
-        return told_recordings(workspace.labels, {row.video_id for row in read_rows(workspace.videos, VideoRow)})
+        return recording_warnings(workspace.labels, {row.video_id for row in read_rows(workspace.videos, VideoRow)})
 
     (warning,) = warnings("1", "2", "3")
     assert warning.startswith("1 tested recordings are in the corpus twice, and not as one person's")
     assert "a.mp4 (videos/1) and b.mp4 (videos/2): " in warning
     assert warnings("1", "01", "3") == []
-    assert told_recordings(workspace.labels, ["videos-c-00000000"]) == []
-    assert "there is no corpus next to" in told_recordings(tmp_path / "labels.parquet", [])[0]
+    assert recording_warnings(workspace.labels, ["videos-c-00000000"]) == []
+    assert "there is no corpus next to" in recording_warnings(tmp_path / "labels.parquet", [])[0]
     shutil.rmtree(workspace.signatures)
     monkeypatch.setattr("mbert.model.scoring.recordings._MOST_CROPS", 3)
     assert "crops were not compared; run `mbert verify --duplicates` once" in warnings("1", "2", "3")[0]

@@ -9,7 +9,7 @@ from mbert.manifests.labels.table import (
     is_cut,
     join_labels,
     labels_by_input,
-    told_spans,
+    span_keys,
 )
 from mbert.manifests.schema import ClipRow, VideoRow
 from mbert.manifests.subject import Subject
@@ -187,9 +187,9 @@ def test_a_label_that_a_cut_goes_through_is_seen_and_not_used():
     )
     assert not is_cut(video(480), clips, label())
     # Known when the input was ingested: the face was lost there, and another ingest would find the same.
-    assert not is_cut(video(480, kept_whole=told_spans([label(), late])), clips, late)
+    assert not is_cut(video(480, kept_whole=span_keys([label(), late])), clips, late)
     assert not is_cut(video(480), [clips[0], clip("other", 241, 480, track=1)], late)
-    assert told_spans([label(), late, checked(label(onset=None))]) == "10-20 230-260"
+    assert span_keys([label(), late, checked(label(onset=None))]) == "10-20 230-260"
 
 
 def test_macro_expressions_are_there_beside_micro_expressions():

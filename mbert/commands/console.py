@@ -65,7 +65,7 @@ class Progress:
         elif time.monotonic() - self._told >= self._PLAIN_EVERY_SECONDS or self._done >= self._total:
             self._told = time.monotonic()
             left = self.seconds * (self._total - self._done) / max(self._done, 1)
-            typer.echo(f"{self._name}: {status}, {told_time(left)} left", err=True)
+            typer.echo(f"{self._name}: {status}, {human_time(left)} left", err=True)
 
 
 def named_fault(exc: OSError) -> MbertError:
@@ -85,7 +85,7 @@ def print_some(lines: Sequence[str], most: int = 10, *, rest: str = "see videos.
         typer.echo(f"  ... and {len(lines) - most} more: {rest}")
 
 
-def told_time(seconds: float) -> str:
+def human_time(seconds: float) -> str:
     """`40 s`, `3 min`, `2 h 05 min`."""
     minutes = round(seconds / 60)
     if seconds < 90:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mbert import ConfigError, api
-from mbert.commands.console import Progress, told_time
+from mbert.commands.console import Progress, human_time
 from mbert.commands.options import (
     AnnotationsOption,
     CacheOption,
@@ -142,7 +142,7 @@ def _print_result(result: "EvalResult") -> None:
     for warning in result.warnings:
         typer.secho(f"note: {warning}", fg="yellow")
     typer.echo(
-        f"{told_time(result.seconds)}; results: {result.folder}/results.json, {result.folder}/predictions.parquet"
+        f"{human_time(result.seconds)}; results: {result.folder}/results.json, {result.folder}/predictions.parquet"
     )
     print_page(result.page, result.folder)
 

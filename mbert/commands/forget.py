@@ -7,7 +7,7 @@ import typer
 
 from mbert import ConfigError, api
 from mbert.commands.console import counted, print_some
-from mbert.commands.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption, print_json, tell_expired
+from mbert.commands.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption, print_json, report_expired
 
 
 def forget(
@@ -45,7 +45,7 @@ def forget(
         predictions=predictions,
         dry_run=dry_run,
     )
-    tell_expired(workspace)
+    report_expired(workspace)
     return print_json(summary) if as_json else _print(summary)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mbert import api
-from mbert.commands.console import counted, told_time
+from mbert.commands.console import counted, human_time
 from mbert.commands.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceArgument, print_json
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _material(found: "Overview") -> Iterator[tuple[str, str]]:
         return
     unnamed = f"; {counted(found.clips_without_person, 'clip')} of nobody named" if found.clips_without_person else ""
     yield "people", f"{found.people or 'nobody is named'}" + (unnamed if found.people else "")
-    yield "video", f"{told_time(found.seconds)}, {found.num_frames} frames; fps {_shares(found.fps)}"
+    yield "video", f"{human_time(found.seconds)}, {found.num_frames} frames; fps {_shares(found.fps)}"
     yield "", f"codec {_shares(found.codecs)}; size {_shares(found.sizes)}"
     if found.remarkable:
         yield "", _named(found.remarkable)

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from mbert import api
-from mbert.commands.console import Progress, counted, print_some, told_time
+from mbert.commands.console import Progress, counted, human_time, print_some
 from mbert.commands.options import (
     AddressOption,
     BitDepthOption,
@@ -20,7 +20,7 @@ from mbert.commands.options import (
     options_of,
     print_json,
     print_next,
-    tell_expired,
+    report_expired,
 )
 
 _LISTED = 5
@@ -91,7 +91,7 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
             typer.echo("tried on the first frames of:")
             print_some([f"{path}: {result}" for path, result in estimate.tried.items()])
         if estimate.seconds is not None:
-            typer.echo(f"about {told_time(estimate.seconds)} with {counted(estimate.workers, 'worker')}")
+            typer.echo(f"about {human_time(estimate.seconds)} with {counted(estimate.workers, 'worker')}")
         typer.echo(f"nothing was written to {estimate.corpus}; next: the same command without --dry-run")
         return None
     with progress:
@@ -122,7 +122,7 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
             advance(outcome.video.num_bytes + 1 - (before.num_bytes if before else 0))
 
         summary = api.ingest(**options, on_plan=begin, on_outcome=note_outcome, on_going=note_going)
-    tell_expired(Path(options["workspace"]))
+    report_expired(Path(options["workspace"]))
     assert isinstance(summary, IngestSummary)
     if as_json:
         return print_json(summary)

@@ -22,7 +22,7 @@ DEFAULT_WORKSPACE = Path("workspace")
 _TELL_THEMSELVES = ("ingest", "forget")  # after their work
 
 
-def tell_expired(workspace: Path) -> None:
+def report_expired(workspace: Path) -> None:
     """Print one line to stderr if a corpus has inputs that may no longer be kept."""
     videos = workspace / "corpus" / "videos.parquet"
     if not videos.exists() or not is_first_process():  # before anything heavy is loaded
@@ -48,7 +48,7 @@ def tell_expired(workspace: Path) -> None:
 
 def _opened(context: typer.Context, workspace: Path) -> Path:
     if not context.resilient_parsing and context.info_name not in _TELL_THEMSELVES:
-        tell_expired(workspace)
+        report_expired(workspace)
     return workspace
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 from mbert import api
-from mbert.commands.console import Progress, counted, print_some, told_time
+from mbert.commands.console import Progress, counted, human_time, print_some
 from mbert.commands.options import (
     BitDepthOption,
     FpsOption,
@@ -61,7 +61,7 @@ def predict(options: dict[str, Any], as_json: JsonOption = False) -> None:
         return _end(run)
     typer.echo(
         f"{counted(len(run.folders), 'video')} of {run.num_videos}, {run.num_new} new, {run.num_frames} frames in "
-        f"{told_time(run.seconds)}"
+        f"{human_time(run.seconds)}"
     )
     found = run.counts
     typer.echo(

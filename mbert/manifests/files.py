@@ -65,7 +65,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def tell_differences(found: Mapping[str, Any], requested: Mapping[str, Any], owner: str) -> str:
+def describe_differences(found: Mapping[str, Any], requested: Mapping[str, Any], owner: str) -> str:
     """Where saved options differ from those requested: `size: corpus 224, requested 112; ...`, or an empty string."""
     return "; ".join(
         f"{name}: {owner} {found.get(name)}, requested {value}"

@@ -78,7 +78,7 @@ class Processes:
                 found[1] = exc
         dist.broadcast_object_list(found)
         if found[1] is not None:
-            found[1].is_told = True  # by the first process
+            found[1].is_reported = True  # by the first process
             raise found[1]
         result: Result = found[0]
         return result

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mbert import ConfigError, ManifestError, __version__
-from mbert.manifests.files import read_json, tell_differences, write_json
+from mbert.manifests.files import describe_differences, read_json, write_json
 from mbert.manifests.labels.errata import ERRATA_VERSION, Errata
 from mbert.manifests.schema import SCHEMA_VERSION, VideoRow
 from mbert.manifests.workspace import Workspace
@@ -47,7 +47,7 @@ def checked_config(
     asked = {**dataclasses.asdict(options), **_landmarker(options)}
     for each in (before, asked):  # weights are identified by their hash, wherever the file is
         del each["landmarker_model"]
-    if differences := tell_differences(before, asked, "corpus"):
+    if differences := describe_differences(before, asked, "corpus"):
         ways = _told_ways("use the same options, --overwrite to make it again, or", others())
         raise ConfigError(f"the corpus in {workspace.corpus} was made with other options ({differences}): {ways}")
     return found

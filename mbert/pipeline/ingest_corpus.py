@@ -7,7 +7,7 @@ from typing import Any
 
 from mbert.manifests.files import naming_write_faults
 from mbert.manifests.labels.provenance import Provenance
-from mbert.manifests.labels.table import Label, is_cut, join_labels, label_row, labels_by_input, told_absent
+from mbert.manifests.labels.table import Label, absence_message, is_cut, join_labels, label_row, labels_by_input
 from mbert.manifests.labels.times import FrameTimes, located
 from mbert.manifests.schema import ClipRow, LabelRow, VideoRow
 from mbert.manifests.store import read_rows, write_rows
@@ -16,7 +16,7 @@ from mbert.manifests.workspace import Workspace
 from mbert.pipeline.ingest_input import committed_outcome
 from mbert.pipeline.ingest_options import IngestOptions, IngestTask
 from mbert.pipeline.ingest_summary import Outcome
-from mbert.pipeline.roots import Roots, place, root_of, told_shared_subjects
+from mbert.pipeline.roots import Roots, place, root_of, shared_subject_notes
 from mbert.pipeline.video.source import Listing, Source, content_hash, natural_order
 from mbert.shards.engine import Engine, default_workers
 
@@ -67,7 +67,7 @@ class Corpus:
             if video.status == "missing" and video.dataset in datasets and is_ours and key not in self._labels:
                 del self.videos[key]
                 self._label_rows.pop(key, None)
-        shared = told_shared_subjects(self.placed, self.videos, self.clips)
+        shared = shared_subject_notes(self.placed, self.videos, self.clips)
         self.notes = (*self.placed.notes, *shared)  # on how the folder was interpreted
 
     def _is_at_hand(self, row: VideoRow) -> bool:
@@ -103,7 +103,7 @@ class Corpus:
         for key, group in self._labels.items():
             is_new = key not in self.videos or self.videos[key].status == "missing"
             if key not in self._sources and is_new and not group[0].is_elsewhere:
-                dataset, path, reason = group[0].dataset, group[0].path, told_absent(group)
+                dataset, path, reason = group[0].dataset, group[0].path, absence_message(group)
                 root = group[0].root
                 self.videos[key] = VideoRow(
                     video_id=key, dataset=dataset, path=path, kind="video", status="missing", reason=reason, root=root

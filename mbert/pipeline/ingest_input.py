@@ -16,7 +16,7 @@ import cv2
 from threadpoolctl import threadpool_limits
 
 from mbert import InputError, MbertError
-from mbert.manifests.labels.table import told_spans
+from mbert.manifests.labels.table import span_keys
 from mbert.manifests.paths import escaped
 from mbert.manifests.schema import ClipRow, FrameRow, VideoRow, clip_key
 from mbert.manifests.store import read_extra, writing_rows
@@ -188,7 +188,7 @@ def _video_row(task: IngestTask, info: StreamInfo, *, status: str, remarks: Iter
         seconds=info.seconds if info.num_frames else None,
         first_frame=info.first_frame,
         last_frame=info.last_frame,
-        kept_whole=told_spans(task.labels),
+        kept_whole=span_keys(task.labels),
         num_bytes=source.num_bytes,
         mtime_ns=source.mtime_ns,
         root=source.root,

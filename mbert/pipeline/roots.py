@@ -173,7 +173,7 @@ def _is_equal(source: Source, row: VideoRow) -> bool:
     return row.sha256 == content_hash(source)
 
 
-def told_shared_subjects(
+def shared_subject_notes(
     placed: Placed, videos: Mapping[str, VideoRow], clips: Mapping[str, Sequence[ClipRow]]
 ) -> tuple[str, ...]:
     """Notes on people of the user's own videos who have one name in two roots: are they the same?"""

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from mbert import ConfigError, ManifestError, ShardError, __version__
-from mbert.manifests.files import exclusive, read_json, tell_differences, write_json
+from mbert.manifests.files import describe_differences, exclusive, read_json, write_json
 from mbert.manifests.labels.table import digest_of_frames
 from mbert.manifests.schema import SCHEMA_VERSION, ClipRow, LabelRow, PairRow, VideoRow, arrow_schema, pair_key
 from mbert.manifests.store import read_extra, read_rows, write_rows, write_table
@@ -267,7 +267,7 @@ def corpus_fingerprint(workspace: Workspace, videos: Sequence[VideoRow], clips: 
 def _check_options(folder: Path, options: dict[str, object]) -> None:
     path = folder / PAIRS_INDEX
     if path.exists():
-        differences = tell_differences(read_json(path)["options"], options, "shards")
+        differences = describe_differences(read_json(path)["options"], options, "shards")
         if differences:
             raise ConfigError(
                 f"the shards in {folder} were made with other options ({differences}): "

@@ -64,7 +64,7 @@ class ShardSource:
         return sum(self.counts)
 
     @property
-    def told_pairs(self) -> str:
+    def counted_pairs(self) -> str:
         """The number of pairs, in words, for messages."""
         return f"{self.num_pairs} pairs" + (" without the excluded subjects" if self.exclusion else "")
 

@@ -149,7 +149,7 @@ def is_cut(video: VideoRow, clips: Sequence[ClipRow], label: Label) -> bool:
 
     It would not if the face was lost there, or if the label was known when the input was ingested.
     """
-    if label.fault or label.span is None or not _told_spans(label).isdisjoint((video.kept_whole or "").split()):
+    if label.fault or label.span is None or not _span_keys(label).isdisjoint((video.kept_whole or "").split()):
         return False
     first, last = label.span
     if any(clip.first_frame <= first and last <= clip.last_frame for clip in clips):
@@ -158,10 +158,10 @@ def is_cut(video: VideoRow, clips: Sequence[ClipRow], label: Label) -> bool:
     return any(count > 1 for count in cut.values())
 
 
-def told_spans(labels: Iterable[Label]) -> str | None:
+def span_keys(labels: Iterable[Label]) -> str | None:
     """The ranges of labels in frames (`10-20`) or seconds (`1.5-2.25s`), for `VideoRow.kept_whole`."""
     usable = sorted((label for label in labels if not label.fault), key=lambda label: label.span or (-1, -1))
-    return " ".join(dict.fromkeys(span for label in usable for span in sorted(_told_spans(label)))) or None
+    return " ".join(dict.fromkeys(span for label in usable for span in sorted(_span_keys(label)))) or None
 
 
 def digest_of_frames(labels: Iterable[LabelRow]) -> str:
@@ -175,14 +175,14 @@ def digest_of_frames(labels: Iterable[LabelRow]) -> str:
     return digest.hexdigest()
 
 
-def told_absent(labels: Sequence[Label]) -> str:
+def absence_message(labels: Sequence[Label]) -> str:
     """Why the labels of one path have no input, for `VideoRow.reason`."""
     lines, why = ", ".join(str(label.line) for label in labels), labels[0].absent or _NOTHING_THERE
     return f"label line {lines} names it{', but ' if why.startswith(_NOTHING_THERE) else ': '}{why}"
 
 
 def why_absent(path: str, reason: str) -> str:
-    """The text of `told_absent` for a path, without the lines."""
+    """The text of `absence_message` for a path, without the lines."""
     why = re.sub(r"^label line [\d, ]+ names it(, but |: )?", "", reason)
     if why and not why.startswith(_NOTHING_THERE):
         return f"{path}: {why}"
@@ -219,7 +219,7 @@ def _told_span(span: tuple[float, float]) -> str:
     return f"{span[0]}-{span[1]}"
 
 
-def _told_spans(label: Label) -> set[str]:
+def _span_keys(label: Label) -> set[str]:
     frames = {_told_span(label.span)} if label.span else set()
     return frames | ({f"{_told_span(label.span_seconds)}s"} if label.span_seconds else set())
 

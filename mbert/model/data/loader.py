@@ -72,7 +72,7 @@ class PairLoader:
         whole = whole_epoch(source.counts, layout, seed=seed, epoch=0)
         if not whole.num_steps:
             raise ConfigError(
-                f"batch_size is {batch_size}, but {source.where} holds {source.told_pairs}, of which "
+                f"batch_size is {batch_size}, but {source.where} holds {source.counted_pairs}, of which "
                 f"{whole.lane_length * lanes} can be dealt evenly to {lanes} lanes: lower it"
             )
         self.steps_per_epoch, self.num_dropped = whole.num_steps, whole.num_dropped

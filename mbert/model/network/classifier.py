@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mbert import ConfigError, ManifestError, ModelError
 from mbert.manifests.files import read_json, write_json
-from mbert.model.network.features import asks_encoder, check_inputs, micro_attention_parts, num_features, pair_inputs
+from mbert.model.network.features import check_inputs, micro_attention_parts, num_features, pair_inputs, uses_encoder
 from mbert.model.network.micron_bert import MicronBert, layer_norm
 from mbert.model.network.weights import TrainingState, model_folder, write_model, write_tensors
 
@@ -64,7 +64,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = _build_head(config)
         backbone.requires_grad_(False)
-        backbone.encoder.requires_grad_(not frozen and asks_encoder(backbone.config, config.inputs))
+        backbone.encoder.requires_grad_(not frozen and uses_encoder(backbone.config, config.inputs))
         for name in micro_attention_parts(backbone.config, config.inputs):
             getattr(backbone.micro_attention, name).requires_grad_(not frozen)
 

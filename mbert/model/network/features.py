@@ -102,7 +102,7 @@ def micro_attention_parts(config: MicronBertConfig, inputs: Sequence[str]) -> tu
     return diagonal if {"map", "motion"} & {*inputs} else ()
 
 
-def asks_encoder(config: MicronBertConfig, inputs: Sequence[str]) -> bool:
+def uses_encoder(config: MicronBertConfig, inputs: Sequence[str]) -> bool:
     """Whether any of the inputs depends on the encoder."""
     of_pixels = {"motion", "measured"} | ({"map"} if config.attention == "motion" else set())
     return not of_pixels.issuperset(inputs)
@@ -111,7 +111,7 @@ def asks_encoder(config: MicronBertConfig, inputs: Sequence[str]) -> bool:
 def parts_behind(model: MicronBert, inputs: Sequence[str]) -> list[nn.Module]:
     """The modules that the inputs depend on."""
     parts = micro_attention_parts(model.config, inputs)
-    encoder = [model.encoder] if asks_encoder(model.config, inputs) else []
+    encoder = [model.encoder] if uses_encoder(model.config, inputs) else []
     return [*encoder, *(getattr(model.micro_attention, name) for name in parts)]
 
 

@@ -33,7 +33,7 @@ from mbert.model.scoring.confusion import defined
 from mbert.model.scoring.difference import ScoreDifference, UnitDifference, score_difference, unit_difference
 from mbert.model.scoring.methods import Confidence, Methods, OnProgress, Predictions, hash_of
 from mbert.model.scoring.metrics import Scores, SeedScores, over_seeds, score, score_by_dataset
-from mbert.model.scoring.recordings import told_recordings
+from mbert.model.scoring.recordings import recording_warnings
 from mbert.model.scoring.unit_metrics import ActionUnitScores, score_action_units
 from mbert.model.training.places import place_of
 from mbert.shards.pair import FramePair
@@ -195,7 +195,7 @@ def run_eval(
         folder=str(out),
     )
     warnings = _warnings(result, expressions.found, knows_people=bool(seen))
-    warnings += told_recordings(labels, {rows[index].video_id for index in tested})
+    warnings += recording_warnings(labels, {rows[index].video_id for index in tested})
     if model.state and model.state.forgotten:
         warnings.append(f"the encoder has seen {len(model.state.forgotten)} inputs that were forgotten since")
     result = dataclasses.replace(result, warnings=warnings)

@@ -11,7 +11,7 @@ from mbert.shards.remote import is_url
 _MOST_CROPS = 100_000  # about two minutes of decoding
 
 
-def told_recordings(labels: Path | str, tested: Collection[str]) -> list[str]:
+def recording_warnings(labels: Path | str, tested: Collection[str]) -> list[str]:
     """Warnings about the inputs `tested` (their video_ids), by how faces move in the corpus of a `labels.parquet`.
 
     A model that learned from one recording, or saw it in pretraining, is not new to its duplicate.

@@ -30,7 +30,7 @@ from mbert.model.training.objective import ObjectiveConfig
 from mbert.model.training.pictures import picture_pairs
 from mbert.model.training.places import place_of
 from mbert.model.training.run_log import StepReport
-from mbert.model.training.runs import Ended, holding, resumed, settle_run, train_and_tell
+from mbert.model.training.runs import Ended, holding, resumed, settle_run, train_and_report
 from mbert.shards.source import open_source
 
 ClassWeights = Literal["balanced", "none"]
@@ -217,7 +217,7 @@ def finetune_pairs(
                 job.after_epoch = functools.partial(_note_epoch, watch, out, job.model, loader.steps_per_epoch)
             on_plan(plan)
             last_pass = math.ceil(loader.steps_per_epoch)
-            ended = train_and_tell(job, loader, out, plan, processes, on_step, num_recent=last_pass)
+            ended = train_and_report(job, loader, out, plan, processes, on_step, num_recent=last_pass)
     return _summarize(out, plan, ended, time.monotonic() - began)
 
 

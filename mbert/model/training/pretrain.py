@@ -27,7 +27,7 @@ from mbert.model.training.loop import FREE, LoopConfig, LoopPlan, step_seed
 from mbert.model.training.objective import ObjectiveConfig, is_collapsed, pretraining_losses
 from mbert.model.training.pictures import picture_pairs
 from mbert.model.training.run_log import StepReport
-from mbert.model.training.runs import holding, resumed, settle_run, train_and_tell
+from mbert.model.training.runs import holding, resumed, settle_run, train_and_report
 from mbert.model.training.settings import with_settings
 from mbert.shards.exclude import listed, without_subjects
 from mbert.shards.order import StreamPosition, num_lanes
@@ -162,7 +162,7 @@ def run_pretrain(
                 plan = dataclasses.replace(plan, notes=(*plan.notes, loader.resumed))
             on_plan(plan)
             job = _begin(out, plan, source)
-            ended = train_and_tell(job, loader, out, plan, processes, on_step, num_recent=_RECENT)
+            ended = train_and_report(job, loader, out, plan, processes, on_step, num_recent=_RECENT)
     last = ended.recent[-1]
     return PretrainSummary(
         steps=plan.steps,
@@ -282,7 +282,7 @@ def decide(config: PretrainConfig, compute: Compute, processes: Processes, sourc
     global_batch = batch_size * share
     if global_batch > dealt:
         raise ConfigError(
-            f"{source.where} holds {source.told_pairs}, too few for {processes.world} processes with {lanes} lanes"
+            f"{source.where} holds {source.counted_pairs}, too few for {processes.world} processes with {lanes} lanes"
         )
     steps_per_epoch = dealt // global_batch
     epochs = config.epochs or (_GPU_EPOCHS if compute.is_gpu else None)
@@ -292,7 +292,7 @@ def decide(config: PretrainConfig, compute: Compute, processes: Processes, sourc
         notes = (
             *notes,
             f"the batch of {config.batch_size} pairs is lowered to {batch_size}: {source.where} holds "
-            f"{source.told_pairs}, {dealt} of which can be dealt evenly",
+            f"{source.counted_pairs}, {dealt} of which can be dealt evenly",
         )
     if not compute.is_gpu and config.preset is None and config.steps is None and config.epochs is None:
         notes = (

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from mbert import ConfigError, ManifestError, ModelError, __version__
-from mbert.manifests.files import exclusive, is_locked, read_json, tell_differences, write_json
+from mbert.manifests.files import describe_differences, exclusive, is_locked, read_json, write_json
 from mbert.model.device import Processes
 from mbert.model.training.checkpoint import LAST, Progress, read_progress
 from mbert.model.training.loop import Job, Loader, LoopPlan, code_revision, train
@@ -74,7 +74,7 @@ def settle_run(
             steps = before["identity"]["steps"]
             identity = {**identity, "steps": steps}
         forced = before.get("forced", [])
-        if differences := tell_differences(before["identity"], identity, "run"):
+        if differences := describe_differences(before["identity"], identity, "run"):
             if not force:
                 raise ConfigError(
                     f"{run} holds a run of another configuration ({differences}): use the same options, another --out, "
@@ -114,7 +114,7 @@ def _told_plan(plan: LoopPlan) -> dict[str, Any]:
     }
 
 
-def train_and_tell(
+def train_and_report(
     job: Job,
     loader: Loader,
     run: Path,

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from mbert import ConfigError
-from mbert.manifests.files import exclusive, read_json, replacing, tell_differences, write_json
+from mbert.manifests.files import describe_differences, exclusive, read_json, replacing, write_json
 from mbert.manifests.labels.table import LABEL_COLUMNS, LABELS_NAME
 from mbert.manifests.schema import Part, TruthRow
 from mbert.manifests.store import read_rows, write_rows
@@ -239,7 +239,7 @@ def _check_folder(folder: Path, config: dict[str, Any], *, overwrite: bool) -> N
         del part["nuisance"]
     if flat[0]["photos"] != flat[1].pop("photos"):
         raise ConfigError(f"{folder} was made from other photos: give another folder, or --overwrite")
-    if told := tell_differences(flat[0], flat[1], "folder"):
+    if told := describe_differences(flat[0], flat[1], "folder"):
         raise ConfigError(f"{folder} was made with other options ({told}): give another folder, or --overwrite")
 
 

@@ -103,11 +103,11 @@ def timing_of(path: Path, container: InputContainer, stream: VideoStream, true_r
     if not has_times:
         if true_rate:
             return Timing(rate=true_rate, has_times=False, remark=f"{true_rate:g} pictures per second, as --rate says")
-        is_told = bool(stream.codec_context.framerate)
-        if not is_told:
+        is_stated = bool(stream.codec_context.framerate)
+        if not is_stated:
             rate = _DEFAULT_RATE
-        how = "no times" if is_told else f"neither times nor a rate: taken for {rate:g} pictures per second (--rate)"
-        return Timing(rate=rate, has_times=False, remark=None if is_told else f"holds {how}")
+        how = "no times" if is_stated else f"neither times nor a rate: taken for {rate:g} pictures per second (--rate)"
+        return Timing(rate=rate, has_times=False, remark=None if is_stated else f"holds {how}")
     captured = true_rate or _capture_rate(container, stream)
     if captured is None:
         return Timing(rate=rate, is_spliced=is_spliced)
