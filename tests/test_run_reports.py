@@ -177,7 +177,7 @@ def test_results_of_an_earlier_version_have_a_page_without_what_they_lack(copied
     mbert.report(copied / "loso")
     page = (copied / "loso" / REPORT).read_text(encoding="utf-8")
     assert "This evaluation does not say where its pairs are" in page
-    assert "did not note how sure it was" in page
+    assert "has recorded no confidence" in page
 
 
 def test_places_stay_right_where_a_workspace_is_moved(tmp_path):

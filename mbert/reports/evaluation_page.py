@@ -64,7 +64,7 @@ def write_evaluation_page(path: Path, run: EvaluationFacts, *, folder: str = "")
 def _how(run: EvaluationFacts) -> str:
     how = "linear heads on a frozen model" if run.mode == "probe" else "finetuned in each fold"
     frames = f", {run.frames} frames of each" if run.frames > 1 else ""
-    return f"{how}, which look at {', '.join(run.inputs)}{frames}"
+    return f"{how}; inputs: {', '.join(run.inputs)}{frames}"
 
 
 def _whisker(score: Score) -> str:
@@ -110,10 +110,14 @@ def _confusion(run: EvaluationFacts) -> list[tuple[str, list[tuple[int, str, int
 
 def _order(run: EvaluationFacts) -> str:
     if any(pair.confidence is not None for pair in run.wrong):
-        return "of which its heads were surest" if run.mode == "probe" else "of which its folds were surest"
+        return (
+            "in which its heads were most confident"
+            if run.mode == "probe"
+            else "in which its folds were most confident"
+        )
     if not run.confusion:
         return "with most action units wrong"
-    return "first by name, as this evaluation did not note how sure it was"
+    return "first by name, as this evaluation has recorded no confidence"
 
 
 def _wrong_values(pair: WrongPair) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from mbert.reports.page import data_url, file_url, flat_settings, render, write_
 
 KINDS = {"pretrain": "Pretraining", "finetune": "Finetuning", "eval": "Evaluation"}
 STATES = {
-    "running": "at work",
+    "running": "running",
     "finished": "finished",
     "stopped": "stopped before its last step",
     "failed": "failed",
@@ -21,7 +21,7 @@ PARTS = {  # of a loss -> its title, and what it is
     "loss_reconstruction": ("Reconstruction", "of t0 from a frame with patches of t1 in it"),
     "loss_agent": ("Agent", "distance of the contextual token from its teacher"),
     "loss_motion": ("Motion", "error on pairs that were warped by a known motion"),
-    "token_std": ("Spread of the token", "watched, not minimised: near 0 it says the same of every face"),
+    "token_std": ("Spread of the token", "monitored, not minimised: near 0, it is the same for every face"),
     "accuracy": ("Training accuracy", "on the batch that is learned from: no score"),
 }
 _PACE = {
