@@ -108,7 +108,7 @@ def test_a_run_without_a_step_has_a_page_too(copied):
     (copied / "other" / "metrics.jsonl").write_text("")
     mbert.report(copied / "other")
     page = (copied / "other" / REPORT).read_text(encoding="utf-8")
-    assert "There is no step to show yet." in page
+    assert "No step has been finished yet." in page
     assert "nobody said whose faces these are" in page
 
 
