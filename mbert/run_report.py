@@ -145,11 +145,11 @@ def _runs_in(where: Path, folder: Path) -> list[Path]:
     found = _inside(path)
     if found:
         return found
-    if path == folder:
+    if folder in (where, path):
         raise ConfigError(f"there are no runs in {folder}: `mbert train pretrain` or `mbert eval` makes one")
     known = ", ".join(run.name for run in _inside(folder))
-    told = f"runs in {folder} are {known}" if known else f"there are no runs in {folder}"
-    raise ConfigError(f"{where} is no run and no folder of runs: {told}; give one of them, or the path of another")
+    runs = f"runs in {folder} are {known}" if known else f"there are no runs in {folder}"
+    raise ConfigError(f"{where} is not a run or a folder of runs: {runs}; give one of them, or the path of another")
 
 
 def _inside(folder: Path) -> list[Path]:

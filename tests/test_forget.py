@@ -222,7 +222,9 @@ def test_what_is_meant_is_found_by_path_folder_id_and_content(at, tmp_path):
         found(subjects=["anna"], videos=[key])
     with pytest.raises(ConfigError, match="nothing is given"):
         found()
-    with pytest.raises(ConfigError, match="is no input of the corpus, nor a folder of any; the nearest are anna x/"):
+    with pytest.raises(
+        ConfigError, match="is neither an input of the corpus nor a folder of inputs; the nearest are anna x/"
+    ):
         found(paths=["anna x/disgus.mp4"])
     with pytest.raises(ManifestError, match="there is no corpus in"):
         mbert.forget([NAMES["bo"][0]], workspace=tmp_path / "nowhere")

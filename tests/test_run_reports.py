@@ -232,12 +232,12 @@ def test_the_command_tells_json_and_refuses_what_is_no_run(runs, tmp_path, invok
     by_name = invoke("report", "pretrain", "--workspace", str(runs.parent), "--out", "x", "--json", cwd=tmp_path)
     assert json.loads(by_name.stdout)["page"] == "x/report.html"
     with pytest.raises(
-        ConfigError, match=r"nope is no run and no folder of runs: runs in .* are finetune, loso, other"
+        ConfigError, match=r"nope is not a run or a folder of runs: runs in .* are finetune, loso, other"
     ):
         mbert.report("nope", workspace=runs.parent)
     empty = invoke("report", cwd=tmp_path)
     assert empty.returncode == 2
-    assert "there are no runs in workspace/runs" in empty.stderr
+    assert "there are no runs in workspace/runs: `mbert train pretrain` or `mbert eval` makes one" in empty.stderr
 
 
 def test_a_page_that_cannot_be_written_takes_nothing_from_the_run(corpus, tmp_path):

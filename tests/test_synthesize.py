@@ -240,7 +240,7 @@ def test_making_a_corpus_anew_removes_nothing_outside_of_it(tmp_path):
     for name in ("../mine", str(other), "..", ""):
         (folder / "synthesis.json").write_text(json.dumps({"subjects": ["s01", name]}))
         (folder / "s01").mkdir(exist_ok=True)
-        with pytest.raises(ConfigError, match=r"synthesis.json names .* as a subject, which is no folder in"):
+        with pytest.raises(ConfigError, match=r"synthesis.json names .* as a subject, which is not a folder in"):
             synthesize(folder, SMALL, overwrite=True)
         assert other.exists() and (folder / "s01").exists()
 

@@ -102,7 +102,7 @@ def _provenance(found: "Overview") -> Iterator[tuple[str, str]]:
         texts.append(f"{counted(found.num_expired, 'input')} past retention_until: mbert forget --expired")
     if found.first_expiry:
         texts.append(f"next to expire: {found.first_expiry}")
-    yield "kept under", "; ".join(texts) or "not said: videos.csv names licence, consent, source and retention"
+    yield "kept under", "; ".join(texts) or "nothing recorded: videos.csv takes licence, consent, source and retention"
 
 
 def _pairs(found: "Overview") -> str:

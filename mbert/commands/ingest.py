@@ -145,7 +145,7 @@ def ingest(options: dict[str, Any], as_json: JsonOption = False) -> None:
         retried = " with --retry-failed" if set(summary.statuses) - {"ok", "pending", "missing"} else ""
         typer.echo(f"when they are fixed: the same command{retried}")
     if summary.remarks:
-        typer.echo("to be known (column reason of videos.parquet):")
+        typer.echo("notes (column reason of videos.parquet):")
         print_some([f"{path}: {remark}" for path, remark in summary.remarks.items()])
     for line in _told_redone(summary.redone, "were ingested again"):
         typer.echo(line)

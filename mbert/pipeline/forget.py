@@ -127,7 +127,7 @@ def _at_path(text: str, rows: Sequence[VideoRow], roots: Roots) -> set[str]:
     if not in_table:
         near = difflib.get_close_matches(plain, [row.path for row in rows], _NEAREST)
         hint = f"; the nearest are {', '.join(near)}" if near else ""
-        raise ConfigError(f"{text} is no input of the corpus, nor a folder of any{hint}")
+        raise ConfigError(f"{text} is neither an input of the corpus nor a folder of inputs{hint}")
     return {row.video_id for row in in_table}
 
 

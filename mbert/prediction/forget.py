@@ -124,7 +124,7 @@ def _find_results(predictions: Path | None, contents: Collection[str]) -> list[P
     if predictions is None:
         return []
     if not predictions.is_dir():
-        raise ConfigError(f"--predictions {predictions} is no folder; give the --out of `mbert predict`")
+        raise ConfigError(f"--predictions {predictions} is not a folder; give the --out of `mbert predict`")
     summaries = sorted(file for file in predictions.rglob(SUMMARY) if ".crops" not in file.parts)
     return [file.parent for file in summaries if read_json(file).get("sha256") in contents]
 

@@ -149,7 +149,7 @@ def _load_safely(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} cannot be read as a checkpoint: {exc}") from exc
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or not all(isinstance(tensor, Tensor) for tensor in model.values()):
-        raise ModelError(f"{path} is no released μ-BERT checkpoint: it holds no 'model' with tensors")
+        raise ModelError(f"{path} is not a released μ-BERT checkpoint: it holds no 'model' with tensors")
     return dict(content)
 
 
@@ -172,7 +172,7 @@ def _config_of(theirs: dict[str, Tensor], args: dict[str, Any], path: Path) -> M
             **{**VARIANTS["released"], "attention": "diagonal" if args.get("diag_att") else "full"},
         )
     except KeyError as exc:
-        raise ModelError(f"{path} is no released μ-BERT checkpoint: it has no tensor {exc}") from exc
+        raise ModelError(f"{path} is not a released μ-BERT checkpoint: it has no tensor {exc}") from exc
     except ConfigError as exc:
         raise ModelError(f"{path} holds a model of impossible sizes: {exc}") from exc
 
