@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,docs]'
 	touch $(READY)
 
-demo: $(READY) ## Make a small corpus of real videos and run the whole pipeline on it
+demo: $(READY) ## Make a small corpus of synthetic videos and run the whole pipeline on it
 	$(BIN)/mbert demo
 
 test: $(READY) ## Run all tests, a process for each core; PYTEST="-m many" for the long ones

@@ -77,6 +77,9 @@ class _Group(TyperGroup):
             self._end(exc)
         except OSError as exc:
             self._end(named_fault(exc))
+        except typer.BadParameter as exc:
+            exc.message = exc.message.removeprefix("Value error, ")  # typer shows whose error it was
+            raise
         except KeyboardInterrupt:
             typer.secho("interrupted: run the same command again to resume", fg="yellow", err=True)
             if self.is_json:

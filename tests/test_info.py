@@ -294,7 +294,7 @@ def test_info_fits_a_screen_and_names_everything(mixed, invoke, monkeypatch):
     text = " ".join(done.stdout.split())
     for part in (
         "2 of 6 have faces: 2 unreadable, 1 empty, 1 missing", "2 unreadable: cannot be opened as a video",
-        "people 1; 1 clip of nobody named", "fps 30 codec h264", "crops of 224 px", "jitter 0.",
+        "people 1; 1 clip without a subject", "fps 30 codec h264", "crops of 224 px", "jitter 0.",
         "videos: 2 micro, 1 of them usable: 1 disgust, 1 happiness", "licence 5 CC BY 4.0, 1 not given",
         "1 input past retention_until: mbert forget --expired", "1 onset-apex in 1 shard", "runs none yet",
         f"mbert {mbert.__version__}; ingested with",
@@ -314,7 +314,7 @@ def test_info_lists_runs_and_evaluations(mixed, tmp_path):
         ("pretrain", "pretrain", "killed", 9, None),
         ("loso", "eval", "finished", None, 0.61),
     ]
-    assert found.next.startswith("mbert preview ")
+    assert found.next == "run the same `mbert train pretrain` again: pretrain is not finished, it resumes"
 
 
 def test_a_workspace_that_is_not_there_is_an_error(tmp_path, invoke):

@@ -954,12 +954,15 @@ def test_the_number_of_workers_changes_no_byte_of_one_video(surprise, tmp_path, 
 # Ends that nobody wants
 
 
+SEVERAL = 9
+
+
 @pytest.fixture(scope="module")
 def several(clips, tmp_path_factory):
     """Videos that take some seconds. Read only."""
     folder = tmp_path_factory.mktemp("predict") / "several"
     folder.mkdir()
-    for number in range(6):  # enough that some are left when the first is done, on a busy machine too
+    for number in range(SEVERAL):  # enough that some are left when the first is done, on a busy machine too
         (folder / f"take{number}.mp4").write_bytes(varied((clips / "short.mp4").read_bytes(), number))
     return folder
 
@@ -1046,7 +1049,7 @@ def test_a_kill_and_ctrl_c_leave_nothing_half_and_the_same_command_finishes(seve
     for name in done:
         assert read_json(out / name / "summary.json")["command"] == "mbert predict several --out disturbed"
     run = predict(several, out, overlay=True)
-    assert run.num_new == 6 - len(done)
+    assert run.num_new == SEVERAL - len(done)
     assert {name: (out / name / "summary.json").stat().st_mtime_ns for name in done} == done
     assert without_command(out) == without_command(undisturbed)
     assert [str(file) for file in out.rglob(".tracks-*")] == []

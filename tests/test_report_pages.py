@@ -106,6 +106,7 @@ def test_the_other_video_goes_on_at_the_same_frame(pages, case):  # noqa: F811
     page.get_by_label("Original").check()
     eventually(lambda: number_seen(page), told)
     assert (frame_told(page), is_paused(page)) == (told, True)
+    page.get_by_label("Speed").select_option("0.1")  # or it may have ended before a busy machine looks
     page.locator("#play").click()
     page.get_by_label("Overlay").check()
     eventually(lambda: frame_told(page) > told + 5, True)

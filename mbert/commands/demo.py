@@ -41,7 +41,7 @@ def demo(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a small labelled corpus of real videos and run the four commands on it, in minutes and offline."""
+    """Make a small labelled corpus of synthetic videos and run the four commands on it, in minutes and offline."""
     require_video("mbert demo")
     from mbert.api import engine_of
     from mbert.pipeline.synthetic.synthesize import PRESETS, synthesize
@@ -183,5 +183,5 @@ def _print_demo(results: dict[str, Any], out: Path, seconds: float) -> None:
     Console().print(table)
     typer.echo("pseudo-subjects and drawn-on motion: this shows that everything runs, not how good the method is")
     typer.echo(f"look at {results['maps']}: a good map is bright where the true motion is; optical flow comes near")
-    typer.echo(f"open {out / scored['page']}: the scores, and which expressions were named wrongly")
+    typer.echo(f"open {out / scored['page']}: the scores, next to baselines")
     typer.echo(f"open {out / results['predict']['page']}: what moved in one of the videos, when and where")

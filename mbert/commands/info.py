@@ -68,7 +68,7 @@ def _material(found: "Overview") -> Iterator[tuple[str, str]]:
     """What the inputs with faces are."""
     if not found.num_clips:
         return
-    unnamed = f"; {counted(found.clips_without_person, 'clip')} of nobody named" if found.clips_without_person else ""
+    unnamed = f"; {counted(found.clips_without_person, 'clip')} without a subject" if found.clips_without_person else ""
     yield "people", f"{found.people or 'nobody is named'}" + (unnamed if found.people else "")
     yield "video", f"{human_time(found.seconds)}, {found.num_frames} frames; fps {_shares(found.fps)}"
     yield "", f"codec {_shares(found.codecs)}; size {_shares(found.sizes)}"

@@ -43,7 +43,7 @@ _LOSSES = {
     "no_pair": "shorter than the distance of a pair, left out by --where, or newer than the pairs",
 }
 _SHEETS: dict[Kind, tuple[str, str]] = {
-    "random": ("By chance", "Drawn from all crops. Faces fill the picture, upright and centred, eyes level."),
+    "random": ("Random sample", "Drawn from all crops. Faces fill the picture, upright and centred, eyes level."),
     "jitter": (
         "Largest jitter",
         "Clips in which the bridge of the nose moves most from crop to crop, in pixels of a crop: motion that "
@@ -66,8 +66,8 @@ _QUALITY = {  # title, column, unit, hint
     "clipped": ("Clipped", "clipped", "share of pixels", "Black, white, or outside of the frame."),
     "score": ("Score", "score", "of 1", "How sure the landmarker is."),
     "fps": ("Frame rate", "fps", "per second, per input", "At 25, an expression of 200 ms has 5 frames."),
-    "minutes": ("Length", "seconds / 60", "minutes, per input", ""),
-    "clip_seconds": ("Clip length", "num_frames / fps", "seconds, per clip", "A clip ends at a cut and after 10 s."),
+    "minutes": ("Length", "", "minutes, per input", ""),
+    "clip_seconds": ("Clip length", "", "seconds, per clip", "A clip ends at a cut and after 10 s."),
 }
 _MOST_RATES = 4  # in the header
 
@@ -140,7 +140,8 @@ def _facts(overview: Overview) -> list[str]:
     """Facts about the corpus, in a few words each."""
     facts = []
     if overview.seconds:
-        facts.append(f"{overview.seconds / 60:,.1f} minutes")
+        minutes = overview.seconds / 60
+        facts.append(f"{minutes:,.1f} minutes" if minutes >= 2 else f"{overview.seconds:.0f} seconds")
     if overview.people:
         facts.append("1 person" if overview.people == 1 else f"{overview.people:,} people")
     rates = [rate.removesuffix(".00") for rate in overview.fps if rate != OTHERS]

@@ -181,7 +181,8 @@ def _read_index(index: str, retry: Retry) -> tuple[dict[str, Any], int, list[str
     elif not _as_path(index).exists():
         folder = _as_path(index).parent
         raise ShardError(
-            f"there are no finished pair shards in {folder}, no {_as_path(index).name}: run `mbert shard --pairs` first"
+            f"there are no finished pair shards in {folder}, no {_as_path(index).name}: run `mbert shard --pairs` "
+            "first, after `mbert ingest`"
         )
     else:
         found = read_json(_as_path(index))

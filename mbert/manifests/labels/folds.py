@@ -47,7 +47,7 @@ PROTOCOLS: dict[str, EvalProtocol] = {
     for protocol in (
         EvalProtocol(
             name="loso",
-            summary="leave one subject out: each subject is tested by what the others taught",
+            summary="leave one subject out: each subject is tested by a model trained on the others",
             split="subject",
             class_map="annotated",
         ),
@@ -63,7 +63,7 @@ PROTOCOLS: dict[str, EvalProtocol] = {
         ),
         EvalProtocol(
             name="hde",
-            summary="holdout database evaluation of MEGC 2018: each database is tested by what the others taught",
+            summary="holdout database evaluation (MEGC 2018): each database is tested by a model trained on the others",
             split="dataset",
             class_map="megc2018-5",
             datasets=("smic", "casme2", "samm"),
@@ -71,7 +71,7 @@ PROTOCOLS: dict[str, EvalProtocol] = {
         ),
         EvalProtocol(
             name="lodo",
-            summary="leave one dataset out: each dataset is tested by what the others taught",
+            summary="leave one dataset out: each dataset is tested by a model trained on the others",
             split="dataset",
             class_map="annotated",
             scores_per_dataset=True,

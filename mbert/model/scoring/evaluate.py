@@ -338,7 +338,8 @@ def _warnings(result: EvalResult, expressions: Sequence[Expression], *, knows_pe
     elif result.encoder_saw_test_subjects:
         found.append(
             f"the encoder was pretrained, without labels, on frames of {len(result.encoder_saw_test_subjects)} of the "
-            f"{result.num_subjects} subjects; for a clean score: `mbert train pretrain --exclude-subjects-of`"
+            f"{result.num_subjects} subjects; for a clean score, evaluate a model that was pretrained on other people "
+            "(with several datasets: `mbert train pretrain --exclude-subjects-of DATASET`)"
         )
     if not knows_people:  # weights from elsewhere, or shards whose people are unknown
         found.append(

@@ -260,8 +260,8 @@ def _remove(folder: Path) -> None:
         names = [*read_json(folder / _CONFIG_NAME)["subjects"], TRUTH_FOLDER]
         if strange := [name for name in names if name in ("", ".", "..") or Path(name).name != name]:
             raise ConfigError(
-                f"{folder / _CONFIG_NAME} names {strange[0]!r} as a subject, which is not a folder in {folder}: nothing "
-                "was removed; give another folder with --out"
+                f"{folder / _CONFIG_NAME} names {strange[0]!r} as a subject, which is not a folder in {folder}: "
+                "nothing was removed; give another folder with --out"
             )
         for name in names:
             shutil.rmtree(folder / name, ignore_errors=True)
