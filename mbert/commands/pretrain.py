@@ -1,5 +1,7 @@
 """`mbert train pretrain`: learn from unlabelled pairs."""
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +15,7 @@ from mbert.commands.options import (
     WorkspaceOption,
     options_of,
     print_json,
+    workspace_of,
 )
 from mbert.commands.train import (
     BatchOption,
@@ -112,7 +115,17 @@ def pretrain(options: dict[str, Any], as_json: JsonOption = False) -> None:
             "lower objective.agent_weight, or use more people",
             fg="yellow",
         )
-    return end_training(summary, "mbert eval --protocol loso")
+    return end_training(summary, _next(options["workspace"], summary.run))
+
+
+def _next(workspace: Path, run: str) -> str:
+    """The command that comes next; a score needs labelled expressions."""
+    from mbert.manifests.files import read_json
+
+    index = workspace_of(workspace).expressions / "pairs.json"
+    if index.exists() and read_json(index)["num_pairs"]:
+        return "mbert eval --protocol loso"
+    return f"mbert predict VIDEO --model {shlex.quote(run)} (a score needs labels: mbert labels --template)"
 
 
 def _print_estimate(estimate: "PretrainEstimate") -> None:
