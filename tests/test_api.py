@@ -64,6 +64,8 @@ def test_the_commands_run_as_functions_from_videos_to_scores(synthetic_videos, t
     ingested = mbert.ingest(videos, workspace=workspace, size=64, workers=2)
     assert (ingested.statuses, ingested.num_labels_in_clips) == ({"ok": 18}, 18)
     assert mbert.shard(workspace=workspace).kinds["onset_apex"] == 18
+    early = mbert.evaluate(workspace=workspace, inputs=["measured"], baselines=["majority"], out=workspace / "early")
+    assert any("of the built-in model" in warning for warning in early.warnings)
     settings = {"model.depth": 1, "objective.crop_scale": 0.5}
     trained = mbert.pretrain(workspace=workspace, steps=2, batch_size=4, set=settings)
     assert trained.steps_done == 2
@@ -72,6 +74,7 @@ def test_the_commands_run_as_functions_from_videos_to_scores(synthetic_videos, t
     assert tuned.num_subjects == 3
     result = mbert.evaluate(workspace=workspace, inputs=["motion", "measured"], baselines=["majority"])
     assert (result.num_samples, set(result.methods)) == (18, {"mbert", "majority"})
+    assert not any("built-in" in warning for warning in result.warnings)
     scores = mbert.score_predictions(Path(result.folder) / "predictions.parquet")
     assert scores.uf1 == result.methods["mbert"].scores.uf1
     assert mbert.load_model(workspace=workspace).state.step == 2

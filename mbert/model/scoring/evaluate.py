@@ -38,6 +38,7 @@ from mbert.model.scoring.unit_metrics import ActionUnitScores, score_action_unit
 from mbert.model.training.places import place_of
 from mbert.shards.pair import FramePair
 from mbert.shards.source import open_source
+from mbert.weights import BUILT_IN
 
 _RESULTS = "results.json"
 
@@ -341,6 +342,8 @@ def _warnings(result: EvalResult, expressions: Sequence[Expression], *, knows_pe
             f"{result.num_subjects} subjects; for a clean score, evaluate a model that was pretrained on other people "
             "(with several datasets: `mbert train pretrain --exclude-subjects-of DATASET`)"
         )
+    if result.checkpoint == str(BUILT_IN):
+        found.append("this score is of the built-in model: the workspace has no pretraining, or --checkpoint named it")
     if not knows_people:  # weights from elsewhere, or shards whose people are unknown
         found.append(
             "the checkpoint does not say whose faces it was trained on: if some of these people were among them, its "
