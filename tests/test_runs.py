@@ -136,7 +136,7 @@ def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(corpus, tmp_pat
 def test_without_labels_the_next_command_is_no_score(corpus, tmp_path, run_mbert):
     workspace = tmp_path / "w"
     shutil.copytree(corpus.pairs, workspace / "shards" / "pairs")
-    words = ("train", "pretrain", "--workspace", str(workspace), "--preset", "tiny", "--steps", "1", "--batch-size", "4")
+    words = ("train", "pretrain", "--workspace", "w", "--preset", "tiny", "--steps", "1", "--batch-size", "4")
     done = run_mbert(*words, cwd=tmp_path)
     assert "next: mbert predict VIDEO --model" in done.stdout, done.stderr
     shutil.copytree(corpus.expressions, workspace / "shards" / "expressions")
