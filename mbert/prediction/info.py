@@ -95,12 +95,13 @@ def _next(workspace: Workspace, found: Overview, runs: tuple[RunInfo, ...]) -> s
         return "fix the inputs, then run the same `mbert ingest` with --retry-failed; `mbert preview` shows them"
     if found.pairs is None:
         return f"mbert shard --pairs{place}"
-    if unfinished := next((run for run in runs if run.state in ("stopped", "killed", "failed")), None):
-        return f"run the same `mbert train {unfinished.kind}` again: {unfinished.name} is not finished, it resumes"
+    latest = next((run for run in runs if run.kind != "eval"), None)
+    if latest and latest.state in ("stopped", "killed", "failed"):
+        return f"run the same `mbert train {latest.kind}` again: {latest.name} is not finished, it resumes"
     if "pretrain" not in kinds:
         return f"mbert train pretrain{place}"
     if "eval" not in kinds and any(each.usable for each in found.labels.values()):
         return f"mbert eval --protocol loso{place}"
     if workspace.preview.exists():
-        return f"mbert report{place}" if runs else f"mbert train pretrain{place}"
+        return f"mbert report{place}"
     return "mbert preview" + ("" if str(workspace.root) == DEFAULT else f" {shlex.quote(str(workspace.root))}")
